@@ -1,0 +1,80 @@
+"""The contract of a cell: one step of a local rule, no loop, no notion of time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.neighborhood import Neighborhood
+from gncadeq.typing import Adj, OptTensor, Step
+
+
+class Cell(nn.Module, ABC):
+    r"""A local rule :math:`\mathbf{z}' = f(\mathbf{z}, \mathbf{x}; \mathcal{G})`.
+
+    A cell implements :meth:`prepare`, which binds the injection and the graph and does once what
+    never changes between steps; the returned :data:`gncadeq.typing.Step` only maps a state to the
+    next. Dynamics (:class:`gncadeq.GraphDEQ`, :class:`gncadeq.GraphNCA`) call nothing else.
+
+    Attributes:
+        in_channels: Channels of the injection ``x``.
+        channels: Channels of the state ``z``.
+    """
+
+    in_channels: int
+    channels: int
+
+    @abstractmethod
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
+        """Bind the injection ``x`` ``[num_nodes, in_channels]`` and the graph."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters."""
+
+    def forward(
+        self, z: Tensor, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Tensor:
+        """Take one step from the state ``z`` ``[num_nodes, channels]``."""
+        if z.dim() != 2 or z.size(0) != x.size(0) or z.size(1) != self.channels:
+            raise ValueError(
+                f"Expected 'z' of shape [num_nodes, channels] = [{x.size(0)}, {self.channels}] "
+                f"(got {list(z.shape)})"
+            )
+        return self.prepare(x, edge_index, edge_attr)(z)
+
+
+def check_graph(x: Tensor, edge_index: Adj, in_channels: int) -> None:
+    """Raise if the injection or the edge indices cannot be those of a graph for the cell.
+
+    Raises:
+        ValueError: On a wrong shape.
+        TypeError: On a wrong dtype.
+    """
+    if x.dim() != 2 or x.size(1) != in_channels:
+        raise ValueError(
+            f"Expected 'x' of shape [num_nodes, in_channels] = [*, {in_channels}] "
+            f"(got {list(x.shape)})"
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"Expected floating-point 'x' (got {x.dtype}). Use x.float()")
+    if isinstance(edge_index, Neighborhood):
+        if edge_index.num_nodes != x.size(0):
+            raise ValueError(
+                f"Expected a neighborhood of {x.size(0)} nodes, as many as 'x' has "
+                f"(got {edge_index.num_nodes})"
+            )
+        return
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"Expected a tensor 'edge_index' (got {type(edge_index).__name__})")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"Expected 'edge_index' of shape [2, num_edges] (got {list(edge_index.shape)})"
+        )
+    if edge_index.dtype not in (torch.long, torch.int):
+        raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
+
+
+__all__ = ["Cell", "check_graph"]

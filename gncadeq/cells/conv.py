@@ -1,0 +1,231 @@
+"""The convolutional cell: the essay's conv-DEQ on any pixel graph."""
+
+from __future__ import annotations
+
+import math
+from math import isqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cells.stencil import (
+    prepare_neighborhood,
+    stencil_norm,
+    stencil_symbol,
+    stencil_to_conv2d,
+)
+from gncadeq.neighborhood import Stencil
+from gncadeq.typing import Adj, OptTensor
+
+Update = Literal["direct", "residual"]
+Injection = Literal["superposed", "additive"]
+
+
+class ConvStep:
+    """One step of a :class:`ConvCell` with graph and injection bound."""
+
+    def __init__(self, stencil: Stencil, drive: Tensor, residual: bool) -> None:
+        self.stencil, self.drive, self.residual = stencil, drive, residual
+
+    @property
+    def kind(self) -> str:
+        """The form in which the stencil runs, see :class:`gncadeq.neighborhood.Neighborhood`."""
+        return self.stencil.neighborhood.kind
+
+    def __call__(self, z: Tensor) -> Tensor:
+        # tanh(K_z * z + d),  d = K_x * x + b computed once
+        update = torch.tanh(self.stencil(z) + self.drive)
+        return z + update if self.residual else update
+
+    def restrict(self, nodes: Tensor) -> ConvStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        return ConvStep(self.stencil.restrict(nodes), self.drive[nodes], self.residual)
+
+
+class ConvCell(Cell):
+    r"""The convolutional cell of `"Neural Cellular Automata and Deep Equilibrium Models"
+    <https://arxiv.org/abs/2501.03573>`_, eq. (2), on any pixel graph.
+
+    With one matrix :math:`\mathbf{K}_r` for each relative offset,
+
+    .. math::
+        (\mathbf{K} * \mathbf{y})_i = \mathbf{b} + \sum_{j \in \mathcal{N}(i) \cup \{i\}}
+        \mathbf{K}_{r(i,j)}^\top \, \mathbf{y}_j , \qquad
+        \mathbf{z}_i' = \begin{cases}
+        \tanh\,(\mathbf{K} * [\mathbf{x} \,\Vert\, \mathbf{z}])_i & \text{direct} \\
+        \mathbf{z}_i + \tanh\,(\mathbf{K} * [\mathbf{x} \,\Vert\, \mathbf{z}])_i
+        & \text{residual, the essay's}
+        \end{cases}
+
+    At a fixed point of the residual form :math:`\mathbf{K} * [\mathbf{x} \Vert \mathbf{z}] = 0`:
+    the tanh shapes the path, the equilibrium solves a linear system.
+
+    With ``contraction`` :math:`\kappa`, the state's stencil is
+
+    .. math::
+        \mathbf{K}_z = \mathbf{D}^{-1} \hat{\mathbf{K}} \, \mathbf{D} \,
+        \min \left(1, \kappa / \lVert \hat{\mathbf{K}} \rVert \right), \qquad
+        \mathbf{D} = \mathrm{diag}(e^{s_1}, \ldots, e^{s_C}),
+
+    so that the direct form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot
+    \rVert_2` by the factor :math:`\kappa` on *every* pixel graph. The channel scales :math:`s` are
+    learned: channels may drive each other strongly one way, as the layers of a network do.
+
+    Args:
+        in_channels: Channels of the injection ``x``.
+        channels: Channels of the state ``z``.
+        update: ``"direct"`` or ``"residual"``.
+        injection: ``"superposed"`` concatenates ``x`` to the state (the automaton's way);
+            ``"additive"`` adds it within the tanh (the equilibrium model's way) and needs
+            ``in_channels == channels``.
+        contraction: Bound :math:`\kappa` on the state's stencil, or ``None`` for none.
+        kernel_size: Odd width of the window of offsets.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
+          indices :math:`(2, |\mathcal{E}|)`, edge relations :math:`(|\mathcal{E}|)`
+        - **output:** state :math:`(|\mathcal{V}|, C)`
+
+    Example:
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 6, 6))
+        >>> cell = ConvCell(in_channels=1, channels=4)
+        >>> cell(torch.zeros(36, 4), data.x, data.edge_index, data.edge_attr).shape
+        torch.Size([36, 4])
+        >>> cell.to_conv2d()
+        Conv2d(5, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        update: Update = "direct",
+        injection: Injection = "superposed",
+        contraction: float | None = None,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__()
+        _check_choice("update", update, ("direct", "residual"))
+        _check_choice("injection", injection, ("superposed", "additive"))
+        if in_channels < 1 or channels < 1:
+            raise ValueError(
+                f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
+            )
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"Expected an odd 'kernel_size' (got {kernel_size})")
+        if injection == "additive" and in_channels != channels:
+            raise ValueError(
+                "Expected 'in_channels' equal to 'channels' with injection='additive' "
+                f"(got {in_channels} and {channels})"
+            )
+        if contraction is not None and contraction <= 0:
+            raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
+        if contraction is not None and update == "residual":
+            raise ValueError(
+                "Expected contraction=None with update='residual' (got a bound). z + tanh(…) is "
+                "no contraction; use update='direct'"
+            )
+        self.in_channels, self.channels = in_channels, channels
+        self.update, self.injection, self.contraction = update, injection, contraction
+        self.num_relations = kernel_size**2
+        if injection == "superposed":
+            self.weight_x = nn.Parameter(torch.empty(self.num_relations, in_channels, channels))
+        else:
+            self.register_parameter("weight_x", None)
+        self.weight_z = nn.Parameter(torch.empty(self.num_relations, channels, channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        if contraction is None:
+            self.register_parameter("log_scale", None)
+        else:
+            self.log_scale = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters; the residual form starts with a restoring central tap."""
+        r, c = self.num_relations, self.channels
+        nn.init.zeros_(self.bias)
+        if self.weight_x is not None:
+            nn.init.uniform_(self.weight_x, -1.0, 1.0)
+            self.weight_x.data /= math.sqrt(r * self.in_channels)
+        nn.init.uniform_(self.weight_z, -1.0, 1.0)
+        self.weight_z.data /= math.sqrt(r * c)
+        if self.update == "residual":
+            # z + tanh(K z) comes to rest only if K pulls back: start near K_z = -0.8 I.
+            self.weight_z.data *= 0.5
+            self.weight_z.data[r // 2] -= 0.8 * torch.eye(c)
+        if self.log_scale is not None:
+            with torch.no_grad():
+                self.log_scale.copy_(torch.linspace(0.0, _SCALE_SPREAD, c))
+
+    def state_weight(self) -> Tensor:
+        """The stencil that the state meets, ``[kernel², channels, channels]``, within its bound."""
+        weight: Tensor = self.weight_z
+        if self.contraction is None or self.log_scale is None:
+            return weight
+        norm = torch.linalg.matrix_norm(stencil_symbol(weight, 6), ord=2).max()
+        weight = weight * (self.contraction / norm.clamp(min=self.contraction))
+        scale = self.log_scale.exp()
+        return weight * (scale[None, None, :] / scale[None, :, None])
+
+    @torch.no_grad()
+    def lipschitz_bound(self) -> Tensor:
+        r"""An upper bound on the Lipschitz constant of one step, on every pixel graph.
+
+        Direct form: the stencil's norm from 64 × 64 frequencies, enlarged by the factor
+        :math:`\cos(\pi/64)^{-2}` that bounds what lies between the samples (Bernstein), in the
+        norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` if the cell has channel scales. Residual
+        form: one more than that.
+        """
+        weight = self.state_weight()
+        if self.log_scale is not None:
+            scale = self.log_scale.exp()
+            weight = weight * (scale[None, :, None] / scale[None, None, :])
+        reach = isqrt(self.num_relations) // 2
+        between = math.cos(math.pi * reach / 64) ** -2
+        bound = stencil_norm(weight, 64) * between
+        return bound + 1 if self.update == "residual" else bound
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
+        """Bind graph and injection; see :class:`Cell`."""
+        check_graph(x, edge_index, self.in_channels)
+        hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), self.num_relations)
+        drive = x if self.weight_x is None else hood.stencil(self.weight_x)(x)
+        return ConvStep(
+            hood.stencil(self.state_weight()), drive + self.bias, self.update == "residual"
+        )
+
+    def to_conv2d(self) -> nn.Conv2d:
+        """The ``Conv2d`` that ``[x, z]`` meets on a full pixel grid (superposed injection).
+
+        Raises:
+            ValueError: If the injection is additive; its convolution sees ``z`` alone.
+        """
+        if self.weight_x is None:
+            raise ValueError(
+                "Expected injection='superposed' for the convolution of [x, z] (got 'additive'). "
+                "Use gncadeq.cells.stencil_to_conv2d(cell.state_weight(), cell.bias) for that of z"
+            )
+        return stencil_to_conv2d(torch.cat([self.weight_x, self.state_weight()], 1), self.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        text = f"{self.in_channels}, {self.channels}, update={self.update!r}"
+        if self.injection != "superposed":
+            text += f", injection={self.injection!r}"
+        if self.contraction is not None:
+            text += f", contraction={self.contraction:g}"
+        return text
+
+
+_SCALE_SPREAD = 3.0  # e^3: the last channel may drive the first 20 times as hard as itself
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Expected {name!r} to be one of {choices} (got {value!r})")
+
+
+__all__ = ["ConvCell", "ConvStep"]

@@ -1,0 +1,190 @@
+"""Convolution by relative offsets: on a pixel grid exactly ``conv2d``."""
+
+from __future__ import annotations
+
+import math
+from math import isqrt
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.cells.base import check_graph
+from gncadeq.neighborhood import Neighborhood
+from gncadeq.typing import Adj, OptTensor
+
+
+def prepare_neighborhood(
+    edge_index: Adj, relation: OptTensor, num_nodes: int, num_relations: int
+) -> Neighborhood:
+    """Sort the edges by relation and let every node sense itself through the central one.
+
+    A neighbourhood that is prepared already is returned as it is.
+
+    Raises:
+        ValueError: If ``relation`` is missing, or not one entry an edge.
+        TypeError: If ``relation`` is not an integer tensor.
+    """
+    if isinstance(edge_index, Neighborhood):
+        if edge_index.num_relations != num_relations:
+            raise ValueError(
+                f"Expected a neighborhood with {num_relations} relations "
+                f"(got {edge_index.num_relations})"
+            )
+        return edge_index
+    num_edges = edge_index.size(1)
+    if relation is None:
+        raise ValueError(
+            "Expected 'edge_attr' with the relation (relative offset) of every edge (got None). "
+            "gncadeq.transforms.ImageToGraph writes it"
+        )
+    if relation.is_floating_point() or relation.dtype == torch.bool:
+        raise TypeError(f"Expected integer relations in 'edge_attr' (got {relation.dtype})")
+    relation = relation.view(-1) if relation.dim() == 2 and relation.size(1) == 1 else relation
+    if relation.dim() != 1 or relation.numel() != num_edges:
+        raise ValueError(
+            f"Expected 'edge_attr' of shape [num_edges] = [{num_edges}] "
+            f"(got {list(relation.shape)})"
+        )
+    center = num_relations // 2
+    neighbors = (relation != center) | (edge_index[0] != edge_index[1])
+    if not bool(neighbors.all()):  # the node itself is sensed once, whatever the edges say
+        edge_index, relation = edge_index[:, neighbors], relation[neighbors]
+    node = torch.arange(num_nodes, device=edge_index.device)
+    edge_index = torch.cat([edge_index.long(), node.expand(2, -1)], dim=1)
+    relation = torch.cat([relation.long(), relation.new_full((num_nodes,), center).long()])
+    return Neighborhood(edge_index, relation, num_nodes, num_relations)
+
+
+class StencilConv(nn.Module):
+    r"""Message passing with one matrix for each relative offset.
+
+    .. math::
+        \mathbf{y}_i = \mathbf{b} + \sum_{j \in \mathcal{N}(i) \cup \{i\}}
+        \mathbf{K}_{r(i,j)}^\top \, \mathbf{x}_j
+
+    where :math:`r(i,j)` numbers the offset of the source from the target, row by row in a
+    ``kernel_size`` × ``kernel_size`` window. On a full pixel grid this is
+    :class:`torch.nn.Conv2d` with zero padding; where pixels are absent, with zeros in their place.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd width of the window.
+        bias: Whether to add a bias.
+
+    Shapes:
+        - **input:** node features :math:`(|\mathcal{V}|, F_{in})`, edge indices
+          :math:`(2, |\mathcal{E}|)`, edge relations :math:`(|\mathcal{E}|)`
+        - **output:** node features :math:`(|\mathcal{V}|, F_{out})`
+
+    Example:
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 5, 4))
+        >>> conv = StencilConv(1, 8)
+        >>> conv(data.x, data.edge_index, data.edge_attr).shape
+        torch.Size([20, 8])
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"Expected an odd 'kernel_size' (got {kernel_size})")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.num_relations = kernel_size**2
+        self.weight = nn.Parameter(torch.empty(self.num_relations, in_channels, out_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self, gain: float = 1.0) -> None:
+        """Draw uniform parameters of variance ``gain² / (3 · fan_in)``, as torch's convolutions."""
+        bound = gain / math.sqrt(self.in_channels * self.num_relations)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+    ) -> Tensor:
+        """Convolve ``x``; see :class:`StencilConv`."""
+        check_graph(x, edge_index, self.in_channels)
+        hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), self.num_relations)
+        out = hood.stencil(self.weight)(x)
+        return out if self.bias is None else out + self.bias
+
+    def to_conv2d(self) -> nn.Conv2d:
+        """The ``Conv2d`` that this is on a full pixel grid, with a copy of the weights."""
+        return stencil_to_conv2d(self.weight, self.bias)
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
+            f"kernel_size={isqrt(self.num_relations)})"
+        )
+
+
+@torch.no_grad()
+def stencil_to_conv2d(weight: Tensor, bias: OptTensor) -> nn.Conv2d:
+    """Turn a stencil ``[kernel², in, out]`` into a ``Conv2d`` with zero padding."""
+    r, cin, cout = weight.shape
+    k = isqrt(r)
+    conv = nn.Conv2d(cin, cout, k, padding=k // 2, bias=bias is not None, dtype=weight.dtype)
+    conv = conv.to(weight.device)
+    conv.weight.copy_(weight.view(k, k, cin, cout).permute(3, 2, 0, 1))
+    if bias is not None and conv.bias is not None:
+        conv.bias.copy_(bias)
+    return conv
+
+
+def stencil_symbol(weight: Tensor, frequencies: int) -> Tensor:
+    r"""The Fourier symbol of a stencil,
+    :math:`\hat{\mathbf{K}}(\omega) = \sum_r \mathbf{K}_r e^{\mathrm{i} \omega \cdot \delta_r}`.
+
+    Args:
+        weight: ``[kernel², in_channels, out_channels]``.
+        frequencies: Samples of each of the two frequencies over :math:`[0, 2\pi)`.
+
+    Returns:
+        ``[num_samples, in_channels, out_channels]``, complex; one of each conjugate pair.
+    """
+    k = isqrt(weight.size(0))
+    n = frequencies
+    a, b = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+    a, b = a.flatten(), b.flatten()
+    half = (a * n + b) <= ((-a) % n) * n + ((-b) % n)  # the other half is conjugate
+    omega = torch.stack([a[half], b[half]], 1).to(weight.dtype) * (2 * math.pi / n)
+    offset = torch.cartesian_prod(torch.arange(k), torch.arange(k)).to(weight.dtype) - k // 2
+    offset = offset.view(k * k, 2)
+    phase = torch.polar(torch.ones((), dtype=weight.dtype), omega @ offset.T).to(weight.device)
+    return torch.einsum("fr,rio->fio", phase, weight.to(phase.dtype))
+
+
+def stencil_norm(weight: Tensor, frequencies: int = 6) -> Tensor:
+    r"""The operator norm of a stencil, from its Fourier symbol.
+
+    :math:`\max_\omega \lVert \hat{\mathbf{K}}(\omega) \rVert_2` over the samples. On the infinite
+    grid the supremum over :math:`\omega` is the exact norm; a pixel graph of any shape sees a
+    compression of that operator, so its norm is no larger.
+
+    Args:
+        weight: ``[kernel², in_channels, out_channels]``.
+        frequencies: Samples of each of the two frequencies.
+
+    Example:
+        >>> stencil_norm(torch.full((9, 1, 1), 1 / 9))  # a blur passes the mean unchanged
+        tensor(1.)
+    """
+    return torch.linalg.matrix_norm(stencil_symbol(weight, frequencies), ord=2).max()
+
+
+__all__ = [
+    "StencilConv",
+    "prepare_neighborhood",
+    "stencil_norm",
+    "stencil_symbol",
+    "stencil_to_conv2d",
+]

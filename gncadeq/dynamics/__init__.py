@@ -1,0 +1,21 @@
+"""Dynamics: they know time and no edges."""
+
+from gncadeq.dynamics.equilibrium import GraphDEQ
+from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.rollout import GraphNCA
+from gncadeq.dynamics.solution import ConvergenceError, ConvergenceWarning, Solution, Status
+from gncadeq.dynamics.solvers import Solver, register_solver, solve, solver_names
+
+__all__ = [
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "GraphDEQ",
+    "GraphNCA",
+    "Partition",
+    "Solution",
+    "Solver",
+    "Status",
+    "register_solver",
+    "solve",
+    "solver_names",
+]

@@ -1,0 +1,97 @@
+"""Which node belongs to which graph, and sums over the nodes of each graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Partition:
+    """The nodes of a batch, divided into graphs; nothing is padded.
+
+    Args:
+        batch: ``[num_nodes]`` ascending graph indices, or ``None`` for a single graph.
+        num_nodes: Number of nodes.
+        num_graphs: Number of graphs; by default the largest index plus one (a device
+            synchronisation), one graph without ``batch``.
+        like: A tensor on the device of the state.
+
+    Raises:
+        ValueError: If ``batch`` has another length than the state, or is not ascending.
+
+    Example:
+        >>> p = Partition(torch.tensor([0, 0, 1]), num_nodes=3)
+        >>> p.sum(torch.tensor([1.0, 2.0, 5.0]))
+        tensor([3., 5.])
+    """
+
+    def __init__(
+        self,
+        batch: Tensor | None,
+        num_nodes: int,
+        num_graphs: int | None = None,
+        like: Tensor | None = None,
+    ) -> None:
+        if batch is None:
+            device = like.device if like is not None else None
+            batch = torch.zeros(num_nodes, dtype=torch.long, device=device)
+            num_graphs = 1 if num_graphs is None else num_graphs
+        if batch.dim() != 1 or batch.numel() != num_nodes:
+            raise ValueError(
+                f"Expected 'batch' of shape [num_nodes] = [{num_nodes}] (got {list(batch.shape)})"
+            )
+        if batch.is_floating_point() or batch.dtype == torch.bool:
+            raise ValueError(f"Expected integer 'batch' (got {batch.dtype})")
+        if batch.numel() > 1 and not bool((batch[1:] >= batch[:-1]).all()):
+            raise ValueError(
+                "Expected 'batch' in ascending order (got an unsorted one). Sort the nodes by "
+                "graph, as torch_geometric.data.Batch does"
+            )
+        if num_graphs is None:
+            num_graphs = int(batch[-1]) + 1 if batch.numel() else 0
+        if batch.numel() and not (int(batch[0]) >= 0 and int(batch[-1]) < num_graphs):
+            raise ValueError(
+                f"Expected 'batch' entries in [0, {num_graphs}) (got {int(batch[0])} to "
+                f"{int(batch[-1])})"
+            )
+        self.batch, self.num_graphs = batch, num_graphs
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return self.batch.numel()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum ``[num_nodes, ...]`` over the nodes of each graph: ``[num_graphs, ...]``."""
+        out = value.new_zeros(self.num_graphs, *value.shape[1:])
+        return out.index_add_(0, self.batch, value)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average over the nodes of each graph; zeros for a graph without nodes."""
+        ones = value.new_ones(self.num_nodes)
+        count = self.sum(ones).clamp(min=1).view(-1, *[1] * (value.dim() - 1))
+        return self.sum(value) / count
+
+    def norm(self, value: Tensor) -> Tensor:
+        """Euclidean norm over the nodes and channels of each graph: ``[num_graphs]``."""
+        return self.sum(value.square().sum(dim=-1)).sqrt()
+
+    def restrict(self, graphs: Tensor) -> tuple[Tensor, Partition]:
+        """Keep the graphs marked in ``graphs`` ``[num_graphs]``.
+
+        Returns:
+            The ascending indices of the kept nodes, and their partition.
+        """
+        nodes = graphs[self.batch].nonzero().flatten()
+        new = object.__new__(Partition)
+        new.batch = (graphs.cumsum(0) - 1)[self.batch[nodes]]
+        new.num_graphs = int(graphs.sum())
+        return nodes, new
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(num_nodes={self.num_nodes}, num_graphs={self.num_graphs})"
+        )
+
+
+__all__ = ["Partition"]

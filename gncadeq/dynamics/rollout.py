@@ -1,0 +1,213 @@
+"""The explicit dynamics: a cell applied step by step, as a cellular automaton."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gncadeq.cells.base import Cell
+from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.solution import Solution, Status
+from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.typing import Adj, OptTensor, Step
+
+if TYPE_CHECKING:
+    from gncadeq.dynamics.equilibrium import GraphDEQ
+
+
+class GraphNCA(nn.Module):
+    r"""A cell run as a graph neural cellular automaton.
+
+    .. math::
+        \mathbf{z}^{t+1} = \mathbf{z}^t + \tau \, \mathbf{m}^t \odot
+        \big( f(\mathbf{z}^t, \mathbf{x}; \mathcal{G}) - \mathbf{z}^t \big), \qquad
+        m_i^t \sim \mathrm{Bernoulli}(p)
+
+    Neither the step size :math:`\tau` nor the fire rate :math:`p` moves the fixed points of
+    :math:`f`. Gradients flow through all steps (back-propagation through time).
+
+    Args:
+        cell: The rule; shared, never copied.
+        steps: Number of steps :math:`T`.
+        fire_rate: Probability :math:`p` in (0, 1] that a node updates in a step.
+        step_size: Step :math:`\tau` in (0, 1].
+        start: ``"zeros"`` or ``"normal"`` (standard Gaussian noise), where no ``z0`` is given.
+        checkpoint_every: Recompute activations in segments of so many steps in the backward pass,
+            which then holds ``steps / checkpoint_every + checkpoint_every`` states instead of all.
+        tol: The relative residual below which a graph counts as converged in a returned solution.
+
+    Shapes:
+        - **input:** injection :math:`(|\mathcal{V}|, F)`, edge indices :math:`(2, |\mathcal{E}|)`,
+          edge attributes, batch vector :math:`(|\mathcal{V}|)`
+        - **output:** state :math:`(|\mathcal{V}|, C)`
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 5, 5))
+        >>> nca = GraphNCA(ConvCell(1, 4), steps=8, fire_rate=0.5)
+        >>> z, trajectory = nca(data.x, data.edge_index, data.edge_attr, return_trajectory=True)
+        >>> trajectory.shape
+        torch.Size([9, 25, 4])
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        steps: int = 64,
+        fire_rate: float = 1.0,
+        step_size: float = 1.0,
+        start: Start = "zeros",
+        checkpoint_every: int | None = None,
+        tol: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.cell = cell
+        self.steps = _check_steps(steps)
+        for name, value in (("fire_rate", fire_rate), ("step_size", step_size)):
+            if not 0.0 < value <= 1.0:
+                raise ValueError(f"Expected {name!r} in (0, 1] (got {value})")
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise ValueError(f"Expected a positive 'checkpoint_every' (got {checkpoint_every})")
+        self.fire_rate, self.step_size = fire_rate, step_size
+        self.start = check_start(start)
+        self.checkpoint_every, self.tol = checkpoint_every, tol
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters of the cell."""
+        self.cell.reset_parameters()
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = ...,
+        batch: OptTensor = ...,
+        *,
+        z0: OptTensor = ...,
+        steps: int | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        return_trajectory: Literal[False] = ...,
+        return_solution: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = ...,
+        batch: OptTensor = ...,
+        *,
+        z0: OptTensor = ...,
+        steps: int | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        return_trajectory: bool = ...,
+        return_solution: bool = ...,
+    ) -> Any: ...
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        batch: OptTensor = None,
+        *,
+        z0: OptTensor = None,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        return_trajectory: bool = False,
+        return_solution: bool = False,
+    ) -> Any:
+        """Run the automaton.
+
+        Args:
+            x: The injection.
+            edge_index: Edge indices.
+            edge_attr: What the cell wants to know of every edge.
+            batch: Ascending graph index of every node; ``None`` for a single graph.
+            z0: The start ``[num_nodes, channels]``; by default drawn as ``start`` says.
+            steps: Number of steps, if not the constructor's.
+            batch_size: Number of graphs, which spares a device synchronisation.
+            generator: The source of randomness for start and update masks.
+            return_trajectory: Also return ``[steps + 1, num_nodes, channels]``, start included.
+            return_solution: Also return a :class:`Solution` with the last state's residual, for
+                one more evaluation of the cell.
+
+        Returns:
+            The last state, followed by what was asked for.
+        """
+        steps = self.steps if steps is None else _check_steps(steps)
+        partition = Partition(batch, x.size(0), batch_size, like=x)
+        z = start_state(z0, x, self.cell.channels, self.start, generator)
+        step = self.cell.prepare(x, edge_index, edge_attr)
+        trajectory = [z] if return_trajectory else None
+        remat = self.checkpoint_every if torch.is_grad_enabled() and not trajectory else None
+        done = 0
+        while done < steps:
+            count = min(remat or 1, steps - done)
+            masks = [self._mask(z, generator) for _ in range(count)]
+            if remat:
+                z = checkpoint(self._advance, step, z, masks, use_reentrant=False)
+            else:
+                z = self._advance(step, z, masks)
+            done += count
+            if trajectory is not None:
+                trajectory.append(z)
+        out: list[Any] = [z]
+        if trajectory is not None:
+            out.append(torch.stack(trajectory))
+        if return_solution:
+            out.append(self._solution(step, z, partition, steps))
+        return out[0] if len(out) == 1 else tuple(out)
+
+    def _mask(self, z: Tensor, generator: torch.Generator | None) -> OptTensor:
+        if self.fire_rate == 1.0:
+            return None
+        draw = torch.rand(z.size(0), 1, device=z.device, generator=generator)
+        return draw < self.fire_rate
+
+    def _advance(self, step: Step, z: Tensor, masks: list[OptTensor]) -> Tensor:
+        for mask in masks:
+            new = step(z)
+            if self.step_size != 1.0:
+                new = torch.lerp(z, new, self.step_size)
+            z = new if mask is None else torch.where(mask, new, z)
+        return z
+
+    @torch.no_grad()
+    def _solution(self, step: Step, z: Tensor, partition: Partition, steps: int) -> Solution:
+        fz = step(z)
+        diff, size = partition.norm(fz - z), partition.norm(fz)
+        residual = torch.where(diff == 0, 0.0, diff / size)
+        status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        finite = diff.isfinite() & size.isfinite()
+        status = torch.where(finite, status, int(Status.NON_FINITE))
+        count = torch.full_like(status, steps)
+        return Solution(z.detach(), residual, diff, count, count + 1, status, self.tol)
+
+    def as_deq(self, **options: Any) -> GraphDEQ:
+        """The same cell object, solved to equilibrium; ``options`` go to :class:`GraphDEQ`."""
+        from gncadeq.dynamics.equilibrium import GraphDEQ
+
+        return GraphDEQ(self.cell, **{"start": self.start, **options})
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        return f"steps={self.steps}, fire_rate={self.fire_rate:g}, step_size={self.step_size:g}"
+
+
+def _check_steps(steps: int) -> int:
+    if steps < 0:
+        raise ValueError(f"Expected non-negative 'steps' (got {steps})")
+    return steps
+
+
+__all__ = ["GraphNCA"]

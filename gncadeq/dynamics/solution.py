@@ -1,0 +1,135 @@
+"""What a solve returns: the state, and how far each graph of the batch can be trusted."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OnFailure = Literal["warn", "raise", "ignore"]
+
+
+class Status(IntEnum):
+    """How the solve of one graph ended."""
+
+    CONVERGED = 0
+    """The relative residual of the returned state is at most ``tol``."""
+    MAX_STEPS = 1
+    """The step limit came first; the returned state is the best one seen."""
+    DIVERGED = 2
+    """The state grew beyond all bounds; the returned state is the best one seen."""
+    NON_FINITE = 3
+    """The cell returned NaN or infinity; the returned state is the best one seen before."""
+
+
+class ConvergenceWarning(UserWarning):
+    """Some graphs of a batch did not reach the tolerance."""
+
+
+class ConvergenceError(RuntimeError):
+    """Some graphs of a batch did not reach the tolerance, and ``on_failure="raise"``."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    r"""An equilibrium for every graph of a batch, with its evidence.
+
+    Attributes:
+        state: ``[num_nodes, channels]``, the returned state :math:`\mathbf{z}`.
+        residual: ``[num_graphs]``, relative,
+            :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert` over the
+            nodes and channels of a graph, of the returned state.
+        residual_abs: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`.
+        num_steps: ``[num_graphs]``, solver steps from the start to the end of a graph's solve.
+        num_evaluations: ``[num_graphs]``, evaluations of the cell that the graph's solve took.
+        status: ``[num_graphs]``, the :class:`Status` codes.
+        tol: The relative tolerance that was asked for.
+        trace: ``[num_checks, num_graphs]``, the relative residual at every check (NaN after a
+            graph's end), or ``None`` if it wasn't recorded.
+    """
+
+    state: Tensor
+    residual: Tensor
+    residual_abs: Tensor
+    num_steps: Tensor
+    num_evaluations: Tensor
+    status: Tensor
+    tol: float
+    trace: Tensor | None = None
+
+    @property
+    def num_graphs(self) -> int:
+        """Number of graphs in the batch."""
+        return self.residual.numel()
+
+    @property
+    def converged(self) -> Tensor:
+        """``[num_graphs]`` booleans: which graphs reached the tolerance."""
+        return self.status == Status.CONVERGED
+
+    def report(self, on_failure: OnFailure, stacklevel: int = 3) -> None:
+        """Warn, raise or say nothing about the graphs that did not converge.
+
+        Raises:
+            ConvergenceError: If a graph failed and ``on_failure="raise"``.
+        """
+        if on_failure == "ignore" or bool(self.converged.all()):
+            return
+        message = self._failure_message()
+        if on_failure == "raise":
+            raise ConvergenceError(message)
+        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
+
+    def _failure_message(self) -> str:
+        failed = (~self.converged).nonzero().flatten()
+        ranked = self.residual[failed].nan_to_num(nan=float("inf"))
+        worst = int(failed[ranked.argmax()])
+        kinds = {Status(int(s)).name for s in self.status[failed].unique()}
+        shown = ", ".join(str(int(i)) for i in failed[:5]) + (", …" if len(failed) > 5 else "")
+        remedy = {
+            "MAX_STEPS": "raise 'max_steps' or 'tol', try solver='anderson', or bound the cell "
+            "(contraction=0.95)",
+            "DIVERGED": "bound the cell (contraction=0.95), or damp the solver",
+            "NON_FINITE": "check the weights and the input for NaN, and bound the cell "
+            "(contraction=0.95)",
+        }
+        advice = "; ".join(remedy[k] for k in sorted(kinds))
+        return (
+            f"{len(failed)} of {self.num_graphs} graphs did not reach the relative residual "
+            f"{self.tol:g} (graphs {shown}; status {', '.join(sorted(kinds))}). Worst: graph "
+            f"{worst} with residual {float(self.residual[worst]):.2e} after "
+            f"{int(self.num_steps[worst])} steps. To mend it: {advice}"
+        )
+
+    def __repr__(self) -> str:
+        if self.num_graphs == 0:
+            return f"{self.__class__.__name__}(graphs=0)"
+        counts = ", ".join(
+            f"{s.name.lower()}={int((self.status == s).sum())}"
+            for s in Status
+            if bool((self.status == s).any())
+        )
+        return (
+            f"{self.__class__.__name__}(graphs={self.num_graphs}, {counts}, "
+            f"residual≤{float(self.residual.max()):.1e}, "
+            f"steps={int(self.num_steps.min())}–{int(self.num_steps.max())})"
+        )
+
+
+def check_on_failure(value: str) -> OnFailure:
+    """Return ``value`` if it is a known way to treat failures, else raise ``ValueError``."""
+    if value not in ("warn", "raise", "ignore"):
+        raise ValueError(f"Expected 'on_failure' to be 'warn', 'raise' or 'ignore' (got {value!r})")
+    return value  # type: ignore[return-value]
+
+
+def no_trace(trace: list[Tensor]) -> Tensor | None:
+    """Stack a recorded trace, or ``None`` if there is none."""
+    return torch.stack(trace) if trace else None
+
+
+__all__ = ["ConvergenceError", "ConvergenceWarning", "OnFailure", "Solution", "Status"]

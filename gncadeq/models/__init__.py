@@ -1,0 +1,6 @@
+"""Models: encoder, cell, dynamics and readout, ready to train."""
+
+from gncadeq.models.pixel_classifier import PixelGraphClassifier
+from gncadeq.models.readout import MeanReadout
+
+__all__ = ["MeanReadout", "PixelGraphClassifier"]

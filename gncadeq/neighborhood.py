@@ -1,0 +1,307 @@
+"""The prepared graph: who senses whom through which matrix, in the form that runs fastest.
+
+A stencil convolution on a graph whose edges carry a *relation* ``r`` (on pixels: the relative
+offset) is
+
+.. math::
+    y_i = \\sum_{(j \\to i,\\, r) \\in \\mathcal{E}} \\mathbf{W}_r \\, z_j .
+
+:class:`Neighborhood` sorts the edges once and then evaluates it as ``conv2d`` where the graph is
+a batch of equal full grids (``kind="grid"``), and as one matrix product and one sparse sum
+anywhere else (``kind="csr"``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kind = Literal["grid", "csr"]
+
+
+@dataclass(frozen=True)
+class GridShape:
+    """A batch of ``num_graphs`` equal full pixel grids, numbered row by row."""
+
+    num_graphs: int
+    height: int
+    width: int
+    periodic: bool
+
+
+class _Bags:
+    """Edges sorted by (receiver, relation), as the two index lists that sparse sums need."""
+
+    def __init__(self, receiver: Tensor, sender: Tensor, relation: Tensor, n: int, r: int) -> None:
+        key = receiver * r + relation
+        if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
+            order = _order(key, n * r)
+            key, receiver = key[order], receiver[order]
+            sender, relation = sender[order], relation[order]
+        self.key, self.receiver, self.sender, self.relation = key, receiver, sender, relation
+        self.num_nodes, self.num_relations = n, r
+        self.slot = sender * r + relation
+        counts = torch.bincount(key, minlength=n * r) if n else key.new_zeros(0)
+        self.slot_ptr = F.pad(counts.cumsum(0), (1, 0))
+        self.node_ptr = self.slot_ptr[::r].contiguous()
+
+
+def _order(key: Tensor, size: int) -> Tensor:
+    """Sort ``key``; where all keys differ (pixels), by scattering, which is several times faster."""
+    place = key.new_full((size,), -1)
+    place[key] = torch.arange(key.numel(), device=key.device)
+    order = place[place >= 0]
+    return order if order.numel() == key.numel() else key.argsort(stable=True)
+
+
+def _bag_sum(values: Tensor, index: Tensor, ptr: Tensor) -> Tensor:
+    if index.numel() == 0:
+        return values.new_zeros(ptr.numel() - 1, values.size(1))
+    return F.embedding_bag(index, values.contiguous(), ptr, mode="sum", include_last_offset=True)
+
+
+class _Reduce(torch.autograd.Function):
+    """``[N * R, C] -> [N, C]``: every node sums the slots that its incoming edges name."""
+
+    @staticmethod
+    def forward(y: Tensor, here: _Bags, there: _Bags) -> Tensor:
+        return _bag_sum(y, here.slot, here.node_ptr)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.here, ctx.there = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _Expand.apply(grad, ctx.there, ctx.here), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dy: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return _Reduce.apply(dy, ctx.here, ctx.there)  # type: ignore[no-any-return]
+
+
+class _Expand(torch.autograd.Function):
+    """``[N, C] -> [N * R, C]``: every slot (node, relation) sums the senders of its edges."""
+
+    @staticmethod
+    def forward(z: Tensor, here: _Bags, there: _Bags) -> Tensor:
+        return _bag_sum(z, here.sender, here.slot_ptr)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.here, ctx.there = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _Reduce.apply(grad, ctx.there, ctx.here), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dz: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return _Expand.apply(dz, ctx.here, ctx.there)  # type: ignore[no-any-return]
+
+
+class Neighborhood:
+    r"""The edges of a batch of graphs, prepared for stencil convolutions.
+
+    Args:
+        edge_index: ``[2, num_edges]``, sources in row 0 and targets in row 1 (PyG's
+            ``source_to_target``).
+        relation: ``[num_edges]`` integers in ``[0, num_relations)``.
+        num_nodes: Number of nodes.
+        num_relations: Number of relations :math:`R`.
+        kind: ``"auto"`` picks ``"grid"`` where the graph is one, else ``"csr"``; naming a form
+            forces it.
+
+    Raises:
+        ValueError: If an index or a relation is out of range, or ``kind="grid"`` is asked of a
+            graph that is none.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1]])
+        >>> relation = torch.tensor([0, 0, 1, 1])
+        >>> neighborhood = Neighborhood(edge_index, relation, num_nodes=2, num_relations=2)
+        >>> neighborhood.kind
+        'csr'
+        >>> weight = torch.tensor([[[2.0]], [[10.0]]])
+        >>> neighborhood.stencil(weight)(torch.tensor([[1.0], [3.0]]))
+        tensor([[16.],
+                [32.]])
+    """
+
+    def __init__(
+        self,
+        edge_index: Tensor,
+        relation: Tensor,
+        num_nodes: int,
+        num_relations: int,
+        kind: Literal["auto", "grid", "csr"] = "auto",
+    ) -> None:
+        if kind not in ("auto", "grid", "csr"):
+            raise ValueError(f"Expected 'kind' to be 'auto', 'grid' or 'csr' (got {kind!r})")
+        _check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        _check_range("edge_attr", relation, num_relations, "num_relations")
+        self.num_nodes, self.num_relations = num_nodes, num_relations
+        self._incoming = _Bags(edge_index[1], edge_index[0], relation, num_nodes, num_relations)
+        self._outgoing: _Bags | None = None
+        self.grid = None if kind == "csr" else _detect_grid(self._incoming)
+        if kind == "grid" and self.grid is None:
+            raise ValueError(
+                "Expected a batch of equal full pixel grids for kind='grid' (got another graph). "
+                "Use kind='auto'"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """The form in which stencils run: ``"grid"`` (conv2d) or ``"csr"``."""
+        return "csr" if self.grid is None else "grid"
+
+    @property
+    def incoming(self) -> _Bags:
+        return self._incoming
+
+    @property
+    def outgoing(self) -> _Bags:
+        """The transposed graph, sorted when the first backward pass or product needs it."""
+        if self._outgoing is None:
+            e = self._incoming
+            self._outgoing = _Bags(e.sender, e.receiver, e.relation, e.num_nodes, e.num_relations)
+        return self._outgoing
+
+    def stencil(self, weight: Tensor) -> Stencil:
+        """Bind ``weight`` ``[num_relations, in_channels, out_channels]`` to the graph."""
+        return Stencil(self, weight)
+
+    def restrict(self, nodes: Tensor) -> Neighborhood:
+        """The neighbourhood of ``nodes``, the ascending indices of whole graphs."""
+        new = object.__new__(Neighborhood)
+        new.num_nodes, new.num_relations = nodes.numel(), self.num_relations
+        keep = torch.zeros(self.num_nodes, dtype=torch.bool, device=nodes.device)
+        keep[nodes] = True
+        position = keep.cumsum(0) - 1
+        e = self._incoming
+        edges = keep[e.receiver]
+        receiver, sender = position[e.receiver[edges]], position[e.sender[edges]]
+        new._incoming = _Bags(
+            receiver, sender, e.relation[edges], new.num_nodes, self.num_relations
+        )
+        new._outgoing = None
+        new.grid = None
+        if self.grid is not None:
+            g = self.grid
+            count = nodes.numel() // (g.height * g.width)
+            new.grid = GridShape(count, g.height, g.width, g.periodic)
+        return new
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(kind={self.kind!r}, num_nodes={self.num_nodes}, "
+            f"num_edges={self._incoming.key.numel()}, num_relations={self.num_relations})"
+        )
+
+
+class Stencil:
+    """A stencil convolution with its weight packed for the neighbourhood's form.
+
+    Calling it maps ``[num_nodes, in_channels]`` to ``[num_nodes, out_channels]``.
+    """
+
+    def __init__(self, neighborhood: Neighborhood, weight: Tensor) -> None:
+        r, self.in_channels, self.out_channels = weight.shape
+        if r != neighborhood.num_relations:
+            raise ValueError(
+                f"Expected a weight for {neighborhood.num_relations} relations (got {r})"
+            )
+        self.neighborhood = neighborhood
+        if neighborhood.grid is not None:
+            k = isqrt(r)
+            packed = weight.view(k, k, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
+            self._packed = packed.contiguous(memory_format=torch.channels_last)
+        elif self.in_channels < self.out_channels:  # gather first: it is the narrower side
+            self._packed = weight.reshape(r * self.in_channels, self.out_channels)
+        else:
+            self._packed = weight.transpose(0, 1).reshape(self.in_channels, r * self.out_channels)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        n = self.neighborhood
+        if n.grid is not None:
+            return self._conv2d(z, n.grid)
+        if self.in_channels < self.out_channels:
+            gathered: Tensor = _Expand.apply(z, n.incoming, n.outgoing)
+            return gathered.view(n.num_nodes, -1) @ self._packed
+        slots = (z @ self._packed).view(-1, self.out_channels)
+        return _Reduce.apply(slots, n.incoming, n.outgoing)  # type: ignore[no-any-return]
+
+    def _conv2d(self, z: Tensor, g: GridShape) -> Tensor:
+        image = z.view(g.num_graphs, g.height, g.width, self.in_channels).permute(0, 3, 1, 2)
+        pad = self._packed.size(-1) // 2
+        if g.periodic:
+            image = F.pad(image, (pad,) * 4, mode="circular")
+            image = image.contiguous(memory_format=torch.channels_last)
+        out = F.conv2d(image, self._packed, padding=0 if g.periodic else pad)
+        return out.permute(0, 2, 3, 1).reshape(-1, self.out_channels)
+
+    def restrict(self, nodes: Tensor) -> Stencil:
+        """The same stencil on ``nodes``, the ascending indices of whole graphs."""
+        new = object.__new__(Stencil)
+        new.__dict__.update(self.__dict__)
+        new.neighborhood = self.neighborhood.restrict(nodes)
+        return new
+
+
+def _check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
+    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < size):
+        raise ValueError(
+            f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
+            f"(got {int(index.min())} to {int(index.max())})"
+        )
+
+
+def _detect_grid(e: _Bags) -> GridShape | None:
+    """Recognise a batch of equal full ``H x W`` grids, all ``k x k`` relations present."""
+    n, r = e.num_nodes, e.num_relations
+    k = isqrt(r)
+    if n == 0 or k * k != r or k % 2 == 0 or k == 1:
+        return None
+    table = e.key.new_full((n * r,), -1)
+    table[e.key] = e.sender
+    table = table.view(n, r)
+    node = torch.arange(n, device=table.device)
+    center = r // 2
+    width = _first_break(table[:, center + 1], node + 1) + 1
+    down = table[::width, center + k]
+    height = _first_break(down, node[::width] + width) + 1
+    if n % (height * width) != 0:
+        return None
+    for periodic in (False, True):
+        expected = _grid_table(n, height, width, k, periodic, table.device)
+        if e.key.numel() == int((expected >= 0).sum()) and torch.equal(table, expected):
+            return GridShape(n // (height * width), height, width, periodic)
+    return None
+
+
+def _first_break(found: Tensor, expected: Tensor) -> int:
+    differs = (found != expected).nonzero()
+    return int(differs[0]) if differs.numel() else found.numel() - 1
+
+
+def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.device) -> Tensor:
+    offset = torch.arange(k, device=device) - k // 2
+    row = torch.arange(h, device=device)[:, None] + offset  # [H, k]
+    col = torch.arange(w, device=device)[:, None] + offset  # [W, k]
+    inside = ((row >= 0) & (row < h))[:, None, :, None] & ((col >= 0) & (col < w))[None, :, None]
+    index = (row % h)[:, None, :, None] * w + (col % w)[None, :, None]
+    index = index.reshape(h * w, k * k)
+    first = torch.arange(0, n, h * w, device=device)[:, None, None]
+    table = (index + first).reshape(n, k * k)
+    if periodic:
+        return table
+    outside = ~inside.reshape(h * w, k * k).repeat(n // (h * w), 1)
+    return table.masked_fill(outside, -1)
+
+
+__all__ = ["GridShape", "Neighborhood", "Stencil"]

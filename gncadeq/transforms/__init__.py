@@ -1,0 +1,5 @@
+"""Transforms: from images to graphs."""
+
+from gncadeq.transforms.image import ImageToGraph, graph_to_image, grid_edges
+
+__all__ = ["ImageToGraph", "graph_to_image", "grid_edges"]

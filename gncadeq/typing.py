@@ -1,0 +1,34 @@
+"""Type aliases shared by every module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from gncadeq.neighborhood import Neighborhood
+
+Adj: TypeAlias = Tensor | Neighborhood
+"""Edge indices ``[2, num_edges]``, or the neighbourhood prepared from them."""
+
+OptTensor: TypeAlias = Tensor | None
+
+Step: TypeAlias = Callable[[Tensor], Tensor]
+"""One application of a cell to a state ``[num_nodes, channels]``, with its graph bound."""
+
+
+@runtime_checkable
+class RestrictableStep(Protocol):
+    """A step that can be cut down to some graphs of its batch (what compaction needs)."""
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Return the next state."""
+        ...
+
+    def restrict(self, nodes: Tensor) -> RestrictableStep:
+        """Return the same step on ``nodes``, the ascending indices of whole graphs."""
+        ...
+
+
+__all__ = ["Adj", "OptTensor", "RestrictableStep", "Step"]
