@@ -67,11 +67,12 @@ class ConvCell(Cell):
     .. math::
         \mathbf{K}_z = \mathbf{D}^{-1} \hat{\mathbf{K}} \, \mathbf{D} \,
         \min \left(1, \kappa / \lVert \hat{\mathbf{K}} \rVert \right), \qquad
-        \mathbf{D} = \mathrm{diag}(e^{s_1}, \ldots, e^{s_C}),
+        \mathbf{D} = \mathrm{diag}(1, \ldots, e^{s}),
 
     so that the direct form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot
-    \rVert_2` by the factor :math:`\kappa` on *every* pixel graph. The channel scales :math:`s` are
-    learned: channels may drive each other strongly one way, as the layers of a network do.
+    \rVert_2` by the factor :math:`\kappa` on *every* pixel graph. The channel scales, fixed and
+    geometric with spread :math:`s`, let channels drive each other strongly one way, as the layers
+    of a network do; with :math:`s = 0` the norm is the Euclidean one.
 
     Args:
         in_channels: Channels of the injection ``x``.
@@ -80,7 +81,9 @@ class ConvCell(Cell):
         injection: ``"superposed"`` concatenates ``x`` to the state (the automaton's way);
             ``"additive"`` adds it within the tanh (the equilibrium model's way) and needs
             ``in_channels == channels``.
-        contraction: Bound :math:`\kappa` on the state's stencil, or ``None`` for none.
+        contraction: Bound :math:`\kappa` on the state's stencil, or ``None`` for none. Below one
+            the direct form has one equilibrium, which every start reaches.
+        scale_spread: Spread :math:`s` of the channel scales; unused without a ``contraction``.
         kernel_size: Odd width of the window of offsets.
 
     Shapes:
@@ -98,6 +101,8 @@ class ConvCell(Cell):
         Conv2d(5, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
     """
 
+    scale: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -105,6 +110,7 @@ class ConvCell(Cell):
         update: Update = "direct",
         injection: Injection = "superposed",
         contraction: float | None = None,
+        scale_spread: float = 2.0,
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
@@ -137,10 +143,8 @@ class ConvCell(Cell):
             self.register_parameter("weight_x", None)
         self.weight_z = nn.Parameter(torch.empty(self.num_relations, channels, channels))
         self.bias = nn.Parameter(torch.empty(channels))
-        if contraction is None:
-            self.register_parameter("log_scale", None)
-        else:
-            self.log_scale = nn.Parameter(torch.empty(channels))
+        spread = 0.0 if contraction is None else scale_spread
+        self.register_buffer("scale", torch.linspace(0.0, spread, channels).exp(), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -149,26 +153,22 @@ class ConvCell(Cell):
         nn.init.zeros_(self.bias)
         if self.weight_x is not None:
             nn.init.uniform_(self.weight_x, -1.0, 1.0)
-            self.weight_x.data /= math.sqrt(r * self.in_channels)
+            self.weight_x.data *= _DRIVE_GAIN / math.sqrt(r * self.in_channels)
         nn.init.uniform_(self.weight_z, -1.0, 1.0)
         self.weight_z.data /= math.sqrt(r * c)
         if self.update == "residual":
             # z + tanh(K z) comes to rest only if K pulls back: start near K_z = -0.8 I.
             self.weight_z.data *= 0.5
             self.weight_z.data[r // 2] -= 0.8 * torch.eye(c)
-        if self.log_scale is not None:
-            with torch.no_grad():
-                self.log_scale.copy_(torch.linspace(0.0, _SCALE_SPREAD, c))
 
     def state_weight(self) -> Tensor:
         """The stencil that the state meets, ``[kernel², channels, channels]``, within its bound."""
         weight: Tensor = self.weight_z
-        if self.contraction is None or self.log_scale is None:
+        if self.contraction is None:
             return weight
         norm = torch.linalg.matrix_norm(stencil_symbol(weight, 6), ord=2).max()
         weight = weight * (self.contraction / norm.clamp(min=self.contraction))
-        scale = self.log_scale.exp()
-        return weight * (scale[None, None, :] / scale[None, :, None])
+        return weight * (self.scale[None, :] / self.scale[:, None])
 
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
@@ -179,10 +179,7 @@ class ConvCell(Cell):
         norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` if the cell has channel scales. Residual
         form: one more than that.
         """
-        weight = self.state_weight()
-        if self.log_scale is not None:
-            scale = self.log_scale.exp()
-            weight = weight * (scale[None, :, None] / scale[None, None, :])
+        weight = self.state_weight() * (self.scale[:, None] / self.scale[None, :])
         reach = isqrt(self.num_relations) // 2
         between = math.cos(math.pi * reach / 64) ** -2
         bound = stencil_norm(weight, 64) * between
@@ -220,7 +217,7 @@ class ConvCell(Cell):
         return text
 
 
-_SCALE_SPREAD = 3.0  # e^3: the last channel may drive the first 20 times as hard as itself
+_DRIVE_GAIN = 3.0  # drives the tanh out of its linear range, where the mean forgets all detail
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -27,8 +27,7 @@ class PixelGraphClassifier(nn.Module):
         \mathbf{z}^\star = f(\mathbf{z}^\star, \mathbf{u}), \qquad
         \mathbf{y} = \mathrm{MLP}\Big( \frac{1}{|\mathcal{V}|} \sum_i \mathbf{z}_i^\star \Big)
 
-    with a :class:`ConvCell` :math:`f`. The default sizes give 15,122 parameters (24 more with a
-    ``contraction``, the channel scales).
+    with a :class:`ConvCell` :math:`f`. The default sizes give 15,122 parameters.
 
     Args:
         in_channels: Channels of the image.

@@ -1,0 +1,116 @@
+"""Measure a classifier on a dataset, as an equilibrium or as an automaton."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gncadeq.datasets import PixelGraphs
+from gncadeq.dynamics import Status
+from gncadeq.models import PixelGraphClassifier
+from gncadeq.training.data import InOrder, batch_loader
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on every graph of a dataset.
+
+    Attributes:
+        label: ``[num_graphs]``, the right classes.
+        prediction: ``[num_graphs]``, the predicted classes.
+        residual: ``[num_graphs]``, relative residual of the state that was decoded.
+        num_steps: ``[num_graphs]``, steps taken.
+        converged: ``[num_graphs]``, whether the residual is within the tolerance.
+        seconds: Wall time.
+    """
+
+    label: Tensor
+    prediction: Tensor
+    residual: Tensor
+    num_steps: Tensor
+    converged: Tensor
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right predictions."""
+        return float((self.prediction == self.label).double().mean())
+
+    def agreement(self, other: Evaluation) -> float:
+        """Share of graphs on which two evaluations predict the same."""
+        return float((self.prediction == other.prediction).double().mean())
+
+    def confusion(self, num_classes: int = 10) -> Tensor:
+        """``[num_classes, num_classes]`` counts, right classes in rows."""
+        flat = self.label * num_classes + self.prediction
+        return torch.bincount(flat, minlength=num_classes**2).view(num_classes, num_classes)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures that matter, as numbers for JSON."""
+        q = torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.double)
+        residual = self.residual.double().nan_to_num(nan=float("inf"))
+        quantile = residual.sort().values[((len(residual) - 1) * q).ceil().long()].tolist()
+        return {
+            "graphs": len(self.label),
+            "accuracy": self.accuracy,
+            "converged": float(self.converged.double().mean()),
+            "residual_median": quantile[0],
+            "residual_p90": quantile[1],
+            "residual_p99": quantile[2],
+            "residual_max": quantile[3],
+            "steps_mean": float(self.num_steps.double().mean()),
+            "steps_max": int(self.num_steps.max()),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    model: PixelGraphClassifier,
+    dataset: PixelGraphs,
+    *,
+    index: Tensor | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+    progress: bool = True,
+    title: str = "evaluate",
+) -> Evaluation:
+    """Classify a dataset with the model's present dynamics.
+
+    Args:
+        model: The classifier; put an automaton into ``model.dynamics`` to measure that.
+        dataset: The graphs.
+        index: Which of them; all by default.
+        batch_size: Graphs at a time.
+        seed: Seed of the dynamics' randomness (Gaussian starts, update masks).
+        progress: Whether to show a progress bar.
+        title: Its label.
+    """
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    loader = batch_loader(
+        dataset, InOrder(torch.arange(len(dataset)) if index is None else index, batch_size)
+    )
+    rows: list[tuple[Tensor, ...]] = []
+    start = time.perf_counter()
+    for data in tqdm(loader, desc=title, disable=not progress, unit="batch", leave=False):
+        logits, solution = model(
+            data.x, data.edge_index, data.edge_attr, batch=data.batch,
+            batch_size=data.num_graphs, generator=generator, return_solution=True,
+        )  # fmt: skip
+        rows.append(
+            (data.y, logits.argmax(1), solution.residual, solution.num_steps,
+             solution.status == Status.CONVERGED)
+        )  # fmt: skip
+    model.train(was_training)
+    columns = [torch.cat(c) for c in zip(*rows, strict=True)]
+    return Evaluation(*columns, seconds=time.perf_counter() - start)
+
+
+__all__ = ["Evaluation", "evaluate"]

@@ -1,0 +1,120 @@
+"""What a training run is made of; written to ``config.json`` in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gncadeq.models.pretrained import write_atomically
+
+
+@dataclass
+class TrainConfig:
+    """The options of a training run, with the defaults of the best recipe.
+
+    Example:
+        >>> TrainConfig(dataset="digits", epochs=3).model_arguments()["channels"]
+        24
+    """
+
+    dataset: str = "mnist"
+    data_root: str | None = None
+    out: str = "runs/mnist"
+    epochs: int = 10
+    seed: int = 0
+    channels: int = 24
+    hidden_channels: int = 128
+    update: Literal["direct", "residual"] = "direct"
+    injection: Literal["superposed", "additive"] = "superposed"
+    contraction: float | None = 0.95
+    standardize: bool = True
+    living_threshold: float | None = 0.1
+    dynamics: Literal["deq", "nca"] = "deq"
+    solver: str = "picard"
+    tol: float = 1e-2
+    max_steps: int = 60
+    gradient: Literal["ift", "phantom", "one_step", "bptt"] = "ift"
+    phantom_steps: int = 5
+    nca_steps: int = 32
+    fire_rate: float = 1.0
+    start: Literal["zeros", "normal"] = "zeros"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-2
+    momentum: float = 0.9
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    batch_size: int = 64
+    clip: float | None = 1.0
+    validation: int = 0
+    train_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before any work is done.
+
+        Raises:
+            ValueError: If options are out of range or contradict each other.
+        """
+        positive = ("epochs", "channels", "hidden_channels", "batch_size", "lr", "tol", "nca_steps")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
+        if self.batch_size < 2 and self.standardize:
+            raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
+        if self.validation < 0:
+            raise ValueError(f"Expected non-negative 'validation' (got {self.validation})")
+        if (self.gradient == "bptt") != (self.dynamics == "nca"):
+            raise ValueError(
+                f"Expected gradient='bptt' with dynamics='nca' and only there (got "
+                f"{self.gradient!r} with {self.dynamics!r}). An automaton is trained through its "
+                "steps, an equilibrium at its solution"
+            )
+        if self.contraction is not None and self.update == "residual":
+            raise ValueError(
+                "Expected contraction=None with update='residual' (got "
+                f"{self.contraction:g}); z + tanh(…) is no contraction"
+            )
+
+    @classmethod
+    def essay(cls, **options: Any) -> TrainConfig:
+        """The essay's recipe, exactly; ``options`` add what it leaves open."""
+        recipe: dict[str, Any] = {
+            "update": "residual", "contraction": None, "standardize": False,
+            "living_threshold": None, "solver": "broyden", "tol": 1e-3, "max_steps": 30,
+            "start": "normal", "optimizer": "sgd", "lr": 5e-3, "momentum": 0.9,
+            "schedule": "constant", "clip": None, "epochs": 10,
+        }  # fmt: skip
+        return cls(**{**recipe, **options})
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments of the :class:`gncadeq.PixelGraphClassifier`."""
+        return {
+            "channels": self.channels, "hidden_channels": self.hidden_channels,
+            "update": self.update, "injection": self.injection, "contraction": self.contraction,
+            "standardize": self.standardize,
+            "transform": {"living_threshold": self.living_threshold},
+            "deq": {"start": self.start},
+        }  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=2).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read a configuration.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it isn't one of this version's.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected a training run with {path} (got no such file)")
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"Expected a configuration of gncadeq's (got {path}: {error})") from error
+
+
+__all__ = ["TrainConfig"]

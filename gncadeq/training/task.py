@@ -1,0 +1,145 @@
+"""The Lightning side of training; imported only when training starts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from gncadeq.dynamics import Status
+from gncadeq.models import PixelGraphClassifier
+from gncadeq.models.pretrained import write_atomically
+from gncadeq.training.config import TrainConfig
+
+LOG_EVERY = 50
+COLUMNS = (
+    "epoch", "step", "loss", "accuracy", "residual", "solver_steps", "converged",
+    "validation_accuracy", "seconds",
+)  # fmt: skip
+
+
+class PixelClassification(L.LightningModule):
+    """Cross-entropy of a :class:`PixelGraphClassifier`."""
+
+    def __init__(self, model: PixelGraphClassifier, config: TrainConfig, total_steps: int) -> None:
+        super().__init__()
+        self.model, self.config, self.total_steps = model, config, total_steps
+
+    def training_step(self, data: Batch, _: int) -> dict[str, Tensor]:
+        """The loss of a batch; stops the run with the cause if it isn't a number."""
+        logits, solution = self.model(
+            data.x, data.edge_index, data.edge_attr, batch=data.batch,
+            batch_size=data.num_graphs, return_solution=True,
+        )  # fmt: skip
+        loss = F.cross_entropy(logits, data.y)
+        if not bool(loss.isfinite()):
+            raise FloatingPointError(self._cause(data, solution.status))
+        row = {
+            "loss": loss.detach(),
+            "accuracy": (logits.argmax(1) == data.y).float().mean(),
+            "residual": solution.residual.max(),
+            "solver_steps": solution.num_steps.float().mean(),
+            "converged": (solution.status == Status.CONVERGED).float().mean(),
+        }
+        shown = {k: row[k] for k in ("loss", "accuracy", "residual", "solver_steps")}
+        self.log_dict(shown, prog_bar=True, on_epoch=False, batch_size=data.num_graphs)
+        return {**row, "loss": loss}
+
+    def _cause(self, data: Batch, status: Tensor) -> str:
+        bad = [n for n, p in self.model.named_parameters() if not bool(p.isfinite().all())]
+        if bad:
+            cause = f"parameters {bad} are no longer finite: lower 'lr' or set 'clip'"
+        elif not bool(data.x.isfinite().all()):
+            cause = "the input holds NaN or infinity"
+        else:
+            count = int((status == Status.NON_FINITE).sum())
+            cause = (
+                f"the solve of {count} of {len(status)} graphs ended in NaN or infinity: bound "
+                "the cell (contraction=0.95) or try solver='picard'"
+            )
+        return f"Expected a finite loss (got NaN or infinity in step {self.global_step}); {cause}"
+
+    def configure_optimizers(self) -> Any:
+        """Adam or SGD, with a one-cycle or a constant rate."""
+        c = self.config
+        parameters = self.model.parameters()
+        optimizer: torch.optim.Optimizer
+        if c.optimizer == "sgd":
+            optimizer = torch.optim.SGD(parameters, lr=c.lr, momentum=c.momentum)
+        else:
+            optimizer = torch.optim.Adam(parameters, lr=c.lr)
+        if c.schedule == "constant":
+            return optimizer
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, c.lr, total_steps=self.total_steps + 1, pct_start=0.15,
+            cycle_momentum=False,
+        )  # fmt: skip
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": cycle, "interval": "step"},
+        }
+
+
+class RunLog(Callback):
+    """Keeps ``metrics.csv`` and ``model.safetensors`` up to date; seeds every epoch."""
+
+    def __init__(self, folder: Path, seed: int, card: dict[str, Any], validate: Any = None) -> None:
+        self.path, self.weights = folder / "metrics.csv", folder / "model.safetensors"
+        self.seed, self.card, self.validate = seed, card, validate
+        self.rows: list[dict[str, Any]] = []
+        self._sums: dict[str, list[float]] = {}
+        self._elapsed, self._began = 0.0, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Read the rows of an interrupted run up to the epoch it resumes at."""
+        self.rows = []
+        if trainer.current_epoch > 0 and self.path.is_file():
+            with self.path.open() as file:
+                self.rows = [
+                    r for r in csv.DictReader(file) if int(r["epoch"]) < trainer.current_epoch
+                ]
+        if self.rows:
+            self._elapsed = float(self.rows[-1]["seconds"])
+        self._began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Make the epoch's randomness depend on seed and epoch alone."""
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Average and keep the figures of some steps."""
+        for name, value in outputs.items():
+            self._sums.setdefault(name, []).append(float(value))
+        if trainer.global_step % LOG_EVERY == 0 or trainer.is_last_batch:
+            seconds = self._elapsed + time.perf_counter() - self._began
+            row = {k: sum(v) / len(v) for k, v in self._sums.items()}
+            row |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            self.rows.append({**row, "seconds": round(seconds, 1)})
+            self._sums = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Write the log and the weights, each by way of a temporary file."""
+        if self.validate is not None:
+            self.rows[-1]["validation_accuracy"] = self.validate()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue().encode())
+        model = module.model
+        card = {**self.card, "epochs_done": trainer.current_epoch + 1}
+        model.save_pretrained(str(self.weights), card)
+
+
+__all__ = ["PixelClassification", "RunLog"]
