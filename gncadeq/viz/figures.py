@@ -1,0 +1,334 @@
+"""The pictures of a classifier; matplotlib and Pillow, no display needed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
+from gncadeq.evaluation import Evaluation
+from gncadeq.models import PixelGraphClassifier
+from gncadeq.models.pretrained import write_atomically
+from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint
+
+STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40)
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
+    """Write a figure as PNG or PDF, atomically."""
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format=Path(path).suffix[1:] or "png", dpi=dpi, bbox_inches="tight",
+        facecolor="white",
+    )  # fmt: skip
+    write_atomically(path, buffer.getvalue())
+    return Path(path)
+
+
+def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int = 120) -> Path:
+    """Write frames ``[H, W, 3]`` in [0, 1] as a GIF; the last one stays for a second."""
+    images = []
+    for frame in frames:
+        array = (frame.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        image = Image.fromarray(array)
+        images.append(image.resize((image.width * scale, image.height * scale), Image.NEAREST))
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer, format="GIF", save_all=True, append_images=images[1:], loop=0,
+        duration=[ms] * (len(images) - 1) + [1000],
+    )  # fmt: skip
+    write_atomically(path, buffer.getvalue())
+    return Path(path)
+
+
+@torch.no_grad()
+def _rollout(
+    model: PixelGraphClassifier, data: Data, steps: int, fire_rate: float, seed: int
+) -> Tensor:
+    nca = GraphNCA(model.dynamics.cell, steps, fire_rate=fire_rate, start="normal")
+    u = model.encode(data.x, data.edge_index, data.edge_attr)
+    _, trajectory = nca(
+        u, data.edge_index, data.edge_attr, return_trajectory=True,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    return trajectory  # type: ignore[no-any-return]
+
+
+def _size(data: Data) -> tuple[int, int]:
+    height, width = (int(s) for s in data.image_size.view(-1))
+    return height, width
+
+
+def trajectory_figure(
+    model: PixelGraphClassifier,
+    graphs: Sequence[Data],
+    steps: Sequence[int] = STEPS,
+    fire_rate: float = 1.0,
+    seed: int = 0,
+) -> tuple[Figure, list[Tensor]]:
+    """The essay's Figure 1: the state after every step, from noise to stasis.
+
+    Returns:
+        The strip, one row an image; and the frames of an animation of all images side by side.
+    """
+    runs = [_rollout(model, g, max(steps), fire_rate, seed + i) for i, g in enumerate(graphs)]
+    colors = StateColors(torch.cat([r[-1] for r in runs]))
+    rows, cols = len(graphs), len(steps) + 1
+    figure = Figure(figsize=(cols * 0.95, rows * 0.95 + 0.35))
+    axes = figure.subplots(rows, cols, squeeze=False)
+    for r, (graph, run) in enumerate(zip(graphs, runs, strict=True)):
+        size = _size(graph)
+        grey = paint(graph.x[:, :1].expand(-1, 3), graph.pos, *size, background=0.0)
+        axes[r, 0].imshow(grey, interpolation="nearest")
+        for c, t in enumerate(steps):
+            picture = paint(colors(run[t]), graph.pos, *size)
+            axes[r, c + 1].imshow(picture, interpolation="nearest")
+    for r in range(rows):
+        for c in range(cols):
+            axes[r, c].set_xticks([])
+            axes[r, c].set_yticks([])
+            for side in axes[r, c].spines.values():
+                side.set_color("#cccccc")
+    axes[0, 0].set_title("input", fontsize=9)
+    for c, t in enumerate(steps):
+        axes[0, c + 1].set_title("noise" if t == 0 else f"step {t}", fontsize=9)
+    figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    frames = []
+    for t in range(max(steps) + 1):
+        row = [
+            paint(colors(run[t]), g.pos, *_size(g)) for g, run in zip(graphs, runs, strict=True)
+        ]
+        frames.append(torch.cat(row, dim=1))
+    return figure, frames
+
+
+CROPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "whole": lambda i: i,
+    "upper half": lambda i: i[:, : i.size(1) // 2],
+    "lower half": lambda i: i[:, i.size(1) // 2 :],
+    "left half": lambda i: i[:, :, : i.size(2) // 2],
+    "right half": lambda i: i[:, :, i.size(2) // 2 :],
+    "centre": lambda i: i[
+        :, i.size(1) // 4 : i.size(1) - i.size(1) // 4, i.size(2) // 4 : i.size(2) - i.size(2) // 4
+    ],
+    "corner quarter": lambda i: i[:, : i.size(1) // 2, : i.size(2) // 2],
+}
+"""Named truncations of an image ``[C, H, W]``."""
+
+
+@torch.no_grad()
+def truncation_figure(model: PixelGraphClassifier, images: Sequence[Tensor]) -> Figure:
+    """The essay's Figure 2: truncated images, their equilibria and labels.
+
+    Args:
+        model: The classifier.
+        images: Images ``[C, H, W]`` in [0, 1].
+    """
+    rows, cols = len(images), len(CROPS)
+    figure = Figure(figsize=(cols * 1.5, rows * 1.1 + 0.3))
+    axes = figure.subplots(rows, cols * 2, squeeze=False)
+    model.eval()
+    reference = []
+    cells: dict[tuple[int, int], tuple[Data, Tensor, Tensor]] = {}
+    for r, image in enumerate(images):
+        for c, crop in enumerate(CROPS.values()):
+            try:
+                data = model.to_graph(crop(image).contiguous())
+            except ValueError:
+                continue  # no living pixel in this part of the image
+            u = model.encode(data.x, data.edge_index, data.edge_attr)
+            z = model.dynamics(u, data.edge_index, data.edge_attr)
+            probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
+            cells[r, c] = (data, z, probability)
+            reference.append(z)
+    colors = StateColors(torch.cat(reference))
+    for r in range(rows):
+        for c, name in enumerate(CROPS):
+            left, right = axes[r, 2 * c], axes[r, 2 * c + 1]
+            left.axis("off")
+            right.axis("off")
+            if r == 0:
+                left.set_title(name, fontsize=8, loc="left")
+            if (r, c) not in cells:
+                left.text(0.5, 0.5, "empty", ha="center", va="center", fontsize=7, color="#888888")
+                continue
+            data, z, probability = cells[r, c]
+            size = _size(data)
+            left.imshow(paint(data.x[:, :1].expand(-1, 3), data.pos, *size, background=0.0))
+            right.imshow(paint(colors(z), data.pos, *size))
+            right.text(
+                0.5, -0.04, f"{int(probability.argmax())} ({float(probability.max()):.0%})",
+                transform=right.transAxes, ha="center", va="top", fontsize=8,
+            )  # fmt: skip
+    figure.subplots_adjust(wspace=0.05, hspace=0.25)
+    return figure
+
+
+@torch.no_grad()
+def residual_figure(
+    model: PixelGraphClassifier, data: Any, steps: int = 40, tol: float = 1e-6
+) -> Figure:
+    """Relative residual per evaluation, median and range over a batch, for every solver."""
+    model.eval()
+    u = model.encode(data.x, data.edge_index, data.edge_attr)
+    step = model.dynamics.cell.prepare(u, data.edge_index, data.edge_attr)
+    partition = Partition(data.batch, data.num_nodes, data.num_graphs)
+    generator = torch.Generator().manual_seed(0)
+    z0 = torch.randn(data.num_nodes, model.dynamics.cell.channels, generator=generator)
+    figure = Figure(figsize=(5.2, 3.4))
+    axis = figure.subplots()
+    for solver, color in zip(("picard", "anderson", "broyden"), LABEL_COLORS, strict=False):
+        solution = solve(
+            step, z0, partition, solver=solver, tol=tol, max_steps=steps, trace=True, compact=False
+        )
+        assert solution.trace is not None
+        trace = solution.trace.nan_to_num(nan=tol).clamp(min=tol).numpy()
+        x = np.arange(1, len(trace) + 1)
+        axis.plot(x, np.median(trace, 1), color=color, label=solver)
+        axis.fill_between(x, trace.min(1), trace.max(1), color=color, alpha=0.15, lw=0)
+    nca = GraphNCA(model.dynamics.cell, steps, fire_rate=0.5)
+    _, states = nca(
+        u, data.edge_index, data.edge_attr, data.batch, z0=z0, return_trajectory=True,
+        generator=generator,
+    )  # fmt: skip
+    rows = []
+    for z in states:
+        fz = step(z)
+        rows.append((partition.norm(fz - z) / partition.norm(fz)).clamp(min=tol))
+    trace = torch.stack(rows).numpy()
+    x = np.arange(1, len(trace) + 1)
+    axis.plot(x, np.median(trace, 1), color="#888888", ls="--", label="automaton, fire rate ½")
+    axis.axhline(1e-3, color="#bbbbbb", lw=0.8, zorder=0)
+    axis.set_yscale("log")
+    axis.set_xlabel("evaluations of the cell")
+    axis.set_ylabel("relative residual of a graph")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def learning_figure(metrics: Path) -> Figure:
+    """Loss, accuracy and solver steps over the epochs of a run's ``metrics.csv``."""
+    with metrics.open() as file:
+        rows = list(csv.DictReader(file))
+    per_epoch = max(int(r["step"]) for r in rows) / (max(int(r["epoch"]) for r in rows) + 1)
+    x = [int(r["step"]) / per_epoch for r in rows]
+    figure = Figure(figsize=(9, 2.8))
+    left, middle, right = figure.subplots(1, 3)
+    left.plot(x, [float(r["loss"]) for r in rows], color=LABEL_COLORS[0], lw=1)
+    left.set_yscale("log")
+    left.set_ylabel("training loss")
+    middle.plot(x, [100 * (1 - float(r["accuracy"])) for r in rows], color=LABEL_COLORS[1], lw=1,
+                label="training")  # fmt: skip
+    held = [(a, float(r["validation_accuracy"])) for a, r in zip(x, rows, strict=True)
+            if r["validation_accuracy"]]  # fmt: skip
+    if held:
+        middle.plot([a for a, _ in held], [100 * (1 - v) for _, v in held], "o-",
+                    color=LABEL_COLORS[3], ms=3, label="validation")  # fmt: skip
+        middle.legend(frameon=False, fontsize=8)
+    middle.set_yscale("log")
+    middle.set_ylabel("error (%)")
+    right.plot(x, [float(r["solver_steps"]) for r in rows], color=LABEL_COLORS[2], lw=1)
+    right.set_ylabel("solver steps")
+    right.set_ylim(bottom=0)
+    for axis in (left, middle, right):
+        axis.set_xlabel("epoch")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure
+
+
+def confusion_figure(result: Evaluation) -> Figure:
+    """Which classes are taken for which."""
+    count = result.confusion()
+    figure = Figure(figsize=(4.6, 4.2))
+    axis = figure.subplots()
+    share = count / count.sum(1, keepdim=True).clamp(min=1)
+    axis.imshow(share.sqrt(), cmap="Blues", vmin=0, vmax=1)
+    for i in range(count.size(0)):
+        for j in range(count.size(1)):
+            if count[i, j]:
+                axis.text(j, i, int(count[i, j]), ha="center", va="center", fontsize=7,
+                          color="white" if share[i, j] > 0.3 else "#333333")  # fmt: skip
+    axis.set_xticks(range(count.size(1)))
+    axis.set_yticks(range(count.size(0)))
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("right")
+    axis.set_title(f"{100 * result.accuracy:.2f} % of {len(result.label)}", fontsize=10)
+    return figure
+
+
+@torch.no_grad()
+def label_map_figure(
+    model: PixelGraphClassifier, data: Data, title: str | None = None
+) -> tuple[Figure, Tensor, Tensor]:
+    """The label that every node's own state decodes to.
+
+    Returns:
+        The picture (input, state, labels), the labels ``[num_nodes]``, and the graph's
+        probabilities ``[num_classes]``.
+    """
+    model.eval()
+    u = model.encode(data.x, data.edge_index, data.edge_attr)
+    z = model.dynamics(u, data.edge_index, data.edge_attr)
+    label = model.decode_nodes(z).argmax(1)
+    probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
+    height, width = _size(data)
+    scale = 2.6 * max(1.0, min(2.5, width / height))
+    figure = Figure(figsize=(3 * scale, scale * height / width + 0.8))
+    axes = figure.subplots(1, 3)
+    palette = torch.tensor(_rgb(LABEL_COLORS))
+    pictures = (
+        paint(data.x[:, :1].expand(-1, 3), data.pos, height, width, background=0.0),
+        paint(StateColors(z)(z), data.pos, height, width),
+        paint(palette[label % 10], data.pos, height, width),
+    )
+    for axis, picture, name in zip(
+        axes, pictures, ("input", "equilibrium", "local labels"), strict=True
+    ):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+        axis.axis("off")
+    present = [int(i) for i in label.unique()]
+    handles = [
+        axes[2].scatter([], [], color=LABEL_COLORS[i % 10], marker="s", label=str(i))
+        for i in present
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=10, frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure, label, probability
+
+
+def _rgb(colors: Sequence[str]) -> list[list[float]]:
+    return [[int(c[k : k + 2], 16) / 255 for k in (1, 3, 5)] for c in colors]
+
+
+def as_equilibrium(model: PixelGraphClassifier) -> GraphDEQ:
+    """The model's equilibrium dynamics, whatever it runs at present."""
+    dynamics = model.dynamics
+    return dynamics if isinstance(dynamics, GraphDEQ) else dynamics.as_deq()
+
+
+__all__ = [
+    "CROPS",
+    "as_equilibrium",
+    "confusion_figure",
+    "label_map_figure",
+    "learning_figure",
+    "residual_figure",
+    "save_figure",
+    "save_gif",
+    "trajectory_figure",
+    "truncation_figure",
+]
