@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from gncadeq.transforms import ImageToGraph
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """A folder with the four MNIST files, or a skip that says where they were looked for."""
+    places = [
+        os.environ.get("GNCADEQ_DATA"),
+        REPOSITORY.parent / "shared" / "data",
+        REPOSITORY / "datasets",
+    ]
+    for place in places:
+        if place and (Path(place) / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz").is_file():
+            return Path(place)
+    pytest.skip(f"needs the MNIST files under one of {[str(p) for p in places if p]}")
+
+
+@pytest.fixture
+def ragged():
+    """A batch of living-pixel graphs of different sizes, float64."""
+    to_graph = ImageToGraph(living_threshold=0.3)
+    shapes = ((5, 6), (9, 4), (12, 12), (3, 3))
+    from torch_geometric.data import Batch
+
+    return Batch.from_data_list([to_graph(torch.rand(2, *s, dtype=torch.double)) for s in shapes])
