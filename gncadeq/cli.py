@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,7 @@ out = Console()
 err = Console(stderr=True)
 
 
-class DatasetName(str, Enum):
+class DatasetName(StrEnum):
     """The datasets."""
 
     mnist = "mnist"
@@ -38,21 +38,28 @@ class DatasetName(str, Enum):
     digits = "digits"
 
 
-class Recipe(str, Enum):
+class Recipe(StrEnum):
     """The recipes."""
 
     default = "default"
     essay = "essay"
 
 
-class Pixels(str, Enum):
+class Pixels(StrEnum):
     """Which pixels are nodes."""
 
     living = "living"
     all = "all"
 
 
-class As(str, Enum):
+class StartName(StrEnum):
+    """Where dynamics start from."""
+
+    zeros = "zeros"
+    normal = "normal"
+
+
+class As(StrEnum):
     """How weights are run."""
 
     deq = "deq"
@@ -91,9 +98,12 @@ def train(
         bool, typer.Option("--resume", help="Continue the interrupted run in the folder.")
     ] = False,
     recipe: Annotated[
-        Recipe, typer.Option(help="'essay' is the essay's: residual form, SGD 0.005 with momentum "
-                             "0.9, Gaussian start, Broyden, all pixels, 10 epochs.")
-    ] = Recipe.default,  # fmt: skip
+        Recipe,
+        typer.Option(
+            help="'essay' is the essay's: residual form, SGD 0.005 with momentum "
+            "0.9, Gaussian start, Broyden, all pixels, 10 epochs."
+        ),
+    ] = Recipe.default,
     epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     channels: Annotated[int, typer.Option(help="Channels of encoder and state.")] = 24,
@@ -102,12 +112,12 @@ def train(
     injection: Annotated[str, typer.Option(help="superposed or additive.")] = "superposed",
     contraction: Annotated[
         str, typer.Option(help="Bound on the state's stencil, or none.")
-    ] = "0.95",
+    ] = "0.99",
     standardize: Annotated[
         bool, typer.Option(help="Standardise the pooled state over the batch in training.")
     ] = True,
     pixels: Annotated[Pixels, typer.Option(help="Which pixels are nodes.")] = Pixels.living,
-    living: Annotated[float, typer.Option(help="Grey level above which a pixel lives.")] = 0.1,
+    living: Annotated[float, typer.Option(help="Grey level above which a pixel lives.")] = 0.02,
     dynamics: Annotated[As, typer.Option(help="Train as equilibrium or automaton.")] = As.deq,
     solver: Annotated[
         str, typer.Option(help="picard, anderson, broyden or torchdeq:NAME.")
@@ -137,7 +147,7 @@ def train(
     """Train the essay's classifier and measure it on the test set at true equilibrium."""
     from gncadeq.training import TrainConfig
 
-    given = {
+    given: dict[str, Any] = {
         "epochs": epochs, "seed": seed, "channels": channels, "hidden_channels": hidden,
         "update": update, "injection": injection, "contraction": _number_or_none(contraction),
         "standardize": standardize,
@@ -150,9 +160,9 @@ def train(
         "train_limit": None if train_limit.lower() == "none" else int(train_limit),
     }  # fmt: skip
     folder = out_folder or f"runs/{dataset.value}"
-    place = {"dataset": dataset.value, "data_root": data_root, "out": folder}
+    place: dict[str, Any] = {"dataset": dataset.value, "data_root": data_root, "out": folder}
     option_of = {"hidden_channels": "hidden", "living_threshold": "living"}
-    explicit = {
+    explicit: dict[str, Any] = {
         k: v for k, v in given.items() if _is_explicit(ctx, option_of.get(k, k))
         or (k == "living_threshold" and _is_explicit(ctx, "pixels"))
     }  # fmt: skip
@@ -269,9 +279,13 @@ def evaluate(
     fire_rate: Annotated[float, typer.Option(help="The automaton's fire rate.")] = 1.0,
     step_size: Annotated[float, typer.Option(help="The automaton's step size.")] = 1.0,
     start: Annotated[
-        str | None, typer.Option(help="zeros or normal; by default zeros for the equilibrium and "
-                                 "normal for the automaton.", show_default=False)
-    ] = None,  # fmt: skip
+        StartName | None,
+        typer.Option(
+            help="zeros or normal; by default zeros for the equilibrium and "
+            "normal for the automaton.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of starts and update masks.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Measure only so many images.")] = None,
     json_file: Annotated[str | None, typer.Option("--json", help="Also write JSON here.")] = None,
@@ -283,23 +297,33 @@ def evaluate(
     import torch
 
     from gncadeq.dynamics import GraphDEQ, GraphNCA
+    from gncadeq.dynamics.start import check_start
     from gncadeq.evaluation import evaluate as measure
 
     model, card, _ = load_run(run)
     test_set = _test_set(card, model, data_root, dataset.value if dataset else None)
     index = torch.arange(len(test_set))[:limit]
     cell = model.dynamics.cell
-    deq = GraphDEQ(
-        cell, solver=solver, tol=tol, max_steps=max_steps, on_failure="ignore",
-        start=(start if start and as_ == As.deq else "zeros"),
-    )  # type: ignore[arg-type]  # fmt: skip
-    model.dynamics = deq
+    fixed = start.value if start else None
+    model.dynamics = GraphDEQ(
+        cell,
+        solver=solver,
+        tol=tol,
+        max_steps=max_steps,
+        on_failure="ignore",
+        start=check_start(fixed if fixed and as_ == As.deq else "zeros"),
+    )
     reference = measure(model, test_set, index=index, seed=seed, title="equilibrium")
     columns = {"equilibrium": reference.summary()}
     if as_ == As.nca:
         model.dynamics = GraphNCA(
-            cell, steps, fire_rate=fire_rate, step_size=step_size, start=start or "normal", tol=tol
-        )  # type: ignore[arg-type]
+            cell,
+            steps,
+            fire_rate=fire_rate,
+            step_size=step_size,
+            start=check_start(fixed or "normal"),
+            tol=tol,
+        )
         result = measure(model, test_set, index=index, seed=seed, title="automaton")
         columns["automaton"] = {**result.summary(), "agreement": result.agreement(reference)}
     _print_summary(columns)
@@ -317,7 +341,8 @@ def show(
         DatasetName | None, typer.Option(help="Another dataset than the run's own.")
     ] = None,
     out_folder: Annotated[
-        str | None, typer.Option("--out", help="Folder for the pictures.", show_default="RUN/figures")
+        str | None,
+        typer.Option("--out", help="Folder for the pictures.", show_default="RUN/figures"),
     ] = None,
     images: Annotated[int, typer.Option(help="Images in the figures.")] = 5,
     fire_rate: Annotated[float, typer.Option(help="The automaton's fire rate.")] = 1.0,
@@ -332,7 +357,9 @@ def show(
 
     model, card, folder = load_run(run)
     test_set = _test_set(card, model, data_root, dataset.value if dataset else None)
-    target = Path(out_folder) if out_folder else (folder or Path("runs") / Path(run).stem) / "figures"
+    target = (
+        Path(out_folder) if out_folder else (folder or Path("runs") / Path(run).stem) / "figures"
+    )
     wanted = list(dict.fromkeys((0, 1, 4, 7, 8, 3, 6, 2, 5, 9)))[: max(1, images)]
     index = [int((test_set.labels == d).nonzero()[0]) for d in wanted]
     graphs = [test_set.get(i) for i in index]
@@ -369,10 +396,15 @@ def predict(
     image: Annotated[list[str], typer.Argument(help="Image files of any size.")],
     out_folder: Annotated[str, typer.Option("--out", help="Folder for the label maps.")] = "maps",
     invert: Annotated[
-        bool | None, typer.Option("--invert/--no-invert", help="Invert the grey levels; by default "
-                                  "where most of the image is bright, since the training digits "
-                                  "are bright on black.", show_default=False)
-    ] = None,  # fmt: skip
+        bool | None,
+        typer.Option(
+            "--invert/--no-invert",
+            help="Invert the grey levels; by default "
+            "where most of the image is bright, since the training digits "
+            "are bright on black.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="How many probabilities to print.")] = 3,
 ) -> None:
     """Classify image files, and draw what each pixel's own state decodes to."""

@@ -109,8 +109,9 @@ def evaluate(
              solution.status == Status.CONVERGED)
         )  # fmt: skip
     model.train(was_training)
-    columns = [torch.cat(c) for c in zip(*rows, strict=True)]
-    return Evaluation(*columns, seconds=time.perf_counter() - start)
+    label, prediction, residual, steps, converged = map(torch.cat, zip(*rows, strict=True))
+    seconds = time.perf_counter() - start
+    return Evaluation(label, prediction, residual, steps, converged, seconds)
 
 
 __all__ = ["Evaluation", "evaluate"]

@@ -52,7 +52,7 @@ class _Bags:
 
 
 def _order(key: Tensor, size: int) -> Tensor:
-    """Sort ``key``; where all keys differ (pixels), by scattering, which is several times faster."""
+    """Sort ``key``; where all keys differ (pixels), by scattering, which is much faster."""
     place = key.new_full((size,), -1)
     place[key] = torch.arange(key.numel(), device=key.device)
     order = place[place >= 0]
@@ -162,6 +162,7 @@ class Neighborhood:
 
     @property
     def incoming(self) -> _Bags:
+        """The edges sorted by receiver."""
         return self._incoming
 
     @property
@@ -227,12 +228,13 @@ class Stencil:
             self._packed = weight.transpose(0, 1).reshape(self.in_channels, r * self.out_channels)
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Convolve ``z``."""
         n = self.neighborhood
         if n.grid is not None:
             return self._conv2d(z, n.grid)
         if self.in_channels < self.out_channels:
             gathered: Tensor = _Expand.apply(z, n.incoming, n.outgoing)
-            return gathered.view(n.num_nodes, -1) @ self._packed
+            return gathered.view(n.num_nodes, self._packed.size(0)) @ self._packed
         slots = (z @ self._packed).view(-1, self.out_channels)
         return _Reduce.apply(slots, n.incoming, n.outgoing)  # type: ignore[no-any-return]
 
@@ -254,7 +256,7 @@ class Stencil:
 
 
 def _check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
-    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < size):
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
         raise ValueError(
             f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
             f"(got {int(index.min())} to {int(index.max())})"

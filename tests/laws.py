@@ -24,26 +24,20 @@ def assert_permutation_equivariant(cell: Cell, data: Data, atol: float = 1e-10) 
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(n)
     edges = torch.randperm(data.edge_index.size(1))
-    out = cell(
-        z[order], data.x[order], inverse[data.edge_index][:, edges], data.edge_attr[edges]
-    )
+    out = cell(z[order], data.x[order], inverse[data.edge_index][:, edges], data.edge_attr[edges])
     torch.testing.assert_close(out, expected[order], atol=atol, rtol=0)
 
 
 def assert_batch_independent(deq: GraphDEQ, batch: Batch, atol: float = 1e-9) -> None:
     """A graph in a batch gets the state, the steps and the gradient that it gets alone."""
     x = batch.x.clone().requires_grad_()
-    z, solution = deq(
-        x, batch.edge_index, batch.edge_attr, batch.batch, return_solution=True
-    )
+    z, solution = deq(x, batch.edge_index, batch.edge_attr, batch.batch, return_solution=True)
     z.pow(3).sum().backward()
     for k in range(batch.num_graphs):
         data = batch[k]
         mine = batch.batch == k
         alone_x = data.x.clone().requires_grad_()
-        alone, alone_solution = deq(
-            alone_x, data.edge_index, data.edge_attr, return_solution=True
-        )
+        alone, alone_solution = deq(alone_x, data.edge_index, data.edge_attr, return_solution=True)
         alone.pow(3).sum().backward()
         torch.testing.assert_close(z[mine], alone, atol=atol, rtol=0)
         torch.testing.assert_close(x.grad[mine], alone_x.grad, atol=atol, rtol=0)

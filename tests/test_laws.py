@@ -163,9 +163,7 @@ def test_batch_law_beside_nan_and_divergence(solver):
 
     def run(data, nodes):
         cell.zero_grad()
-        z, solution = deq(
-            *graph_of(data), getattr(data, "batch", None), return_solution=True
-        )
+        z, solution = deq(*graph_of(data), getattr(data, "batch", None), return_solution=True)
         z[nodes].pow(2).sum().backward()
         return z.detach(), solution, [p.grad.clone() for p in cell.parameters()]
 

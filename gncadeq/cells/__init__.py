@@ -2,6 +2,11 @@
 
 from gncadeq.cells.base import Cell
 from gncadeq.cells.conv import ConvCell
-from gncadeq.cells.stencil import StencilConv, stencil_norm, stencil_to_conv2d
+from gncadeq.cells.stencil import (
+    StencilConv,
+    stencil_bound,
+    stencil_norm,
+    stencil_to_conv2d,
+)
 
-__all__ = ["Cell", "ConvCell", "StencilConv", "stencil_norm", "stencil_to_conv2d"]
+__all__ = ["Cell", "ConvCell", "StencilConv", "stencil_bound", "stencil_norm", "stencil_to_conv2d"]

@@ -34,9 +34,7 @@ class Cell(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
 
-    def forward(
-        self, z: Tensor, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None
-    ) -> Tensor:
+    def forward(self, z: Tensor, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Tensor:
         """Take one step from the state ``z`` ``[num_nodes, channels]``."""
         if z.dim() != 2 or z.size(0) != x.size(0) or z.size(1) != self.channels:
             raise ValueError(

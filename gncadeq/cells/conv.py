@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from math import isqrt
 from typing import Literal
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.stencil import (
     prepare_neighborhood,
-    stencil_norm,
-    stencil_symbol,
+    stencil_bound,
     stencil_to_conv2d,
 )
 from gncadeq.neighborhood import Stencil
@@ -35,6 +33,7 @@ class ConvStep:
         return self.stencil.neighborhood.kind
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
         # tanh(K_z * z + d),  d = K_x * x + b computed once
         update = torch.tanh(self.stencil(z) + self.drive)
         return z + update if self.residual else update
@@ -66,10 +65,10 @@ class ConvCell(Cell):
 
     .. math::
         \mathbf{K}_z = \mathbf{D}^{-1} \hat{\mathbf{K}} \, \mathbf{D} \,
-        \min \left(1, \kappa / \lVert \hat{\mathbf{K}} \rVert \right), \qquad
+        \min \left(1, \kappa / \lVert \hat{\mathbf{K}} \rVert^+ \right), \qquad
         \mathbf{D} = \mathrm{diag}(1, \ldots, e^{s}),
 
-    so that the direct form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot
+    where :math:`\lVert \cdot \rVert^+` is :func:`~gncadeq.cells.stencil_bound`, so that the direct form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot
     \rVert_2` by the factor :math:`\kappa` on *every* pixel graph. The channel scales, fixed and
     geometric with spread :math:`s`, let channels drive each other strongly one way, as the layers
     of a network do; with :math:`s = 0` the norm is the Euclidean one.
@@ -110,7 +109,7 @@ class ConvCell(Cell):
         update: Update = "direct",
         injection: Injection = "superposed",
         contraction: float | None = None,
-        scale_spread: float = 2.0,
+        scale_spread: float = 3.0,
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
@@ -166,23 +165,19 @@ class ConvCell(Cell):
         weight: Tensor = self.weight_z
         if self.contraction is None:
             return weight
-        norm = torch.linalg.matrix_norm(stencil_symbol(weight, 6), ord=2).max()
-        weight = weight * (self.contraction / norm.clamp(min=self.contraction))
+        weight = weight * (self.contraction / stencil_bound(weight).clamp(min=self.contraction))
         return weight * (self.scale[None, :] / self.scale[:, None])
 
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step, on every pixel graph.
 
-        Direct form: the stencil's norm from 64 × 64 frequencies, enlarged by the factor
-        :math:`\cos(\pi/64)^{-2}` that bounds what lies between the samples (Bernstein), in the
-        norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` if the cell has channel scales. Residual
-        form: one more than that.
+        Direct form: the :func:`~gncadeq.cells.stencil_bound` of the state's stencil, in the norm
+        :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` with a ``contraction`` and in the Euclidean
+        one without. Residual form: one more than that.
         """
         weight = self.state_weight() * (self.scale[:, None] / self.scale[None, :])
-        reach = isqrt(self.num_relations) // 2
-        between = math.cos(math.pi * reach / 64) ** -2
-        bound = stencil_norm(weight, 64) * between
+        bound = stencil_bound(weight, 64)
         return bound + 1 if self.update == "residual" else bound
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
@@ -217,7 +212,7 @@ class ConvCell(Cell):
         return text
 
 
-_DRIVE_GAIN = 3.0  # drives the tanh out of its linear range, where the mean forgets all detail
+_DRIVE_GAIN = 1.5  # drives the tanh out of its linear range, where the mean forgets all detail
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -90,17 +90,25 @@ class GraphDEQ(nn.Module):
         compact: bool = True,
     ) -> None:
         super().__init__()
-        if gradient not in ("ift", "phantom", "one_step"):
-            hint = ". Train GraphNCA (deq.as_nca()) for 'bptt'" if gradient == "bptt" else ""
+        gradient_name: str = gradient
+        if gradient_name not in ("ift", "phantom", "one_step"):
+            hint = ". Train GraphNCA (deq.as_nca()) for 'bptt'" if gradient_name == "bptt" else ""
             raise ValueError(
                 f"Expected 'gradient' to be 'ift', 'phantom' or 'one_step' (got {gradient!r}){hint}"
             )
-        for name, value in (("tol", tol), ("backward_tol", tol if backward_tol is None else backward_tol)):
+        for name, value in (
+            ("tol", tol),
+            ("backward_tol", tol if backward_tol is None else backward_tol),
+        ):
             if not value > 0:
                 raise ValueError(f"Expected a positive {name!r} (got {value})")
         for name, count, least in (
             ("max_steps", max_steps, 0),
-            ("backward_max_steps", max_steps if backward_max_steps is None else backward_max_steps, 0),
+            (
+                "backward_max_steps",
+                max_steps if backward_max_steps is None else backward_max_steps,
+                0,
+            ),
             ("phantom_steps", phantom_steps, 1),
             ("check_every", check_every, 1),
         ):
@@ -199,9 +207,7 @@ class GraphDEQ(nn.Module):
             z = self._attach(z, solution, step, partition, (x, edge_index, edge_attr))
         return (z, solution) if return_solution else z
 
-    def _solve(
-        self, step: Step, z0: Tensor, partition: Partition, trace: bool
-    ) -> Solution:
+    def _solve(self, step: Step, z0: Tensor, partition: Partition, trace: bool) -> Solution:
         if self.solver.startswith("torchdeq:"):
             return torchdeq_bridge.solve_stock(
                 step, z0, partition, solver=self.solver, tol=self.tol,

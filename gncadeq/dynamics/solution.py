@@ -88,7 +88,7 @@ class Solution:
         failed = (~self.converged).nonzero().flatten()
         ranked = self.residual[failed].nan_to_num(nan=float("inf"))
         worst = int(failed[ranked.argmax()])
-        kinds = {Status(int(s)).name for s in self.status[failed].unique()}
+        kinds = {Status(int(s)).name for s in set(self.status[failed].tolist())}
         shown = ", ".join(str(int(i)) for i in failed[:5]) + (", …" if len(failed) > 5 else "")
         remedy = {
             "MAX_STEPS": "raise 'max_steps' or 'tol', try solver='anderson', or bound the cell "

@@ -21,7 +21,8 @@ from gncadeq.typing import Step
 
 _COMPACT_BELOW = 0.75
 _GROWTH_LIMIT = 1e6
-_WORSE = 2.0
+_ANDERSON_WORSE = 2.0
+_BROYDEN_WORSE = 1e3  # the residuals of Broyden's method rise by far before they fall
 
 
 class Solver(ABC):
@@ -104,7 +105,7 @@ class Anderson(Solver):
         g = fz - z
         size = p.norm(g)
         plain = z + self.damping * g if self.damping != 1.0 else fz
-        worse = size > _WORSE * self._best
+        worse = size > _ANDERSON_WORSE * self._best
         self._best = torch.minimum(self._best, size.nan_to_num(nan=float("inf")))
         if self._last is not None:
             self._remember(z - self._last[0], g - self._last[1])
@@ -171,20 +172,20 @@ class Broyden(Solver):
         \mathbf{z} \leftarrow \mathbf{z} - H g,
         \qquad s = \Delta\mathbf{z},\; y = \Delta g .
 
-    A graph whose residual doubles starts again from :math:`H = -I`, a plain step.
+    A graph whose residual explodes starts again from :math:`H = -I`, a plain step, and so do all
+    once the history is full: each term builds on the earlier ones, so none can be dropped alone.
 
     Args:
-        history: Number of rank-one terms; memory is ``2 * history`` states.
+        history: Most rank-one terms; memory grows to ``2 * history`` states.
     """
 
-    def __init__(self, history: int = 12) -> None:
+    def __init__(self, history: int = 30) -> None:
         if history < 1:
             raise ValueError(f"Expected 'history' of at least 1 (got {history})")
         self.history = history
 
     def begin(self, z: Tensor, partition: Partition) -> None:
         """Start from the Jacobian of a plain step."""
-        self._count = 0
         self._last: tuple[Tensor, Tensor] | None = None
         self._u: list[Tensor] = []
         self._v: list[Tensor] = []
@@ -199,9 +200,11 @@ class Broyden(Solver):
         p = self.partition
         g = fz - z
         size = p.norm(g)
-        worse = size > _WORSE * self._best
+        worse = size > _BROYDEN_WORSE * self._best
         self._best = torch.minimum(self._best, size.nan_to_num(nan=float("inf")))
-        if self._last is not None:
+        if len(self._u) == self.history:
+            self._u, self._v = [], []
+        elif self._last is not None:
             self._remember(z - self._last[0], g - self._last[1])
             keep = (~worse)[p.batch].to(z.dtype).unsqueeze(1)
             if bool(worse.any()):
@@ -232,13 +235,8 @@ class Broyden(Solver):
         u = (s - hy) * inverse[p.batch].unsqueeze(1)
         mask = usable[p.batch].unsqueeze(1)
         u, v = torch.where(mask, u, 0.0), torch.where(mask, v, 0.0)
-        slot = self._count % self.history
-        if slot == len(self._u):
-            self._u.append(u)
-            self._v.append(v)
-        else:
-            self._u[slot], self._v[slot] = u, v
-        self._count += 1
+        self._u.append(u)
+        self._v.append(v)
 
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
         """Keep the terms of the graphs that stay."""

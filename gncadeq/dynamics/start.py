@@ -40,9 +40,7 @@ def start_state(
         return z0
     if start == "zeros":
         return x.new_zeros(x.size(0), channels)
-    return torch.randn(
-        x.size(0), channels, dtype=x.dtype, device=x.device, generator=generator
-    )
+    return torch.randn(x.size(0), channels, dtype=x.dtype, device=x.device, generator=generator)
 
 
 __all__ = ["Start", "check_start", "start_state"]

@@ -31,9 +31,7 @@ def check_stock_solver(name: str, options: dict[str, Any] | None) -> None:
     """Raise if TorchDEQ has no such solver, or it no such option (it ignores them itself)."""
     solver = name.removeprefix(_PREFIX)
     if solver not in _OPTIONS:
-        raise ValueError(
-            f"Expected a solver of {[_PREFIX + s for s in _OPTIONS]} (got {name!r})"
-        )
+        raise ValueError(f"Expected a solver of {[_PREFIX + s for s in _OPTIONS]} (got {name!r})")
     for option in options or {}:
         if option not in _OPTIONS[solver]:
             raise TypeError(

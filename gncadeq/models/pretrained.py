@@ -73,7 +73,9 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
             "it again"
         ) from error
     except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"Expected weights saved by gncadeq (got {path}, without {error})") from error
+        raise ValueError(
+            f"Expected weights saved by gncadeq (got {path}, without {error})"
+        ) from error
 
 
 def load_pretrained(cls: type[M], name: str | Path) -> M:

@@ -71,10 +71,11 @@ class MeanReadout(nn.Module):
         if not isinstance(self.norm, nn.BatchNorm1d):
             return
         mean, var = self.norm.running_mean, self.norm.running_var
-        assert mean is not None and var is not None
+        assert mean is not None
+        assert var is not None
         scale = (var + self.norm.eps).rsqrt()
-        self.lin1.bias -= self.lin1.weight @ (mean * scale)
-        self.lin1.weight *= scale
+        self.lin1.bias.sub_(self.lin1.weight @ (mean * scale))
+        self.lin1.weight.mul_(scale)
         self.norm = nn.Identity()
 
 

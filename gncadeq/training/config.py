@@ -29,9 +29,9 @@ class TrainConfig:
     hidden_channels: int = 128
     update: Literal["direct", "residual"] = "direct"
     injection: Literal["superposed", "additive"] = "superposed"
-    contraction: float | None = 0.95
+    contraction: float | None = 0.99
     standardize: bool = True
-    living_threshold: float | None = 0.1
+    living_threshold: float | None = 0.02
     dynamics: Literal["deq", "nca"] = "deq"
     solver: str = "picard"
     tol: float = 1e-2
@@ -114,7 +114,9 @@ class TrainConfig:
         try:
             return cls(**json.loads(path.read_text()))
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"Expected a configuration of gncadeq's (got {path}: {error})") from error
+            raise ValueError(
+                f"Expected a configuration of gncadeq's (got {path}: {error})"
+            ) from error
 
 
 __all__ = ["TrainConfig"]

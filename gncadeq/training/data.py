@@ -42,7 +42,7 @@ class InOrder(Sampler[Tensor]):
         return -(-len(self.index) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield from self.index.split(self.batch_size)
+        yield from torch.split(self.index, self.batch_size)
 
 
 class _Batches(Dataset[Batch]):

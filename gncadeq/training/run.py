@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import platform
+import signal
+import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +32,7 @@ def training_dynamics(config: TrainConfig, model: PixelGraphClassifier) -> Graph
         return GraphNCA(cell, config.nca_steps, config.fire_rate, start=config.start)
     return GraphDEQ(
         cell, solver=config.solver, tol=config.tol, max_steps=config.max_steps,
-        gradient=config.gradient, phantom_steps=config.phantom_steps, start=config.start,
+        gradient=config.gradient,  # type: ignore[arg-type] phantom_steps=config.phantom_steps, start=config.start,
         on_failure="ignore",
     )  # fmt: skip
 
@@ -55,6 +57,7 @@ def train(
         progress: Whether to show progress bars.
 
     Raises:
+        KeyboardInterrupt: On Ctrl-C; the folder can be resumed.
         FileExistsError: If the folder holds a run already and ``resume`` is false.
         FloatingPointError: If the loss is not finite; the message names the cause.
     """
@@ -69,7 +72,7 @@ def train(
         ) from error
 
     folder = Path(config.out)
-    checkpoint = _prepare_folder(folder, config, resume)
+    checkpoint = _find_checkpoint(folder, config, resume)
     to_graph = ImageToGraph(living_threshold=config.living_threshold)
     train_set = PixelGraphs(config.data_root, config.dataset, True, to_graph)
     test_set = PixelGraphs(config.data_root, config.dataset, False, to_graph)
@@ -87,7 +90,7 @@ def train(
     model.dynamics = training_dynamics(config, model)
     sampler = EpochBatches(index, config.batch_size, config.seed)
     task = PixelClassification(model, config, config.epochs * len(sampler))
-    card = {"command": command_line(config), "config": dataclasses.asdict(config)}
+    card: dict[str, Any] = {"command": command_line(config), "config": dataclasses.asdict(config)}
 
     def validate() -> float:
         training, model.dynamics = model.dynamics, solving
@@ -95,13 +98,15 @@ def train(
         model.dynamics = training
         return result.accuracy
 
-    log = RunLog(folder, config.seed, card, validate if config.validation else None)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save(folder / "config.json")
+    log = RunLog(folder, card, validate if config.validation else None)
     keep = ModelCheckpoint(
         folder / "checkpoints", filename="{epoch:03d}", save_on_train_epoch_end=True
     )
     callbacks: list[Any] = [log, keep]
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
+        callbacks.append(_progress_bar(TQDMProgressBar))
     quiet = logging.getLogger("lightning.pytorch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -119,10 +124,11 @@ def train(
                 task, batch_loader(train_set, sampler),
                 ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True,
             )  # fmt: skip
+        except SystemExit:  # how Lightning ends after Ctrl-C, with further ones switched off
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
         finally:
             quiet.setLevel(level)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     model.cpu()
     model.dynamics = solving
     solving.on_failure = "ignore"  # the evaluation reports every graph that fails
@@ -136,7 +142,22 @@ def train(
     return model, result
 
 
-def _prepare_folder(folder: Path, config: TrainConfig, resume: bool) -> Path | None:
+def _progress_bar(base: Any) -> Any:
+    class Bar(base):  # type: ignore[misc]
+        """On standard error, where it doesn't mix with results; without Lightning's v_num."""
+
+        def get_metrics(self, *args: Any) -> Any:
+            return {k: v for k, v in super().get_metrics(*args).items() if k != "v_num"}
+
+        def init_train_tqdm(self) -> Any:
+            bar = super().init_train_tqdm()
+            bar.fp = sys.stderr
+            return bar
+
+    return Bar(refresh_rate=5)
+
+
+def _find_checkpoint(folder: Path, config: TrainConfig, resume: bool) -> Path | None:
     found = sorted((folder / "checkpoints").glob("*.ckpt"))
     if resume:
         saved = TrainConfig.load(folder / "config.json")
@@ -157,8 +178,6 @@ def _prepare_folder(folder: Path, config: TrainConfig, resume: bool) -> Path | N
             f"Expected a new folder for the run (got {folder}, which holds one). Use --resume to "
             "continue it, or another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder / "config.json")
     return None
 
 

@@ -34,7 +34,7 @@ class StateColors:
         k = min(3, v.size(0))
         axes[:, :k] = v[:k].T
         # The sign of a principal axis is arbitrary: let its largest entry be positive.
-        flip = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+        flip: Tensor = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
         self.axes = axes * torch.where(flip == 0, 1.0, flip)
         projected = (reference - self.mean) @ self.axes
         q = torch.tensor([0.02, 0.98], dtype=torch.double)
@@ -44,7 +44,8 @@ class StateColors:
         """Colours in [0, 1]."""
         span = (self.high - self.low).clamp(min=1e-9)
         unit = ((z.detach().double() - self.mean) @ self.axes - self.low) / span
-        return (0.08 + 0.84 * unit.clamp(0, 1)).float()
+        color: Tensor = (0.08 + 0.84 * unit.clamp(0, 1)).float()
+        return color
 
 
 def paint(color: Tensor, pos: Tensor, height: int, width: int, background: float = 1.0) -> Tensor:

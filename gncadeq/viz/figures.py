@@ -89,10 +89,10 @@ def trajectory_figure(
     for r, (graph, run) in enumerate(zip(graphs, runs, strict=True)):
         size = _size(graph)
         grey = paint(graph.x[:, :1].expand(-1, 3), graph.pos, *size, background=0.0)
-        axes[r, 0].imshow(grey, interpolation="nearest")
+        axes[r, 0].imshow(grey.numpy(), interpolation="nearest")
         for c, t in enumerate(steps):
             picture = paint(colors(run[t]), graph.pos, *size)
-            axes[r, c + 1].imshow(picture, interpolation="nearest")
+            axes[r, c + 1].imshow(picture.numpy(), interpolation="nearest")
     for r in range(rows):
         for c in range(cols):
             axes[r, c].set_xticks([])
@@ -105,72 +105,74 @@ def trajectory_figure(
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
     frames = []
     for t in range(max(steps) + 1):
-        row = [
-            paint(colors(run[t]), g.pos, *_size(g)) for g, run in zip(graphs, runs, strict=True)
-        ]
+        row = [paint(colors(run[t]), g.pos, *_size(g)) for g, run in zip(graphs, runs, strict=True)]
         frames.append(torch.cat(row, dim=1))
     return figure, frames
 
 
-CROPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "whole": lambda i: i,
-    "upper half": lambda i: i[:, : i.size(1) // 2],
-    "lower half": lambda i: i[:, i.size(1) // 2 :],
-    "left half": lambda i: i[:, :, : i.size(2) // 2],
-    "right half": lambda i: i[:, :, i.size(2) // 2 :],
-    "centre": lambda i: i[
-        :, i.size(1) // 4 : i.size(1) - i.size(1) // 4, i.size(2) // 4 : i.size(2) - i.size(2) // 4
-    ],
-    "corner quarter": lambda i: i[:, : i.size(1) // 2, : i.size(2) // 2],
+Window = Callable[[int, int], tuple[slice, slice]]
+CROPS: dict[str, Window] = {
+    "whole": lambda h, w: (slice(0, h), slice(0, w)),
+    "upper half": lambda h, w: (slice(0, h // 2), slice(0, w)),
+    "lower half": lambda h, w: (slice(h // 2, h), slice(0, w)),
+    "left half": lambda h, w: (slice(0, h), slice(0, w // 2)),
+    "right half": lambda h, w: (slice(0, h), slice(w // 2, w)),
+    "centre": lambda h, w: (slice(h // 4, h - h // 4), slice(w // 4, w - w // 4)),
+    "corner quarter": lambda h, w: (slice(0, h // 2), slice(0, w // 2)),
 }
-"""Named truncations of an image ``[C, H, W]``."""
+"""Named windows of an image, as slices of its height and width."""
 
 
 @torch.no_grad()
 def truncation_figure(model: PixelGraphClassifier, images: Sequence[Tensor]) -> Figure:
     """The essay's Figure 2: truncated images, their equilibria and labels.
 
+    The model sees the window alone, as an image of that size; it is drawn where it was cut out.
+
     Args:
         model: The classifier.
         images: Images ``[C, H, W]`` in [0, 1].
     """
     rows, cols = len(images), len(CROPS)
-    figure = Figure(figsize=(cols * 1.5, rows * 1.1 + 0.3))
-    axes = figure.subplots(rows, cols * 2, squeeze=False)
     model.eval()
-    reference = []
     cells: dict[tuple[int, int], tuple[Data, Tensor, Tensor]] = {}
     for r, image in enumerate(images):
-        for c, crop in enumerate(CROPS.values()):
+        for c, window in enumerate(CROPS.values()):
+            height, width = window(*image.shape[1:])
             try:
-                data = model.to_graph(crop(image).contiguous())
+                data = model.to_graph(image[:, height, width].contiguous())
             except ValueError:
-                continue  # no living pixel in this part of the image
+                continue  # no living pixel in this window
+            data.pos += torch.tensor([width.start, height.start])
             u = model.encode(data.x, data.edge_index, data.edge_attr)
             z = model.dynamics(u, data.edge_index, data.edge_attr)
             probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
             cells[r, c] = (data, z, probability)
-            reference.append(z)
-    colors = StateColors(torch.cat(reference))
-    for r in range(rows):
-        for c, name in enumerate(CROPS):
-            left, right = axes[r, 2 * c], axes[r, 2 * c + 1]
-            left.axis("off")
-            right.axis("off")
+    colors = StateColors(torch.cat([z for _, z, _ in cells.values()]))
+    figure = Figure(figsize=(cols * 1.25, rows * 1.5 + 0.3))
+    axes = figure.subplots(rows, cols, squeeze=False)
+    for r, image in enumerate(images):
+        h, w = image.shape[1:]
+        for c, (name, window) in enumerate(CROPS.items()):
+            axis = axes[r, c]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for side in axis.spines.values():
+                side.set_color("#dddddd")
+            height, width = window(h, w)
+            canvas = torch.full((h, w, 3), 0.9)
+            canvas[height, width] = 1.0
             if r == 0:
-                left.set_title(name, fontsize=8, loc="left")
-            if (r, c) not in cells:
-                left.text(0.5, 0.5, "empty", ha="center", va="center", fontsize=7, color="#888888")
-                continue
-            data, z, probability = cells[r, c]
-            size = _size(data)
-            left.imshow(paint(data.x[:, :1].expand(-1, 3), data.pos, *size, background=0.0))
-            right.imshow(paint(colors(z), data.pos, *size))
-            right.text(
-                0.5, -0.04, f"{int(probability.argmax())} ({float(probability.max()):.0%})",
-                transform=right.transAxes, ha="center", va="top", fontsize=8,
-            )  # fmt: skip
-    figure.subplots_adjust(wspace=0.05, hspace=0.25)
+                axis.set_title(name, fontsize=9)
+            text = "no pixel lives"
+            if (r, c) in cells:
+                data, z, probability = cells[r, c]
+                col, row = data.pos.long().unbind(1)
+                canvas[row, col] = colors(z)
+                text = f"{int(probability.argmax())}  ({float(probability.max()):.0%})"
+            axis.imshow(canvas.numpy(), interpolation="nearest")
+            axis.set_xlabel(text, fontsize=8, labelpad=2)
+    figure.subplots_adjust(wspace=0.08, hspace=0.22)
     return figure
 
 
@@ -254,11 +256,11 @@ def confusion_figure(result: Evaluation) -> Figure:
     figure = Figure(figsize=(4.6, 4.2))
     axis = figure.subplots()
     share = count / count.sum(1, keepdim=True).clamp(min=1)
-    axis.imshow(share.sqrt(), cmap="Blues", vmin=0, vmax=1)
+    axis.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     for i in range(count.size(0)):
         for j in range(count.size(1)):
             if count[i, j]:
-                axis.text(j, i, int(count[i, j]), ha="center", va="center", fontsize=7,
+                axis.text(j, i, str(int(count[i, j])), ha="center", va="center", fontsize=7,
                           color="white" if share[i, j] > 0.3 else "#333333")  # fmt: skip
     axis.set_xticks(range(count.size(1)))
     axis.set_yticks(range(count.size(0)))
@@ -296,10 +298,10 @@ def label_map_figure(
     for axis, picture, name in zip(
         axes, pictures, ("input", "equilibrium", "local labels"), strict=True
     ):
-        axis.imshow(picture, interpolation="nearest")
+        axis.imshow(picture.numpy(), interpolation="nearest")
         axis.set_title(name, fontsize=9)
         axis.axis("off")
-    present = [int(i) for i in label.unique()]
+    present = [int(i) for i in sorted(set(label.tolist()))]
     handles = [
         axes[2].scatter([], [], color=LABEL_COLORS[i % 10], marker="s", label=str(i))
         for i in present

@@ -1,0 +1,33 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow lint examples clean
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed ## train on scikit-learn's digits, evaluate both ways, draw
+	rm -rf runs/demo
+	$(BIN)/gncadeq train digits --epochs 15 --out runs/demo
+	$(BIN)/gncadeq evaluate runs/demo --as nca --steps 1000 --fire-rate 0.5
+	$(BIN)/gncadeq show runs/demo
+
+test: .venv/installed ## the quick tests
+	$(BIN)/python -m pytest
+
+slow: .venv/installed ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+examples: .venv/installed ## every example in its smoke mode
+	set -e; for e in examples/*.py; do $(BIN)/python $$e --smoke; done
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from gncadeq.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small run on digits, by the command line."""
+    place = tmp_path_factory.mktemp("cli")
+    result = runner.invoke(
+        app,
+        ["train", "digits", "--channels", "8", "--hidden", "32", "--epochs", "3",
+         "--data-root", str(place / "data"), "--out", str(place / "run")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return place
+
+
+def call(*words):
+    """The command as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_evaluate_both_ways(run, tmp_path):
+    result = runner.invoke(
+        app,
+        ["evaluate", str(run / "run"), "--as", "nca", "--steps", "200", "--fire-rate", "0.5",
+         "--limit", "100", "--json", str(tmp_path / "e.json")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for word in ("accuracy", "converged", "residual p99", "agreement", "steps mean"):
+        assert word in result.output
+    assert (tmp_path / "e.json").exists()
+
+
+def test_show_writes_pictures_that_open(run):
+    result = runner.invoke(app, ["show", str(run / "run"), "--images", "2"])
+    assert result.exit_code == 0, result.output
+    figures = run / "run" / "figures"
+    names = {p.name for p in figures.iterdir()}
+    assert names == {
+        "figure1_noise_to_stasis.png", "figure1_noise_to_stasis.gif", "figure2_truncated.png",
+        "residuals.png", "learning_curve.png", "confusion.png",
+    }  # fmt: skip
+    for path in figures.iterdir():
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("RGB")).std() > 5
+            if path.suffix == ".gif":
+                assert image.n_frames > 3
+
+
+def test_predict_images_of_any_size(run, tmp_path):
+    digit = (torch.rand(20, 31) * 255).to(torch.uint8).numpy()
+    Image.fromarray(digit).save(tmp_path / "one.png")
+    Image.fromarray(255 - digit // 8).convert("RGB").save(tmp_path / "two.jpg")
+    result = runner.invoke(
+        app,
+        ["predict", str(run / "run"), str(tmp_path / "one.png"), str(tmp_path / "two.jpg"),
+         "--out", str(tmp_path / "maps")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "two.jpg" in result.output
+    assert "inverted" in result.output
+    with Image.open(tmp_path / "maps" / "one_labels.png") as image:
+        assert image.width > 300
+
+
+def test_doctor_and_help():
+    result = runner.invoke(app, ["doctor"])
+    assert result.exit_code == 0
+    assert "torchdeq" in result.output
+    for command in ("train", "evaluate", "show", "predict"):
+        result = runner.invoke(app, [command, "--help"])
+        assert result.exit_code == 0
+        assert f"gncadeq {command}" in result.output  # an example
+
+
+def test_errors_are_a_line_that_names_the_remedy(run, tmp_path):
+    blank = tmp_path / "blank.png"
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(blank)
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    cases = [
+        (("evaluate", tmp_path / "nothing"), "shipped weights"),
+        (("evaluate", tmp_path), "model.safetensors"),
+        (("predict", run / "run", text), "Expected an image file"),
+        (("predict", run / "run", tmp_path / "gone.png"), "does not exist"),
+        (("predict", run / "run", blank), "Lower the threshold"),
+        (("train", "digits", "--out", run / "run"), "--resume"),
+        (("train", "digits", "--solver", "andersen", "--out", tmp_path / "n"), "Did you mean"),
+    ]
+    for words, expected in cases:
+        done = call(*words)
+        assert done.returncode == 1, words
+        assert done.stderr.startswith("Error: Expected"), done.stderr
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+    assert call("train", "cifar").returncode == 2
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path):
+    done = call("train", "digits", "--solver", "newton", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_import_is_light():
+    script = (
+        "import sys, gncadeq;"
+        "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn'};"
+        "print(heavy & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from gncadeq import PixelGraphClassifier
+from gncadeq.datasets import PixelGraphs
+from gncadeq.training import TrainConfig
+from gncadeq.training.run import command_line, train
+
+TINY = {"dataset": "digits", "channels": 6, "hidden_channels": 16, "train_limit": 320}
+
+
+def tiny(tmp_path, name="run", **options):
+    return TrainConfig(
+        data_root=str(tmp_path / "data"), out=str(tmp_path / name), **{**TINY, **options}
+    )
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_digits_are_learned(tmp_path):
+    """The demo in small: real training to a real accuracy, at true equilibrium."""
+    config = tiny(tmp_path, channels=16, hidden_channels=64, train_limit=None, epochs=5)
+    _model, result = train(config, progress=False)
+    assert result.accuracy > 0.93
+    assert bool(result.converged.all())
+    folder = tmp_path / "run"
+    card = json.loads((folder / "evaluation.json").read_text())
+    assert card["test"]["accuracy"] == result.accuracy
+    again = PixelGraphClassifier.from_pretrained(str(folder / "model.safetensors"))
+    from gncadeq.evaluation import evaluate
+
+    test_set = PixelGraphs(config.data_root, "digits", False, again.to_graph)
+    assert evaluate(again, test_set, progress=False).accuracy == result.accuracy
+    assert [int(r["epoch"]) for r in rows(folder)][-1] == 4
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(config, progress=False)
+
+
+@pytest.mark.parametrize("start", ["zeros", "normal"])
+def test_resuming_gives_the_same_result(tmp_path, start):
+    """Stopped after an epoch by kill -9 in the middle of the next, and resumed."""
+    whole = tiny(tmp_path, "whole", epochs=3, start=start)
+    model, _ = train(whole, progress=False)
+    part = tiny(tmp_path, "part", epochs=3, start=start)
+    script = (
+        "from gncadeq.training import TrainConfig; from gncadeq.training.run import train;"
+        "from gncadeq.training import task; import os, signal;"
+        "step = task.PixelClassification.training_step;\n"
+        "def die(self, data, i):\n"
+        "    if self.current_epoch == 1 and i == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, data, i)\n"
+        "task.PixelClassification.training_step = die\n"
+        f"train(TrainConfig(**{part.__dict__!r}), progress=False)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    folder = tmp_path / "part"
+    assert not list(folder.rglob("*.tmp"))
+    PixelGraphClassifier.from_pretrained(str(folder / "model.safetensors"))
+    resumed, _ = train(part, resume=True, progress=False)
+    for a, b in zip(model.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert [r["loss"] for r in rows(folder)] == [r["loss"] for r in rows(tmp_path / "whole")]
+
+
+def test_interrupting_leaves_a_run_to_resume(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", "train", "digits",
+               "--channels", "6", "--epochs", "200", "--out", str(tmp_path / "run"),
+               "--data-root", str(tmp_path / "data")]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    weights = tmp_path / "run" / "model.safetensors"
+    deadline = time.monotonic() + 120
+    while not weights.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "--resume" in output
+    assert "Traceback" not in output
+    assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+    PixelGraphClassifier.from_pretrained(str(weights))
+
+
+def test_same_seed_same_run(tmp_path):
+    models = [train(tiny(tmp_path, n, epochs=1), progress=False)[0] for n in ("a", "b")]
+    for a, b in zip(*(m.state_dict().values() for m in models), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient": "phantom", "phantom_steps": 3},
+        {"gradient": "one_step", "solver": "anderson", "start": "normal"},
+        {"dynamics": "nca", "gradient": "bptt", "nca_steps": 8, "fire_rate": 0.5},
+        {"injection": "additive", "contraction": None, "solver": "torchdeq:anderson"},
+        {"update": "residual", "contraction": None, "solver": "broyden", "optimizer": "sgd",
+         "schedule": "constant", "standardize": False, "clip": None, "living_threshold": None},
+        {"validation": 200},
+    ],
+)  # fmt: skip
+def test_every_way_to_train(tmp_path, options):
+    _, result = train(tiny(tmp_path, epochs=1, **options), progress=False)
+    assert len(result.label) == 360
+    last = rows(tmp_path / "run")[-1]
+    assert float(last["loss"]) < 3
+    assert bool(last["validation_accuracy"]) == ("validation" in options)
+
+
+def test_nan_stops_the_run_with_its_cause(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"have exploded: lower 'lr'"):
+        train(tiny(tmp_path, epochs=1, optimizer="sgd", lr=1e30, clip=None,
+                   schedule="constant"), progress=False)  # fmt: skip
+
+
+def test_resume_refuses_other_options_and_missing_runs(tmp_path):
+    train(tiny(tmp_path, epochs=1), progress=False)
+    with pytest.raises(ValueError, match="got other channels"):
+        train(tiny(tmp_path, epochs=1, channels=8), resume=True, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        train(tiny(tmp_path, "nothing"), resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "positive 'epochs'"),
+        ({"gradient": "bptt"}, "dynamics='nca'"),
+        ({"dynamics": "nca"}, "gradient='bptt'"),
+        ({"update": "residual"}, "contraction=None"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"validation": -1}, "validation"),
+    ],
+)
+def test_contradictions_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
+def test_the_essays_recipe_is_the_essays():
+    config = TrainConfig.essay()
+    assert (config.optimizer, config.lr, config.momentum, config.epochs) == ("sgd", 5e-3, 0.9, 10)
+    assert (config.start, config.solver, config.update) == ("normal", "broyden", "residual")
+    assert config.living_threshold is None
+    assert command_line(TrainConfig(seed=2)) == "gncadeq train mnist --seed 2"
+    assert os.sep  # the command names no folder
