@@ -68,10 +68,11 @@ class ConvCell(Cell):
         \min \left(1, \kappa / \lVert \hat{\mathbf{K}} \rVert^+ \right), \qquad
         \mathbf{D} = \mathrm{diag}(1, \ldots, e^{s}),
 
-    where :math:`\lVert \cdot \rVert^+` is :func:`~gncadeq.cells.stencil_bound`, so that the direct form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot
-    \rVert_2` by the factor :math:`\kappa` on *every* pixel graph. The channel scales, fixed and
-    geometric with spread :math:`s`, let channels drive each other strongly one way, as the layers
-    of a network do; with :math:`s = 0` the norm is the Euclidean one.
+    where :math:`\lVert \cdot \rVert^+` is :func:`~gncadeq.cells.stencil_bound`, so that the direct
+    form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` by the factor
+    :math:`\kappa` on *every* pixel graph. The channel scales, fixed and geometric with spread
+    :math:`s`, let channels drive each other strongly one way, as the layers of a network do; with
+    :math:`s = 0` the norm is the Euclidean one.
 
     Args:
         in_channels: Channels of the injection ``x``.

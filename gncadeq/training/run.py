@@ -31,10 +31,15 @@ def training_dynamics(config: TrainConfig, model: PixelGraphClassifier) -> Graph
     if config.dynamics == "nca":
         return GraphNCA(cell, config.nca_steps, config.fire_rate, start=config.start)
     return GraphDEQ(
-        cell, solver=config.solver, tol=config.tol, max_steps=config.max_steps,
-        gradient=config.gradient,  # type: ignore[arg-type] phantom_steps=config.phantom_steps, start=config.start,
+        cell,
+        solver=config.solver,
+        tol=config.tol,
+        max_steps=config.max_steps,
+        gradient=config.gradient,  # type: ignore[arg-type]
+        phantom_steps=config.phantom_steps,
+        start=config.start,
         on_failure="ignore",
-    )  # fmt: skip
+    )
 
 
 def versions() -> dict[str, str]:
