@@ -170,8 +170,6 @@ def train(
         explicit.setdefault("dynamics", "nca")
     if explicit.get("dynamics") == "nca":
         explicit.setdefault("gradient", "bptt")
-    if explicit.get("update") == "residual" and recipe == Recipe.default:
-        explicit.setdefault("contraction", None)
     if resume:
         config = TrainConfig.load(Path(folder) / "config.json")
         config = dataclasses.replace(config, **place, **explicit)
@@ -234,7 +232,6 @@ def _print_summary(columns: dict[str, dict[str, Any]]) -> None:
 def load_run(run: str) -> tuple[PixelGraphClassifier, dict[str, Any], Path | None]:
     """The model, its card and its folder, if ``run`` is one."""
     from gncadeq.models import PixelGraphClassifier
-    from gncadeq.models.pretrained import read_header
 
     folder = Path(run) if Path(run).is_dir() else None
     name = run if folder is None else str(folder / "model.safetensors")
@@ -244,7 +241,7 @@ def load_run(run: str) -> tuple[PixelGraphClassifier, dict[str, Any], Path | Non
             "epoch"
         )
     model = PixelGraphClassifier.from_pretrained(name)
-    return model, read_header(name)[3], folder
+    return model, model.card, folder
 
 
 def _test_set(

@@ -32,14 +32,10 @@ def make_cell(name: str, contraction: float = 0.9) -> ConvCell:
     cells = {
         "direct": lambda: ConvCell(2, 6, contraction=contraction),
         "additive": lambda: ConvCell(2, 2, injection="additive", contraction=contraction),
-        "residual": lambda: ConvCell(2, 6, update="residual"),
+        "residual": lambda: ConvCell(2, 6, update="residual", contraction=contraction),
         "wide": lambda: ConvCell(2, 3, contraction=contraction, kernel_size=5),
     }
-    cell = cells[name]().double()
-    if name == "residual":  # z + tanh(K z) contracts near K = -0.8 I
-        with torch.no_grad():
-            cell.weight_z[[0, 1, 2, 3, 5, 6, 7, 8]] *= 0.3
-    return cell
+    return cells[name]().double()
 
 
 CELLS = ("direct", "additive", "residual")

@@ -190,7 +190,6 @@ def test_bad_weight_files(tmp_path):
         ({"injection": "added"}, "superposed"),
         ({"injection": "additive"}, "equal to 'channels'"),
         ({"contraction": -1.0}, "positive 'contraction'"),
-        ({"contraction": 0.9, "update": "residual"}, "no contraction"),
         ({"kernel_size": 4}, "odd"),
     ],
 )

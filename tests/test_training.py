@@ -141,7 +141,6 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
         ({"epochs": 0}, "positive 'epochs'"),
         ({"gradient": "bptt"}, "dynamics='nca'"),
         ({"dynamics": "nca"}, "gradient='bptt'"),
-        ({"update": "residual"}, "contraction=None"),
         ({"batch_size": 1}, "at least 2"),
         ({"validation": -1}, "validation"),
     ],

@@ -72,7 +72,9 @@ class ConvCell(Cell):
     form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` by the factor
     :math:`\kappa` on *every* pixel graph. The channel scales, fixed and geometric with spread
     :math:`s`, let channels drive each other strongly one way, as the layers of a network do; with
-    :math:`s = 0` the norm is the Euclidean one.
+    :math:`s = 0` the norm is the Euclidean one. The residual form's stencil is that minus the
+    identity, so that :math:`\mathbf{z}^\star = \mathbf{K} * \mathbf{z}^\star + \mathbf{d}` has one
+    solution, near which a step shrinks distances by :math:`\kappa`.
 
     Args:
         in_channels: Channels of the injection ``x``.
@@ -129,11 +131,6 @@ class ConvCell(Cell):
             )
         if contraction is not None and contraction <= 0:
             raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
-        if contraction is not None and update == "residual":
-            raise ValueError(
-                "Expected contraction=None with update='residual' (got a bound). z + tanh(…) is "
-                "no contraction; use update='direct'"
-            )
         self.in_channels, self.channels = in_channels, channels
         self.update, self.injection, self.contraction = update, injection, contraction
         self.num_relations = kernel_size**2
@@ -156,7 +153,7 @@ class ConvCell(Cell):
             self.weight_x.data *= _DRIVE_GAIN / math.sqrt(r * self.in_channels)
         nn.init.uniform_(self.weight_z, -1.0, 1.0)
         self.weight_z.data /= math.sqrt(r * c)
-        if self.update == "residual":
+        if self.update == "residual" and self.contraction is None:
             # z + tanh(K z) comes to rest only if K pulls back: start near K_z = -0.8 I.
             self.weight_z.data *= 0.5
             self.weight_z.data[r // 2] -= 0.8 * torch.eye(c)
@@ -167,19 +164,28 @@ class ConvCell(Cell):
         if self.contraction is None:
             return weight
         weight = weight * (self.contraction / stencil_bound(weight).clamp(min=self.contraction))
-        return weight * (self.scale[None, :] / self.scale[:, None])
+        weight = weight * (self.scale[None, :] / self.scale[:, None])
+        if self.update == "residual":
+            center = torch.zeros_like(weight)
+            center[self.num_relations // 2] = torch.eye(self.channels, device=weight.device)
+            weight = weight - center
+        return weight
 
     @torch.no_grad()
     def lipschitz_bound(self) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step, on every pixel graph.
 
-        Direct form: the :func:`~gncadeq.cells.stencil_bound` of the state's stencil, in the norm
-        :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` with a ``contraction`` and in the Euclidean
-        one without. Residual form: one more than that.
+        Direct form: the :func:`~gncadeq.cells.stencil_bound` :math:`\kappa` of the state's stencil,
+        in the norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` with a ``contraction`` and in the
+        Euclidean one without. Residual form: :math:`\sqrt{1 + \kappa^2}`, with :math:`\kappa` the
+        bound of the stencil plus the identity, which is the rate near the equilibrium.
         """
         weight = self.state_weight() * (self.scale[:, None] / self.scale[None, :])
-        bound = stencil_bound(weight, 64)
-        return bound + 1 if self.update == "residual" else bound
+        if self.update == "direct":
+            return stencil_bound(weight, 64)
+        # I + T (K - I) with any diagonal 0 <= T <= 1 has the norm of a mix of rows of I and K.
+        weight[self.num_relations // 2] += torch.eye(self.channels, device=weight.device)
+        return (1 + stencil_bound(weight, 64) ** 2).sqrt()
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
         """Bind graph and injection; see :class:`Cell`."""

@@ -42,6 +42,7 @@ class PixelGraphClassifier(nn.Module):
         deq: Arguments of :class:`GraphDEQ`.
 
     Attributes:
+        card: What is known of loaded weights: command, accuracy, residuals, versions.
         dynamics: The :class:`GraphDEQ`, or an automaton put in its place:
             ``model.dynamics = model.dynamics.as_nca(steps=500)``.
 
@@ -78,6 +79,7 @@ class PixelGraphClassifier(nn.Module):
             "contraction": contraction, "standardize": standardize,
             "transform": {**_TRANSFORM, **(transform or {})}, "deq": dict(deq or {}),
         }  # fmt: skip
+        self.card: dict[str, Any] = {}
         self.to_graph = ImageToGraph(**self.config["transform"])
         self.encoder = StencilConv(in_channels, channels)
         cell = ConvCell(channels, channels, update, injection, contraction)
@@ -144,6 +146,11 @@ class PixelGraphClassifier(nn.Module):
         )  # fmt: skip
         logits: Tensor = self.readout(z, partition)
         return (logits, solution) if return_solution else logits
+
+    def fold(self) -> None:
+        """Move the readout's standardisation into its first layer; eval outputs stay the same."""
+        self.readout.fold()
+        self.config["standardize"] = False
 
     def decode_nodes(self, z: Tensor) -> Tensor:
         """Decode every node's own state: logits ``[num_nodes, num_classes]``."""

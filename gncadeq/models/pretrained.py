@@ -85,7 +85,7 @@ def load_pretrained(cls: type[M], name: str | Path) -> M:
         FileNotFoundError: If there is neither such a name nor such a file.
         ValueError: If the file is corrupt, or of another architecture.
     """
-    path, architecture, config, _ = read_header(name)
+    path, architecture, config, card = read_header(name)
     if architecture != cls.__name__:
         raise ValueError(f"Expected weights of a {cls.__name__} (got {architecture} in {path})")
     try:
@@ -97,6 +97,7 @@ def load_pretrained(cls: type[M], name: str | Path) -> M:
         raise ValueError(
             f"Expected weights that fit their configuration (got {path}: {error})"
         ) from error
+    model.card = card  # type: ignore[assignment]
     return model.eval()
 
 

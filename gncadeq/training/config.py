@@ -70,11 +70,6 @@ class TrainConfig:
                 f"{self.gradient!r} with {self.dynamics!r}). An automaton is trained through its "
                 "steps, an equilibrium at its solution"
             )
-        if self.contraction is not None and self.update == "residual":
-            raise ValueError(
-                "Expected contraction=None with update='residual' (got "
-                f"{self.contraction:g}); z + tanh(…) is no contraction"
-            )
 
     @classmethod
     def essay(cls, **options: Any) -> TrainConfig:

@@ -7,7 +7,6 @@ import json
 import logging
 import platform
 import signal
-import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +67,7 @@ def train(
     """
     try:
         import lightning as L
-        from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+        from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
         from gncadeq.training.task import PixelClassification, RunLog
     except ImportError as error:
@@ -111,7 +110,7 @@ def train(
     )
     callbacks: list[Any] = [log, keep]
     if progress:
-        callbacks.append(_progress_bar(TQDMProgressBar))
+        callbacks.append(RichProgressBar(refresh_rate=5, console_kwargs={"stderr": True}))
     quiet = logging.getLogger("lightning.pytorch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -136,6 +135,7 @@ def train(
             quiet.setLevel(level)
     model.cpu()
     model.dynamics = solving
+    model.fold()
     solving.on_failure = "ignore"  # the evaluation reports every graph that fails
     result = evaluate(model, test_set, progress=progress, title="test")
     solving.on_failure = "warn"
@@ -145,21 +145,6 @@ def train(
     model.save_pretrained(str(folder / "model.safetensors"), card)
     write_atomically(folder / "evaluation.json", json.dumps(card, indent=2).encode())
     return model, result
-
-
-def _progress_bar(base: Any) -> Any:
-    class Bar(base):  # type: ignore[misc]
-        """On standard error, where it doesn't mix with results; without Lightning's v_num."""
-
-        def get_metrics(self, *args: Any) -> Any:
-            return {k: v for k, v in super().get_metrics(*args).items() if k != "v_num"}
-
-        def init_train_tqdm(self) -> Any:
-            bar = super().init_train_tqdm()
-            bar.fp = sys.stderr
-            return bar
-
-    return Bar(refresh_rate=5)
 
 
 def _find_checkpoint(folder: Path, config: TrainConfig, resume: bool) -> Path | None:
