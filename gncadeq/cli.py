@@ -137,6 +137,12 @@ def train(
     schedule: Annotated[str, typer.Option(help="one_cycle or constant.")] = "one_cycle",
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     clip: Annotated[str, typer.Option(help="Bound on the gradient's norm, or none.")] = "1.0",
+    local_weight: Annotated[
+        float, typer.Option(help="Weight of the loss of every node's own decoded label.")
+    ] = 0.3,
+    augment: Annotated[
+        bool, typer.Option(help="Rotate, stretch and shear the training images a little.")
+    ] = True,
     validation: Annotated[
         int, typer.Option(help="Training images to hold out and measure every epoch.")
     ] = 0,
@@ -156,7 +162,8 @@ def train(
         "gradient": gradient, "phantom_steps": phantom_steps, "nca_steps": nca_steps,
         "fire_rate": fire_rate, "start": start, "optimizer": optimizer, "lr": lr,
         "momentum": momentum, "schedule": schedule, "batch_size": batch_size,
-        "clip": _number_or_none(clip), "validation": validation,
+        "clip": _number_or_none(clip), "validation": validation, "local_weight": local_weight,
+        "augment": augment,
         "train_limit": None if train_limit.lower() == "none" else int(train_limit),
     }  # fmt: skip
     folder = out_folder or f"runs/{dataset.value}"

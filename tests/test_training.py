@@ -95,6 +95,19 @@ def test_interrupting_leaves_a_run_to_resume(tmp_path):
     PixelGraphClassifier.from_pretrained(str(weights))
 
 
+def test_augmented_images_stay_images():
+    from gncadeq.training.augment import random_affine
+
+    images = torch.zeros(8, 1, 28, 28)
+    images[:, :, 8:20, 10:18] = 1.0
+    out = random_affine(images, seed=3)
+    assert not torch.equal(out, images)
+    assert float(out.min()) >= 0 and float(out.max()) <= 1
+    area = out.sum((1, 2, 3)) / images.sum((1, 2, 3))
+    assert bool(((area > 0.7) & (area < 1.4)).all())
+    assert torch.equal(random_affine(images, 3, 0.0, 0.0, 0.0), images)
+
+
 def test_same_seed_same_run(tmp_path):
     models = [train(tiny(tmp_path, n, epochs=1), progress=False)[0] for n in ("a", "b")]
     for a, b in zip(*(m.state_dict().values() for m in models), strict=True):
@@ -110,7 +123,7 @@ def test_same_seed_same_run(tmp_path):
         {"injection": "additive", "contraction": None, "solver": "torchdeq:anderson"},
         {"update": "residual", "contraction": None, "solver": "broyden", "optimizer": "sgd",
          "schedule": "constant", "standardize": False, "clip": None, "living_threshold": None},
-        {"validation": 200},
+        {"validation": 200, "augment": False, "local_weight": 0.0},
     ],
 )  # fmt: skip
 def test_every_way_to_train(tmp_path, options):

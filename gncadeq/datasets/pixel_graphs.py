@@ -153,11 +153,19 @@ class PixelGraphs(Dataset):  # type: ignore[misc]
             return self._graphs[idx]
         return self._build(self.images[idx], self.labels[idx])
 
-    def batch(self, index: Tensor) -> Batch:
-        """The batch of the graphs ``index``, built at once (without ``transform``)."""
+    def batch(self, index: Tensor, distort: Callable[[Tensor], Tensor] | None = None) -> Batch:
+        """The batch of the graphs ``index``, built at once (without ``transform``).
+
+        Args:
+            index: Which of them.
+            distort: Applied to the images ``[B, C, H, W]`` before they become graphs.
+        """
         if self._graphs is not None:
             return Batch.from_data_list([self._graphs[i] for i in index.tolist()])
-        return self.to_graph.batch(self.images[index].float() / 255, self.labels[index])
+        images = self.images[index].float() / 255
+        if distort is not None:
+            images = distort(images)
+        return self.to_graph.batch(images, self.labels[index])
 
     @property
     def num_classes(self) -> int:

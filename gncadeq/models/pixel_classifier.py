@@ -136,16 +136,49 @@ class PixelGraphClassifier(nn.Module):
             generator: The source of randomness of the dynamics.
             return_solution: Also return the :class:`Solution`.
         """
+        z, partition, solution = self.settle(
+            x,
+            edge_index,
+            edge_attr,
+            batch,
+            z0=z0,
+            batch_size=batch_size,
+            generator=generator,
+        )
+        logits: Tensor = self.readout(z, partition)
+        return (logits, solution) if return_solution else logits
+
+    def settle(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        batch: OptTensor = None,
+        *,
+        z0: OptTensor = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Partition, Solution]:
+        """The state that the dynamics end in, before the readout; arguments as for a call.
+
+        Returns:
+            The state ``[num_nodes, channels]``, with its gradient, the nodes of each graph, and
+            the solution.
+        """
         check_graph(x, edge_index, self.encoder.in_channels)
         partition = Partition(batch, x.size(0), batch_size, like=x)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), 9)
-        u = self.encode(x, hood)
         z, solution = self.dynamics(
-            u, hood, None, partition.batch, z0=z0, batch_size=partition.num_graphs,
-            generator=generator, return_solution=True,
-        )  # fmt: skip
-        logits: Tensor = self.readout(z, partition)
-        return (logits, solution) if return_solution else logits
+            self.encode(x, hood),
+            hood,
+            None,
+            partition.batch,
+            z0=z0,
+            batch_size=partition.num_graphs,
+            generator=generator,
+            return_solution=True,
+        )
+        return z, partition, solution
 
     def fold(self) -> None:
         """Move the readout's standardisation into its first layer; eval outputs stay the same."""
@@ -154,7 +187,7 @@ class PixelGraphClassifier(nn.Module):
 
     def decode_nodes(self, z: Tensor) -> Tensor:
         """Decode every node's own state: logits ``[num_nodes, num_classes]``."""
-        return self.readout.decode(z)
+        return self.readout.decode_nodes(z)
 
     @classmethod
     def from_pretrained(cls, name: str) -> PixelGraphClassifier:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.dynamics.partition import Partition
@@ -54,14 +55,27 @@ class MeanReadout(nn.Module):
         return self.decode(partition.mean(z))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Decode states ``[*, channels]``, a node's own or a mean."""
+        """Decode mean states ``[num_graphs, channels]``."""
         norm = self.norm
         if isinstance(norm, nn.BatchNorm1d) and norm.training and z.size(0) < 2:
             raise ValueError(
                 "Expected at least 2 graphs in a training batch, to standardise over (got "
                 f"{z.size(0)}). Use larger batches, drop the last one, or call eval()"
             )
-        hidden: Tensor = self.lin1(norm(z))
+        return self._mlp(norm(z))
+
+    def decode_nodes(self, z: Tensor) -> Tensor:
+        """Decode every node's own state: ``[num_nodes, out_channels]``.
+
+        The states are standardised as the means are, by running statistics also in training.
+        """
+        norm = self.norm
+        if isinstance(norm, nn.BatchNorm1d):
+            z = F.batch_norm(z, norm.running_mean, norm.running_var, eps=norm.eps)
+        return self._mlp(z)
+
+    def _mlp(self, z: Tensor) -> Tensor:
+        hidden: Tensor = self.lin1(z)
         out: Tensor = self.lin2(hidden.relu())
         return out
 

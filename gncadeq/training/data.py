@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,10 +11,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch_geometric.data import Batch
 
 from gncadeq.datasets import PixelGraphs
+from gncadeq.training.augment import random_affine
 
 
-class EpochBatches(Sampler[Tensor]):
-    """Shuffled index batches; the same for the same seed and epoch, also after a resume."""
+class EpochBatches(Sampler[tuple[Tensor, int]]):
+    """Shuffled index batches, each with a seed for its randomness.
+
+    They are the same for the same seed and epoch, also after a resume.
+    """
 
     def __init__(self, index: Tensor, batch_size: int, seed: int) -> None:
         self.index, self.batch_size, self.seed, self.epoch = index, batch_size, seed, 0
@@ -25,14 +30,15 @@ class EpochBatches(Sampler[Tensor]):
     def __len__(self) -> int:
         return max(1, len(self.index) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         order = self.index[torch.randperm(len(self.index), generator=generator)]
         for i in range(len(self)):
-            yield order[i * self.batch_size : (i + 1) * self.batch_size]
+            seed = int(torch.randint(2**62, (), generator=generator))
+            yield order[i * self.batch_size : (i + 1) * self.batch_size], seed
 
 
-class InOrder(Sampler[Tensor]):
+class InOrder(Sampler[tuple[Tensor, int]]):
     """Index batches in order, the last one shorter."""
 
     def __init__(self, index: Tensor, batch_size: int) -> None:
@@ -41,21 +47,26 @@ class InOrder(Sampler[Tensor]):
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from torch.split(self.index, self.batch_size)
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        for part in torch.split(self.index, self.batch_size):
+            yield part, 0
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, dataset: PixelGraphs) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: PixelGraphs, augment: bool) -> None:
+        self.dataset, self.augment = dataset, augment
 
-    def __getitem__(self, index: Tensor) -> Batch:  # type: ignore[override]
-        return self.dataset.batch(index)
+    def __getitem__(self, item: tuple[Tensor, int]) -> Batch:  # type: ignore[override]
+        index, seed = item
+        distort = partial(random_affine, seed=seed) if self.augment else None
+        return self.dataset.batch(index, distort)
 
 
-def batch_loader(dataset: PixelGraphs, sampler: Sampler[Tensor]) -> DataLoader[Batch]:
-    """A loader of the batches that ``sampler`` names."""
-    return DataLoader(_Batches(dataset), batch_size=None, sampler=sampler)
+def batch_loader(
+    dataset: PixelGraphs, sampler: Sampler[tuple[Tensor, int]], augment: bool = False
+) -> DataLoader[Batch]:
+    """A loader of the batches that ``sampler`` names, their images distorted if ``augment``."""
+    return DataLoader(_Batches(dataset, augment), batch_size=None, sampler=sampler)
 
 
 __all__ = ["EpochBatches", "InOrder", "batch_loader"]

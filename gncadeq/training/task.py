@@ -39,11 +39,15 @@ class PixelClassification(L.LightningModule):
         # Randomness depends on seed and step alone, so a resumed run repeats it.
         generator = torch.Generator(data.x.device)
         generator.manual_seed(self.config.seed * 1_000_003 + self.global_step)
-        logits, solution = self.model(
+        z, partition, solution = self.model.settle(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
-            batch_size=data.num_graphs, generator=generator, return_solution=True,
+            batch_size=data.num_graphs, generator=generator,
         )  # fmt: skip
+        logits = self.model.readout(z, partition)
         loss = F.cross_entropy(logits, data.y)
+        if self.config.local_weight > 0:  # every node is to know the digit that it is part of
+            own = F.cross_entropy(self.model.decode_nodes(z), data.y[data.batch], reduction="none")
+            loss = loss + self.config.local_weight * partition.mean(own).mean()
         if not bool(loss.isfinite()):
             raise FloatingPointError(self._cause(data, solution.status))
         row = {

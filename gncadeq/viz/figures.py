@@ -21,7 +21,7 @@ from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint
 
-STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40)
+STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 40)
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
