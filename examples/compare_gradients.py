@@ -94,7 +94,8 @@ def main() -> None:
     for way, r in rows.items():
         print(
             f"{way:10s}{100 * r['accuracy']:9.2f}%{100 * r['accuracy_32_steps']:9.2f}%"
-            f"{100 * r['accuracy_500_steps']:9.2f}%{r['seconds']:8.0f}s{r['peak_mb_over_imports']:7.0f} MB"
+            f"{100 * r['accuracy_500_steps']:9.2f}%{r['seconds']:8.0f}s"
+            f"{r['peak_mb_over_imports']:7.0f} MB"
         )
 
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
+from gncadeq.dynamics import Partition
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms import graph_to_image
 from gncadeq.viz import figures as draw
@@ -73,7 +74,8 @@ def panoramas(
             data = model.to_graph(picture)
             u = model.encode(data.x, data.edge_index, data.edge_attr)
             z = model.dynamics(u, data.edge_index, data.edge_attr)
-            label = model.decode_nodes(z).argmax(1)
+            _, local = model.readout(z, Partition(None, len(z)), return_nodes=True)
+            label = local.argmax(1)
             col, row = data.pos.long().unbind(1)
             right += int((label == truth[row, col]).sum())
             total += len(label)

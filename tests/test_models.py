@@ -76,11 +76,18 @@ def test_folding_the_standardisation_changes_nothing():
     torch.testing.assert_close(readout(z, partition), before)
 
 
-def test_one_graph_cannot_be_standardised():
+def test_one_node_cannot_be_standardised():
     model = PixelGraphClassifier()
-    data = model.to_graph(torch.rand(1, 4, 4))
-    with pytest.raises(ValueError, match="at least 2 graphs"):
+    data = model.to_graph(torch.rand(1, 1, 1))
+    with pytest.raises(ValueError, match="at least 2 nodes"):
         model(data.x, data.edge_index, data.edge_attr)
+
+
+def test_nodes_are_decoded_as_graphs_of_one_node_are():
+    readout = MeanReadout(5, 8, 3).eval()
+    z = torch.randn(6, 5)
+    _, nodes = readout(z, Partition(None, 6), return_nodes=True)
+    torch.testing.assert_close(nodes, readout(z, Partition(torch.arange(6), 6)))
 
 
 def test_stencil_norm_bounds_every_graph():

@@ -154,7 +154,7 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
         ({"epochs": 0}, "positive 'epochs'"),
         ({"gradient": "bptt"}, "dynamics='nca'"),
         ({"dynamics": "nca"}, "gradient='bptt'"),
-        ({"batch_size": 1}, "at least 2"),
+        ({"local_weight": -1.0}, "local_weight"),
         ({"validation": -1}, "validation"),
     ],
 )

@@ -145,7 +145,7 @@ class PixelGraphClassifier(nn.Module):
             batch_size=batch_size,
             generator=generator,
         )
-        logits: Tensor = self.readout(z, partition)
+        logits = self.readout(z, partition)
         return (logits, solution) if return_solution else logits
 
     def settle(
@@ -184,10 +184,6 @@ class PixelGraphClassifier(nn.Module):
         """Move the readout's standardisation into its first layer; eval outputs stay the same."""
         self.readout.fold()
         self.config["standardize"] = False
-
-    def decode_nodes(self, z: Tensor) -> Tensor:
-        """Decode every node's own state: logits ``[num_nodes, num_classes]``."""
-        return self.readout.decode_nodes(z)
 
     @classmethod
     def from_pretrained(cls, name: str) -> PixelGraphClassifier:

@@ -62,8 +62,6 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
-        if self.batch_size < 2 and self.standardize:
-            raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
         if self.local_weight < 0:
             raise ValueError(f"Expected non-negative 'local_weight' (got {self.local_weight})")
         if self.validation < 0:

@@ -283,8 +283,8 @@ def label_map_figure(
     model.eval()
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     z = model.dynamics(u, data.edge_index, data.edge_attr)
-    label = model.decode_nodes(z).argmax(1)
-    probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
+    logits, local = model.readout(z, Partition(None, z.size(0)), return_nodes=True)
+    label, probability = local.argmax(1), logits.softmax(1)[0]
     height, width = _size(data)
     scale = 2.6 * max(1.0, min(2.5, width / height))
     figure = Figure(figsize=(3 * scale, scale * height / width + 0.8))
