@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
-from gncadeq.dynamics import Partition
 from gncadeq.models.pretrained import write_atomically
-from gncadeq.transforms import graph_to_image
 from gncadeq.viz import figures as draw
+
+RADII = (0, 4, 8)
 
 
 @torch.no_grad()
@@ -62,29 +62,35 @@ def panorama(images: Tensor, labels: Tensor, pick: Tensor) -> tuple[Tensor, Tens
 def panoramas(
     model: PixelGraphClassifier, images: Tensor, labels: Tensor, count: int, seed: int
 ) -> tuple[dict[str, float], list[Tensor]]:
-    """How many of the digits' pixels decode to their own digit, by each node's own state."""
+    """How many of the digits' pixels decode to their own digit.
+
+    By each node's own state, by the mean state of windows around it, and by the vote of a digit's
+    pixels.
+    """
     generator = torch.Generator().manual_seed(seed)
     result: dict[str, float] = {}
     shown = []
     for digits in range(2, 7):
-        right = total = votes = 0
+        right = dict.fromkeys(RADII, 0)
+        total = votes = 0
         for _ in tqdm(range(count), desc=f"panoramas of {digits}", leave=False):
             pick = torch.randint(len(images), (digits,), generator=generator)
             picture, truth = panorama(images, labels, pick)
             data = model.to_graph(picture)
-            u = model.encode(data.x, data.edge_index, data.edge_attr)
-            z = model.dynamics(u, data.edge_index, data.edge_attr)
-            _, local = model.readout(z, Partition(None, len(z)), return_nodes=True)
-            label = local.argmax(1)
+            z, _, _ = model.settle(data.x, data.edge_index, data.edge_attr)
             col, row = data.pos.long().unbind(1)
-            right += int((label == truth[row, col]).sum())
-            total += len(label)
+            total += len(z)
+            for radius in RADII:
+                label = draw.local_labels(model, z, data, radius)
+                right[radius] += int((label == truth[row, col]).sum())
             for d in range(digits):
                 mine = col // images.size(3) == d
                 vote = torch.bincount(label[mine], minlength=10).argmax() if mine.any() else -1
                 votes += int(vote == labels[pick[d]])
-        result[f"{digits} digits, pixels"] = right / total
-        result[f"{digits} digits, majority vote"] = votes / (count * digits)
+        for radius in RADII:
+            window = f"window {2 * radius + 1}" if radius else "own state"
+            result[f"{digits} digits, {window}"] = right[radius] / total
+        result[f"{digits} digits, vote of the last"] = votes / (count * digits)
         shown.append(picture)
     return result, shown
 
@@ -124,9 +130,7 @@ def main() -> None:
     claims["local decoding of panoramas"] = local
 
     for i, picture in enumerate(shown):
-        data = model.to_graph(picture)
-        assert graph_to_image(data.x, data).shape == picture.shape
-        figure, _, _ = draw.label_map_figure(model, data)
+        figure, _, _ = draw.label_map_figure(model, model.to_graph(picture))
         draw.save_figure(figure, out / f"panorama_{i + 2}.png")
     write_atomically(out / "claims.json", json.dumps(claims, indent=2).encode())
     for title, rows in claims.items():

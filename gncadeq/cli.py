@@ -137,9 +137,6 @@ def train(
     schedule: Annotated[str, typer.Option(help="one_cycle or constant.")] = "one_cycle",
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     clip: Annotated[str, typer.Option(help="Bound on the gradient's norm, or none.")] = "1.0",
-    local_weight: Annotated[
-        float, typer.Option(help="Weight of the loss of every node's own decoded label.")
-    ] = 0.3,
     augment: Annotated[
         bool, typer.Option(help="Rotate, stretch and shear the training images a little.")
     ] = True,
@@ -162,7 +159,7 @@ def train(
         "gradient": gradient, "phantom_steps": phantom_steps, "nca_steps": nca_steps,
         "fire_rate": fire_rate, "start": start, "optimizer": optimizer, "lr": lr,
         "momentum": momentum, "schedule": schedule, "batch_size": batch_size,
-        "clip": _number_or_none(clip), "validation": validation, "local_weight": local_weight,
+        "clip": _number_or_none(clip), "validation": validation,
         "augment": augment,
         "train_limit": None if train_limit.lower() == "none" else int(train_limit),
     }  # fmt: skip
@@ -409,9 +406,16 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    radius: Annotated[
+        int,
+        typer.Option(
+            help="Decode the mean state of a window of this radius around each "
+            "pixel; 0 decodes each pixel's own state."
+        ),
+    ] = 8,
     top: Annotated[int, typer.Option(help="How many probabilities to print.")] = 3,
 ) -> None:
-    """Classify image files, and draw what each pixel's own state decodes to."""
+    """Classify image files, and draw what the states around each pixel decode to."""
     from gncadeq.viz import figures as draw
     from gncadeq.viz.images import read_image
 
@@ -422,13 +426,13 @@ def predict(
         if flip:
             picture = 1 - picture
         data = model.to_graph(picture)
-        figure, label, probability = draw.label_map_figure(model, data)
+        figure, label, probability = draw.label_map_figure(model, data, radius)
         path = draw.save_figure(figure, Path(out_folder) / f"{Path(name).stem}_labels.png")
         order = probability.argsort(descending=True)[:top].tolist()
         listed = ", ".join(f"{i}: {float(probability[i]):.1%}" for i in order)
         share = float((label == order[0]).float().mean())
         out.print(
-            f"{name}: {order[0]} ({listed}); {share:.0%} of {len(label)} nodes say so"
+            f"{name}: {order[0]} ({listed}); {share:.0%} of {len(label)} pixels say so"
             f"{'; inverted' if flip else ''}; {path}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip

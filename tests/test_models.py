@@ -76,18 +76,23 @@ def test_folding_the_standardisation_changes_nothing():
     torch.testing.assert_close(readout(z, partition), before)
 
 
-def test_one_node_cannot_be_standardised():
+def test_one_graph_cannot_be_standardised():
     model = PixelGraphClassifier()
-    data = model.to_graph(torch.rand(1, 1, 1))
-    with pytest.raises(ValueError, match="at least 2 nodes"):
+    data = model.to_graph(torch.rand(1, 4, 4))
+    with pytest.raises(ValueError, match="at least 2 graphs"):
         model(data.x, data.edge_index, data.edge_attr)
 
 
-def test_nodes_are_decoded_as_graphs_of_one_node_are():
-    readout = MeanReadout(5, 8, 3).eval()
-    z = torch.randn(6, 5)
-    _, nodes = readout(z, Partition(None, 6), return_nodes=True)
-    torch.testing.assert_close(nodes, readout(z, Partition(torch.arange(6), 6)))
+def test_local_labels_of_a_wide_window_are_the_graphs():
+    from gncadeq.viz.figures import local_labels
+
+    model = PixelGraphClassifier(contraction=0.9).eval()
+    data = model.to_graph(torch.rand(1, 6, 7))
+    z, _, _ = model.settle(data.x, data.edge_index, data.edge_attr)
+    whole = int(model(data.x, data.edge_index, data.edge_attr).argmax())
+    assert set(local_labels(model, z, data, radius=7).tolist()) == {whole}
+    own = model.readout.decode(z).argmax(1)
+    assert torch.equal(local_labels(model, z, data, radius=0), own)
 
 
 def test_stencil_norm_bounds_every_graph():

@@ -32,7 +32,9 @@ def rows(folder):
 
 def test_digits_are_learned(tmp_path):
     """The demo in small: real training to a real accuracy, at true equilibrium."""
-    config = tiny(tmp_path, channels=16, hidden_channels=64, train_limit=None, epochs=5)
+    config = tiny(
+        tmp_path, channels=16, hidden_channels=64, train_limit=None, epochs=8, augment=False
+    )
     _model, result = train(config, progress=False)
     assert result.accuracy > 0.93
     assert bool(result.converged.all())
@@ -44,7 +46,7 @@ def test_digits_are_learned(tmp_path):
 
     test_set = PixelGraphs(config.data_root, "digits", False, again.to_graph)
     assert evaluate(again, test_set, progress=False).accuracy == result.accuracy
-    assert [int(r["epoch"]) for r in rows(folder)][-1] == 4
+    assert [int(r["epoch"]) for r in rows(folder)][-1] == 7
     with pytest.raises(FileExistsError, match="--resume"):
         train(config, progress=False)
 
@@ -123,14 +125,14 @@ def test_same_seed_same_run(tmp_path):
         {"injection": "additive", "contraction": None, "solver": "torchdeq:anderson"},
         {"update": "residual", "contraction": None, "solver": "broyden", "optimizer": "sgd",
          "schedule": "constant", "standardize": False, "clip": None, "living_threshold": None},
-        {"validation": 200, "augment": False, "local_weight": 0.0},
+        {"validation": 200, "augment": False},
     ],
 )  # fmt: skip
 def test_every_way_to_train(tmp_path, options):
     _, result = train(tiny(tmp_path, epochs=1, **options), progress=False)
     assert len(result.label) == 360
     last = rows(tmp_path / "run")[-1]
-    assert float(last["loss"]) < 3
+    assert float(last["loss"]) < 2.6
     assert bool(last["validation_accuracy"]) == ("validation" in options)
 
 
@@ -154,7 +156,7 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
         ({"epochs": 0}, "positive 'epochs'"),
         ({"gradient": "bptt"}, "dynamics='nca'"),
         ({"dynamics": "nca"}, "gradient='bptt'"),
-        ({"local_weight": -1.0}, "local_weight"),
+        ({"batch_size": 1}, "at least 2"),
         ({"validation": -1}, "validation"),
     ],
 )

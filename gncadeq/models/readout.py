@@ -16,10 +16,9 @@ class MeanReadout(nn.Module):
         \frac{1}{|\mathcal{V}|} \sum_{i \in \mathcal{V}} \mathbf{z}_i + \mathbf{b}_1 \Big)
         + \mathbf{b}_2
 
-    In training the states are standardised over the nodes of the batch (batch normalisation
-    without parameters of its own): their means differ little between graphs, and the first layer
-    learns slowly from raw ones. :meth:`fold` moves the statistics into the first layer, which is
-    what is shipped.
+    In training the means are standardised over the batch (batch normalisation without parameters
+    of its own): pooled states differ little between graphs, and the first layer learns slowly from
+    them. :meth:`fold` moves the statistics into the first layer, which is what is shipped.
 
     Args:
         channels: Channels of the state.
@@ -50,29 +49,19 @@ class MeanReadout(nn.Module):
         self.lin1.reset_parameters()
         self.lin2.reset_parameters()
 
-    def forward(
-        self, z: Tensor, partition: Partition, return_nodes: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Decode the mean state of every graph.
+    def forward(self, z: Tensor, partition: Partition) -> Tensor:
+        """Decode the mean state of every graph: ``[num_graphs, out_channels]``."""
+        return self.decode(partition.mean(z))
 
-        Args:
-            z: States ``[num_nodes, channels]``.
-            partition: The nodes of each graph.
-            return_nodes: Also decode every node's own state.
-
-        Returns:
-            ``[num_graphs, out_channels]``, and ``[num_nodes, out_channels]`` if asked for.
-        """
-        if self.training and isinstance(self.norm, nn.BatchNorm1d) and z.size(0) < 2:
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode mean states ``[num_graphs, channels]``, of graphs or of parts of them."""
+        norm = self.norm
+        if isinstance(norm, nn.BatchNorm1d) and norm.training and z.size(0) < 2:
             raise ValueError(
-                f"Expected at least 2 nodes in training, to standardise over (got {z.size(0)})"
+                "Expected at least 2 graphs in a training batch, to standardise over (got "
+                f"{z.size(0)}). Use larger batches, drop the last one, or call eval()"
             )
-        z = self.norm(z)
-        out = self._mlp(partition.mean(z))
-        return (out, self._mlp(z)) if return_nodes else out
-
-    def _mlp(self, z: Tensor) -> Tensor:
-        hidden: Tensor = self.lin1(z)
+        hidden: Tensor = self.lin1(norm(z))
         out: Tensor = self.lin2(hidden.relu())
         return out
 

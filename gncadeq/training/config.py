@@ -47,7 +47,6 @@ class TrainConfig:
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     batch_size: int = 64
     clip: float | None = 1.0
-    local_weight: float = 0.3
     augment: bool = True
     validation: int = 0
     train_limit: int | None = None
@@ -62,8 +61,8 @@ class TrainConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
-        if self.local_weight < 0:
-            raise ValueError(f"Expected non-negative 'local_weight' (got {self.local_weight})")
+        if self.batch_size < 2 and self.standardize:
+            raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
         if self.validation < 0:
             raise ValueError(f"Expected non-negative 'validation' (got {self.validation})")
         if (self.gradient == "bptt") != (self.dynamics == "nca"):
@@ -81,7 +80,7 @@ class TrainConfig:
             "living_threshold": None, "solver": "broyden", "tol": 1e-3, "max_steps": 30,
             "start": "normal", "optimizer": "sgd", "lr": 5e-3, "momentum": 0.9,
             "schedule": "constant", "clip": None, "epochs": 10,
-            "local_weight": 0.0, "augment": False,
+            "augment": False,
         }  # fmt: skip
         return cls(**{**recipe, **options})
 

@@ -22,7 +22,7 @@ from gncadeq.training.config import TrainConfig
 
 LOG_EVERY = 50
 COLUMNS = (
-    "epoch", "step", "loss", "accuracy", "node_accuracy", "residual", "solver_steps", "converged",
+    "epoch", "step", "loss", "accuracy", "residual", "solver_steps", "converged",
     "validation_accuracy", "seconds",
 )  # fmt: skip
 
@@ -39,21 +39,16 @@ class PixelClassification(L.LightningModule):
         # Randomness depends on seed and step alone, so a resumed run repeats it.
         generator = torch.Generator(data.x.device)
         generator.manual_seed(self.config.seed * 1_000_003 + self.global_step)
-        z, partition, solution = self.model.settle(
+        logits, solution = self.model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
-            batch_size=data.num_graphs, generator=generator,
+            batch_size=data.num_graphs, generator=generator, return_solution=True,
         )  # fmt: skip
-        logits, local = self.model.readout(z, partition, return_nodes=True)
         loss = F.cross_entropy(logits, data.y)
-        if self.config.local_weight > 0:  # every node is to know the digit that it is part of
-            own = F.cross_entropy(local, data.y[data.batch], reduction="none")
-            loss = loss + self.config.local_weight * partition.mean(own).mean()
         if not bool(loss.isfinite()):
             raise FloatingPointError(self._cause(data, solution.status))
         row = {
             "loss": loss.detach(),
             "accuracy": (logits.argmax(1) == data.y).float().mean(),
-            "node_accuracy": (local.argmax(1) == data.y[data.batch]).float().mean(),
             "residual": solution.residual.max(),
             "solver_steps": solution.num_steps.float().mean(),
             "converged": (solution.status == Status.CONVERGED).float().mean(),

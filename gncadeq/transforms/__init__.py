@@ -1,5 +1,5 @@
 """Transforms: from images to graphs."""
 
-from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges
+from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 
-__all__ = ["ImageToGraph", "graph_to_image", "pixel_edges"]
+__all__ = ["ImageToGraph", "graph_to_image", "pixel_edges", "window_mean"]

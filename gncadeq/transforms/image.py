@@ -240,4 +240,29 @@ def graph_to_image(value: Tensor, data: Data, fill: float = 0.0) -> Tensor:
     return canvas.t().reshape(-1, height, width)
 
 
-__all__ = ["ImageToGraph", "check_image", "graph_to_image", "pixel_edges"]
+def window_mean(value: Tensor, data: Data, radius: int) -> Tensor:
+    """Average node values ``[N, C]`` over the nodes in a square window around each node.
+
+    Args:
+        value: Node values.
+        data: The pixel graph of one image.
+        radius: Half the window's width in pixels; 0 leaves the values as they are.
+
+    Example:
+        >>> data = ImageToGraph()(torch.rand(1, 4, 5))
+        >>> everywhere = window_mean(data.x, data, radius=5)
+        >>> bool((everywhere - data.x.mean()).abs().max() < 1e-6)
+        True
+    """
+    if radius < 0:
+        raise ValueError(f"Expected a non-negative 'radius' (got {radius})")
+    width = 2 * radius + 1
+    ones = torch.cat([value, value.new_ones(len(value), 1)], dim=1)
+    image = graph_to_image(ones, data).unsqueeze(0)
+    total = F.avg_pool2d(image, width, stride=1, padding=radius)[0]
+    col, row = data.pos.long().unbind(1)
+    sums = total[:, row, col].t()
+    return sums[:, :-1] / sums[:, -1:]
+
+
+__all__ = ["ImageToGraph", "check_image", "graph_to_image", "pixel_edges", "window_mean"]

@@ -19,6 +19,7 @@ from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
 from gncadeq.evaluation import Evaluation
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
+from gncadeq.transforms import window_mean
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint
 
 STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 40)
@@ -272,9 +273,15 @@ def confusion_figure(result: Evaluation) -> Figure:
 
 @torch.no_grad()
 def label_map_figure(
-    model: PixelGraphClassifier, data: Data, title: str | None = None
+    model: PixelGraphClassifier, data: Data, radius: int = 8, title: str | None = None
 ) -> tuple[Figure, Tensor, Tensor]:
-    """The label that every node's own state decodes to.
+    """The label that the states around every node decode to.
+
+    Args:
+        model: The classifier.
+        data: The pixel graph of one image.
+        radius: The states are averaged over a window of this radius; 0 decodes every node's own.
+        title: Title of the picture.
 
     Returns:
         The picture (input, state, labels), the labels ``[num_nodes]``, and the graph's
@@ -283,8 +290,8 @@ def label_map_figure(
     model.eval()
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     z = model.dynamics(u, data.edge_index, data.edge_attr)
-    logits, local = model.readout(z, Partition(None, z.size(0)), return_nodes=True)
-    label, probability = local.argmax(1), logits.softmax(1)[0]
+    probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
+    label = local_labels(model, z, data, radius)
     height, width = _size(data)
     scale = 2.6 * max(1.0, min(2.5, width / height))
     figure = Figure(figsize=(3 * scale, scale * height / width + 0.8))
@@ -312,6 +319,13 @@ def label_map_figure(
     return figure, label, probability
 
 
+@torch.no_grad()
+def local_labels(model: PixelGraphClassifier, z: Tensor, data: Data, radius: int) -> Tensor:
+    """The label of every node, decoded from the mean state of a window around it."""
+    logits: Tensor = model.readout.decode(window_mean(z, data, radius))
+    return logits.argmax(1)
+
+
 def _rgb(colors: Sequence[str]) -> list[list[float]]:
     return [[int(c[k : k + 2], 16) / 255 for k in (1, 3, 5)] for c in colors]
 
@@ -328,6 +342,7 @@ __all__ = [
     "confusion_figure",
     "label_map_figure",
     "learning_figure",
+    "local_labels",
     "residual_figure",
     "save_figure",
     "save_gif",
