@@ -27,7 +27,9 @@ WAYS = {
 }
 
 
-def one(way: str, out: str, data_root: str | None, dataset: str, epochs: int) -> None:
+def one(
+    way: str, out: str, data_root: str | None, dataset: str, epochs: int, limit: int | None
+) -> None:
     """Train one way and print what it took, as JSON."""
     import torch
 
@@ -37,7 +39,10 @@ def one(way: str, out: str, data_root: str | None, dataset: str, epochs: int) ->
     from gncadeq.training import TrainConfig
     from gncadeq.training.run import train
 
-    config = TrainConfig(dataset=dataset, data_root=data_root, out=out, epochs=epochs, **WAYS[way])
+    config = TrainConfig(
+        dataset=dataset, data_root=data_root, out=out, epochs=epochs, train_limit=limit,
+        augment=False, **WAYS[way],
+    )  # fmt: skip
     import lightning  # noqa: F401  (so that its memory counts for nobody)
 
     torch.manual_seed(0)
@@ -68,18 +73,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", default="runs/compare_gradients")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--limit", type=int, help="use only so many training images")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     dataset = "digits" if args.smoke else "mnist"
     if args.one:
-        one(args.one, f"{args.out}/{args.one}", args.data_root, dataset, args.epochs)
+        one(args.one, f"{args.out}/{args.one}", args.data_root, dataset, args.epochs, args.limit)
         return
     rows = {}
     for way in args.ways:
         command = [sys.executable, "-W", "ignore", __file__, "--one", way, "--out", args.out]
         command += ["--epochs", str(1 if args.smoke else args.epochs)]
         command += ["--data-root", args.data_root] if args.data_root else []
+        command += ["--limit", str(args.limit)] if args.limit else []
         command += ["--smoke"] if args.smoke else []
         folder = Path(args.out) / way
         if (folder / "config.json").exists():
