@@ -233,8 +233,8 @@ def _print_summary(columns: dict[str, dict[str, Any]]) -> None:
     out.print(table)
 
 
-def load_run(run: str) -> tuple[PixelGraphClassifier, dict[str, Any], Path | None]:
-    """The model, its card and its folder, if ``run`` is one."""
+def load_run(run: str) -> tuple[PixelGraphClassifier, Path | None]:
+    """The model, and its run's folder if ``run`` is one."""
     from gncadeq.models import PixelGraphClassifier
 
     folder = Path(run) if Path(run).is_dir() else None
@@ -245,20 +245,21 @@ def load_run(run: str) -> tuple[PixelGraphClassifier, dict[str, Any], Path | Non
             "epoch"
         )
     model = PixelGraphClassifier.from_pretrained(name)
-    return model, model.card, folder
+    return model, folder
 
 
 def _test_set(
-    card: dict[str, Any], model: PixelGraphClassifier, data_root: str | None, dataset: str | None
+    model: PixelGraphClassifier, folder: Path | None, data_root: str | None, dataset: str | None
 ) -> PixelGraphs:
     from gncadeq.datasets import PixelGraphs
+    from gncadeq.training import TrainConfig
 
-    config = card.get("config", {})
-    name = dataset or config.get("dataset")
+    name = dataset or model.card.get("config", {}).get("dataset")
     if name is None:
         raise ValueError("Expected a dataset (the weights' card names none). Use --dataset")
-    root = data_root or config.get("data_root")
-    return PixelGraphs(root, name, False, model.to_graph)
+    if data_root is None and folder is not None and (folder / "config.json").is_file():
+        data_root = TrainConfig.load(folder / "config.json").data_root
+    return PixelGraphs(data_root, name, False, model.to_graph)
 
 
 @app.command(
@@ -301,8 +302,8 @@ def evaluate(
     from gncadeq.dynamics.start import check_start
     from gncadeq.evaluation import evaluate as measure
 
-    model, card, _ = load_run(run)
-    test_set = _test_set(card, model, data_root, dataset.value if dataset else None)
+    model, folder = load_run(run)
+    test_set = _test_set(model, folder, data_root, dataset.value if dataset else None)
     index = torch.arange(len(test_set))[:limit]
     cell = model.dynamics.cell
     fixed = start.value if start else None
@@ -356,8 +357,8 @@ def show(
     from gncadeq.evaluation import evaluate as measure
     from gncadeq.viz import figures as draw
 
-    model, card, folder = load_run(run)
-    test_set = _test_set(card, model, data_root, dataset.value if dataset else None)
+    model, folder = load_run(run)
+    test_set = _test_set(model, folder, data_root, dataset.value if dataset else None)
     target = (
         Path(out_folder) if out_folder else (folder or Path("runs") / Path(run).stem) / "figures"
     )
@@ -419,7 +420,7 @@ def predict(
     from gncadeq.viz import figures as draw
     from gncadeq.viz.images import read_image
 
-    model, _, _ = load_run(run)
+    model, _ = load_run(run)
     for name in image:
         picture = read_image(name, channels=model.encoder.in_channels)
         flip = bool(picture.mean() > 0.5) if invert is None else invert

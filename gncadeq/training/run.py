@@ -94,7 +94,7 @@ def train(
     model.dynamics = training_dynamics(config, model)
     sampler = EpochBatches(index, config.batch_size, config.seed)
     task = PixelClassification(model, config, config.epochs * len(sampler))
-    card: dict[str, Any] = {"command": command_line(config), "config": dataclasses.asdict(config)}
+    card: dict[str, Any] = {"command": command_line(config), "config": _portable(config)}
 
     def validate() -> float:
         training, model.dynamics = model.dynamics, solving
@@ -169,6 +169,12 @@ def _find_checkpoint(folder: Path, config: TrainConfig, resume: bool) -> Path | 
             "continue it, or another --out"
         )
     return None
+
+
+def _portable(config: TrainConfig) -> dict[str, Any]:
+    """The configuration without the folders of this machine."""
+    options = dataclasses.asdict(config)
+    return {k: v for k, v in options.items() if k not in ("out", "data_root")}
 
 
 def command_line(config: TrainConfig) -> str:

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_the_python_example_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert "converged=1" in capsys.readouterr().out
+
+
+def test_the_commands_exist():
+    from typer.testing import CliRunner
+
+    from gncadeq.cli import app
+
+    lines = re.findall(r"^(?:\.venv/bin/)?gncadeq (.*?)(?:#.*)?$", README, re.M)
+    assert len(lines) > 5
+    for line in lines:
+        words = shlex.split(line)
+        help_text = CliRunner().invoke(app, [words[0], "--help"], terminal_width=300)
+        assert help_text.exit_code == 0
+        for option in (w for w in words if w.startswith("--")):
+            assert option in help_text.output, line
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits"])
+def test_pictures_of_the_readme_are_there(name):
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README, re.S):
+        assert (REPOSITORY / path).is_file(), path
+    from gncadeq import PixelGraphClassifier
+
+    card = PixelGraphClassifier.from_pretrained(name).card
+    assert card["command"].startswith(f"gncadeq train {name}")
+    assert card["test"]["converged"] == 1.0
