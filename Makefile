@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 demo: .venv/installed ## train on scikit-learn's digits, evaluate both ways, draw
 	rm -rf runs/demo
-	$(BIN)/gncadeq train digits --epochs 15 --out runs/demo
+	$(BIN)/gncadeq train digits --epochs 30 --out runs/demo
 	$(BIN)/gncadeq evaluate runs/demo --as nca --steps 1000 --fire-rate 0.5
 	$(BIN)/gncadeq show runs/demo
 

@@ -21,7 +21,7 @@ from gncadeq.datasets import PixelGraphs
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.viz import figures as draw
 
-RADII = (0, 4, 8)
+RADII = (0, 6, 10, 14)
 
 
 @torch.no_grad()

@@ -3,7 +3,13 @@
 Importing the package loads neither Lightning, torchvision nor matplotlib.
 """
 
-from gncadeq.cells import Cell, ConvCell, StencilConv
+import warnings
+
+with warnings.catch_warnings():  # torch_geometric scripts a function, of which torch warns
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+    import torch_geometric  # noqa: F401
+
+from gncadeq.cells import Cell, ConvCell, IGNNCell, MonotoneCell, StencilConv
 from gncadeq.dynamics import (
     ConvergenceError,
     ConvergenceWarning,
@@ -23,6 +29,8 @@ __all__ = [
     "ConvergenceWarning",
     "GraphDEQ",
     "GraphNCA",
+    "IGNNCell",
+    "MonotoneCell",
     "PixelGraphClassifier",
     "Solution",
     "Status",

@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+LOSSY = 0.1
 out = Console()
 err = Console(stderr=True)
 
@@ -140,6 +141,9 @@ def train(
     augment: Annotated[
         bool, typer.Option(help="Rotate, stretch and shear the training images a little.")
     ] = True,
+    crop: Annotated[
+        float, typer.Option(help="Share of the training images of which only a window is shown.")
+    ] = 0.0,
     validation: Annotated[
         int, typer.Option(help="Training images to hold out and measure every epoch.")
     ] = 0,
@@ -160,7 +164,7 @@ def train(
         "fire_rate": fire_rate, "start": start, "optimizer": optimizer, "lr": lr,
         "momentum": momentum, "schedule": schedule, "batch_size": batch_size,
         "clip": _number_or_none(clip), "validation": validation,
-        "augment": augment,
+        "augment": augment, "crop": crop,
         "train_limit": None if train_limit.lower() == "none" else int(train_limit),
     }  # fmt: skip
     folder = out_folder or f"runs/{dataset.value}"
@@ -414,6 +418,14 @@ def predict(
             "pixel; 0 decodes each pixel's own state."
         ),
     ] = 8,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Blacken pixels below this grey level; by default 0.1 for lossy formats, whose "
+            "noise would live, and 0 for the others.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="How many probabilities to print.")] = 3,
 ) -> None:
     """Classify image files, and draw what the states around each pixel decode to."""
@@ -426,6 +438,8 @@ def predict(
         flip = bool(picture.mean() > 0.5) if invert is None else invert
         if flip:
             picture = 1 - picture
+        noise = LOSSY if Path(name).suffix.lower() in (".jpg", ".jpeg", ".webp") else 0.0
+        picture = picture * (picture > (noise if floor is None else floor))
         data = model.to_graph(picture)
         figure, label, probability = draw.label_map_figure(model, data, radius)
         path = draw.save_figure(figure, Path(out_folder) / f"{Path(name).stem}_labels.png")

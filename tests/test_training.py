@@ -126,6 +126,7 @@ def test_same_seed_same_run(tmp_path):
         {"update": "residual", "contraction": None, "solver": "broyden", "optimizer": "sgd",
          "schedule": "constant", "standardize": False, "clip": None, "living_threshold": None},
         {"validation": 200, "augment": False},
+        {"crop": 0.5},
     ],
 )  # fmt: skip
 def test_every_way_to_train(tmp_path, options):
@@ -158,6 +159,7 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
         ({"dynamics": "nca"}, "gradient='bptt'"),
         ({"batch_size": 1}, "at least 2"),
         ({"validation": -1}, "validation"),
+        ({"crop": 2.0}, "crop"),
     ],
 )
 def test_contradictions_are_refused(options, message):

@@ -1,7 +1,10 @@
 """Cells: one local rule a file."""
 
+from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.ignn import IGNNCell
+from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.stencil import (
     StencilConv,
     stencil_bound,
@@ -9,4 +12,14 @@ from gncadeq.cells.stencil import (
     stencil_to_conv2d,
 )
 
-__all__ = ["Cell", "ConvCell", "StencilConv", "stencil_bound", "stencil_norm", "stencil_to_conv2d"]
+__all__ = [
+    "Cell",
+    "ConvCell",
+    "IGNNCell",
+    "MonotoneCell",
+    "StencilConv",
+    "WeightedAdjacency",
+    "stencil_bound",
+    "stencil_norm",
+    "stencil_to_conv2d",
+]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor, Step
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 
 class Cell(nn.Module, ABC):
@@ -33,6 +37,23 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
+
+    def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
+        r"""An upper bound on the Lipschitz constant of one step: the certificate of convergence.
+
+        Below one, the cell is a contraction: it has one equilibrium, every start reaches it, and
+        :math:`\lVert \mathbf{z} - \mathbf{z}^\star \rVert \le \lVert f(\mathbf{z}) - \mathbf{z}
+        \rVert / (1 - \kappa)`. A cell that overrides this names the norm in which the bound
+        :math:`\kappa` holds, and reads it off its parametrisation: no sampling, no estimate.
+
+        Args:
+            graph: Bound the step on this graph, which may be sharper; ``None`` bounds it on every
+                graph that the cell is made for.
+
+        Returns:
+            A scalar without gradient; infinity where the cell promises nothing, as here.
+        """
+        return torch.tensor(float("inf"))
 
     def forward(self, z: Tensor, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Tensor:
         """Take one step from the state ``z`` ``[num_nodes, channels]``."""

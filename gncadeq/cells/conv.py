@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from gncadeq.cells.stencil import (
 )
 from gncadeq.neighborhood import Stencil
 from gncadeq.typing import Adj, OptTensor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 Update = Literal["direct", "residual"]
 Injection = Literal["superposed", "additive"]
@@ -70,7 +73,9 @@ class ConvCell(Cell):
 
     where :math:`\lVert \cdot \rVert^+` is :func:`~gncadeq.cells.stencil_bound`, so that the direct
     form shrinks distances in the norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` by the factor
-    :math:`\kappa` on *every* pixel graph. The channel scales, fixed and geometric with spread
+    :math:`\kappa` on *every* pixel graph that has all edges of the window: a von Neumann graph
+    drops taps of a 3 × 3 stencil, and :meth:`lipschitz_bound` with the graph says by what.
+    The channel scales, fixed and geometric with spread
     :math:`s`, let channels drive each other strongly one way, as the layers of a network do; with
     :math:`s = 0` the norm is the Euclidean one. The residual form's stencil is that minus the
     identity, so that :math:`\mathbf{z}^\star = \mathbf{K} * \mathbf{z}^\star + \mathbf{d}` has one
@@ -172,15 +177,24 @@ class ConvCell(Cell):
         return weight
 
     @torch.no_grad()
-    def lipschitz_bound(self) -> Tensor:
-        r"""An upper bound on the Lipschitz constant of one step, on every pixel graph.
+    def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
+        r"""An upper bound on the Lipschitz constant of one step.
 
         Direct form: the :func:`~gncadeq.cells.stencil_bound` :math:`\kappa` of the state's stencil,
         in the norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` with a ``contraction`` and in the
         Euclidean one without. Residual form: :math:`\sqrt{1 + \kappa^2}`, with :math:`\kappa` the
         bound of the stencil plus the identity, which is the rate near the equilibrium.
+
+        Args:
+            graph: Data with the relations in ``edge_attr``. The stencil is then cut down to the
+                relations that occur, and what is left may have a *larger* norm, as taps no longer
+                cancel. ``None`` bounds every pixel graph whose pixels sense all the window's pixels
+                that are present: Moore neighbourhoods for 3 × 3, not von Neumann ones. Graphs with
+                edges missing here and there have no bound.
         """
         weight = self.state_weight() * (self.scale[:, None] / self.scale[None, :])
+        if graph is not None:
+            weight = weight * present_relations(graph, self.num_relations)[:, None, None]
         if self.update == "direct":
             return stencil_bound(weight, 64)
         # I + T (K - I) with any diagonal 0 <= T <= 1 has the norm of a mix of rows of I and K.
@@ -225,6 +239,20 @@ _DRIVE_GAIN = 1.5  # drives the tanh out of its linear range, where the mean for
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"Expected {name!r} to be one of {choices} (got {value!r})")
+
+
+def present_relations(graph: Data, num_relations: int) -> Tensor:
+    """``[num_relations]`` booleans: which relations occur in the graph, the central one always.
+
+    Raises:
+        ValueError: If the graph has no relations in ``edge_attr``.
+    """
+    if graph.edge_attr is None:
+        raise ValueError("Expected a graph with the relations in 'edge_attr' (got None)")
+    present = torch.zeros(num_relations, dtype=torch.bool, device=graph.edge_attr.device)
+    present[graph.edge_attr.long().flatten()] = True
+    present[num_relations // 2] = True
+    return present
 
 
 __all__ = ["ConvCell", "ConvStep"]

@@ -167,8 +167,9 @@ def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
     r"""The operator norm of a stencil, from its Fourier symbol.
 
     :math:`\max_\omega \lVert \hat{\mathbf{K}}(\omega) \rVert_2` over the samples. On the infinite
-    grid the supremum over :math:`\omega` is the exact norm; a pixel graph of any shape sees a
-    compression of that operator, so its norm is no larger.
+    grid the supremum over :math:`\omega` is the exact norm; a pixel graph of any shape whose pixels
+    sense all of the window's pixels that are present sees a compression of that operator, so its
+    norm is no larger. (Von Neumann graphs drop taps of a 3 × 3 stencil: bound what is left.)
 
     Args:
         weight: ``[kernel², in_channels, out_channels]``.
@@ -186,7 +187,7 @@ def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
 
 
 def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:
-    r"""An upper bound on the operator norm of a stencil on every pixel graph.
+    r"""An upper bound on :func:`stencil_norm` that no frequency exceeds.
 
     Between samples a trigonometric polynomial of degree :math:`d` exceeds its largest sample by at
     most :math:`1 / \cos(\pi d / n)` in each of the two frequencies, so this is the norm sampled

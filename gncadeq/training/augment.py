@@ -45,4 +45,36 @@ def random_affine(
     return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)
 
 
-__all__ = ["random_affine"]
+def random_window(images: Tensor, seed: int, share: float, smallest: float = 0.4) -> Tensor:
+    """Blacken some images outside a random window, as if they had been truncated.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        seed: Seed of the draw; the same seed gives the same images.
+        share: Share of the images, in [0, 1].
+        smallest: Least side of a window, relative to the image's. An image of which the window
+            shows less than a tenth stays whole.
+
+    Example:
+        >>> images = torch.ones(100, 1, 10, 10)
+        >>> seen = random_window(images, seed=0, share=0.5).sum((1, 2, 3))
+        >>> int((seen < 100).sum()), int(seen.min()) >= 16
+        (44, True)
+    """
+    b, _, h, w = images.shape
+    generator = torch.Generator().manual_seed(seed + 1)
+    draw = torch.rand(5, b, 1, generator=generator)
+    inside = []
+    for n, side, start in ((h, draw[0], draw[1]), (w, draw[2], draw[3])):
+        length = (smallest + (1 - smallest) * side) * n
+        first = start * (n - length)
+        pixel = torch.arange(n) + 0.5
+        inside.append((pixel >= first) & (pixel < first + length))
+    window = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    cut = images * window
+    enough = cut.sum((1, 2, 3)) >= 0.1 * images.sum((1, 2, 3))
+    chosen = (draw[4, :, 0] < share) & enough
+    return torch.where(chosen[:, None, None, None], cut, images)
+
+
+__all__ = ["random_affine", "random_window"]

@@ -48,6 +48,7 @@ class TrainConfig:
     batch_size: int = 64
     clip: float | None = 1.0
     augment: bool = True
+    crop: float = 0.0
     validation: int = 0
     train_limit: int | None = None
 
@@ -63,6 +64,8 @@ class TrainConfig:
                 raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
         if self.batch_size < 2 and self.standardize:
             raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
+        if not 0.0 <= self.crop <= 1.0:
+            raise ValueError(f"Expected 'crop' in [0, 1] (got {self.crop})")
         if self.validation < 0:
             raise ValueError(f"Expected non-negative 'validation' (got {self.validation})")
         if (self.gradient == "bptt") != (self.dynamics == "nca"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch_geometric.data import Batch
 
 from gncadeq.datasets import PixelGraphs
-from gncadeq.training.augment import random_affine
+from gncadeq.training.augment import random_affine, random_window
 
 
 class EpochBatches(Sampler[tuple[Tensor, int]]):
@@ -53,20 +52,35 @@ class InOrder(Sampler[tuple[Tensor, int]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, dataset: PixelGraphs, augment: bool) -> None:
-        self.dataset, self.augment = dataset, augment
+    def __init__(self, dataset: PixelGraphs, augment: bool, crop: float) -> None:
+        self.dataset, self.augment, self.crop = dataset, augment, crop
 
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:  # type: ignore[override]
         index, seed = item
-        distort = partial(random_affine, seed=seed) if self.augment else None
+
+        def distort(images: Tensor) -> Tensor:
+            if self.augment:
+                images = random_affine(images, seed)
+            return random_window(images, seed, self.crop) if self.crop > 0 else images
+
         return self.dataset.batch(index, distort)
 
 
 def batch_loader(
-    dataset: PixelGraphs, sampler: Sampler[tuple[Tensor, int]], augment: bool = False
+    dataset: PixelGraphs,
+    sampler: Sampler[tuple[Tensor, int]],
+    augment: bool = False,
+    crop: float = 0.0,
 ) -> DataLoader[Batch]:
-    """A loader of the batches that ``sampler`` names, their images distorted if ``augment``."""
-    return DataLoader(_Batches(dataset, augment), batch_size=None, sampler=sampler)
+    """A loader of the batches that ``sampler`` names.
+
+    Args:
+        dataset: The graphs.
+        sampler: Index batches with seeds.
+        augment: Distort the images a little.
+        crop: Show only a window of this share of the images.
+    """
+    return DataLoader(_Batches(dataset, augment, crop), batch_size=None, sampler=sampler)
 
 
 __all__ = ["EpochBatches", "InOrder", "batch_loader"]

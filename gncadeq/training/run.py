@@ -125,7 +125,7 @@ def train(
         )  # fmt: skip
         try:
             trainer.fit(
-                task, batch_loader(train_set, sampler, config.augment),
+                task, batch_loader(train_set, sampler, config.augment, config.crop),
                 ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True,
             )  # fmt: skip
         except SystemExit:  # how Lightning ends after Ctrl-C, with further ones switched off

@@ -293,9 +293,10 @@ def label_map_figure(
     probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
     label = local_labels(model, z, data, radius)
     height, width = _size(data)
-    scale = 2.6 * max(1.0, min(2.5, width / height))
-    figure = Figure(figsize=(3 * scale, scale * height / width + 0.8))
-    axes = figure.subplots(1, 3)
+    wide = width > 1.5 * height
+    tall = 3 * 8.0 * height / width + 1.3 if wide else 8.0 / 3 * height / width + 0.9
+    figure = Figure(figsize=(8.0, tall))
+    axes = figure.subplots(3, 1) if wide else figure.subplots(1, 3)
     palette = torch.tensor(_rgb(LABEL_COLORS))
     pictures = (
         paint(data.x[:, :1].expand(-1, 3), data.pos, height, width, background=0.0),

@@ -1,0 +1,408 @@
+r"""The laws of cells and dynamics, as assertions for any cell and any graph.
+
+Each raises ``AssertionError`` where its law is broken. Use them in the tests of your own cells, in
+float64, where rounding hides nothing:
+
+>>> from gncadeq import ConvCell, GraphDEQ
+>>> from gncadeq.testing import assert_gradients_exact, assert_permutation_equivariant
+>>> from gncadeq.transforms import ImageToGraph
+>>> data = ImageToGraph()(torch.rand(1, 4, 5, dtype=torch.double))
+>>> cell = ConvCell(1, 3, contraction=0.5).double()
+>>> assert_permutation_equivariant(cell, data)
+>>> assert_gradients_exact(GraphDEQ(cell, tol=1e-11), data, steps=80)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from gncadeq.cells import Cell
+from gncadeq.dynamics import GraphDEQ, GraphNCA, Status
+from gncadeq.typing import OptTensor
+
+Dynamics = GraphDEQ | GraphNCA
+
+
+def graph_of(data: Data) -> tuple[Tensor, Tensor, OptTensor]:
+    """The arguments ``(x, edge_index, edge_attr)`` of cells and dynamics.
+
+    Example:
+        >>> data = Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]]))
+        >>> [None if value is None else list(value.shape) for value in graph_of(data)]
+        [[2, 1], [2, 1], None]
+    """
+    return data.x, data.edge_index, data.edge_attr
+
+
+def graphs_of(batch: Data) -> list[Data]:
+    """Every graph of a batch alone, those without nodes included.
+
+    Example:
+        >>> a = Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]]))
+        >>> [data.num_nodes for data in graphs_of(Batch.from_data_list([a, a]))]
+        [2, 2]
+    """
+    if getattr(batch, "batch", None) is None:
+        return [batch]
+    graphs = []
+    for k in range(batch.num_graphs):
+        nodes = batch.batch == k
+        edges = nodes[batch.edge_index[1]]
+        first = int((batch.batch < k).sum())
+        edge_attr = None if batch.edge_attr is None else batch.edge_attr[edges]
+        edge_index = batch.edge_index[:, edges] - first
+        graphs.append(Data(x=batch.x[nodes], edge_index=edge_index, edge_attr=edge_attr))
+    return graphs
+
+
+def _batch_of(data: Data) -> tuple[OptTensor, int | None]:
+    batch = getattr(data, "batch", None)
+    return batch, None if batch is None else int(data.num_graphs)
+
+
+def _solve(dynamics: Dynamics, data: Data, **options: Any) -> Any:
+    batch, size = _batch_of(data)
+    return dynamics(*graph_of(data), batch, batch_size=size, **options)
+
+
+def assert_permutation_equivariant(cell: Cell, data: Data, atol: float = 1e-10) -> None:
+    r"""Renumbering nodes renumbers the result; the order of edges doesn't matter.
+
+    .. math::
+        f(\mathbf{P} \mathbf{z}, \mathbf{P} \mathbf{x}; \mathbf{P} \mathcal{G}) =
+        \mathbf{P} f(\mathbf{z}, \mathbf{x}; \mathcal{G})
+
+    Args:
+        cell: The cell.
+        data: A graph with ``x`` and what the cell reads of edges.
+        atol: Largest difference.
+
+    Raises:
+        AssertionError: If a permutation drawn at random changes the result.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 3, 3, dtype=torch.double))
+        >>> assert_permutation_equivariant(ConvCell(1, 2).double(), data)
+    """
+    n = int(data.num_nodes)
+    z = torch.randn(n, cell.channels, dtype=data.x.dtype)
+    expected = cell(z, *graph_of(data))
+    order = torch.randperm(n)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(n)
+    edges = torch.randperm(data.edge_index.size(1))
+    edge_attr = None if data.edge_attr is None else data.edge_attr[edges]
+    out = cell(z[order], data.x[order], inverse[data.edge_index][:, edges], edge_attr)
+    torch.testing.assert_close(out, expected[order], atol=atol, rtol=0)
+
+
+def assert_local(cell: Cell, data: Data, steps: int = 3) -> None:
+    r"""After t steps a node depends on its t-hop neighbourhood alone.
+
+    Args:
+        cell: The cell.
+        data: A graph, of which node 0's injection is changed.
+        steps: Number of steps t.
+
+    Raises:
+        AssertionError: If the change moves a node that edges don't reach, or not node 0.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 9, 9, dtype=torch.double))
+        >>> assert_local(ConvCell(1, 2).double(), data)
+    """
+    nca = GraphNCA(cell, steps)
+    with torch.no_grad():
+        before = nca(*graph_of(data))
+        changed = data.x.clone()
+        changed[0] += 1.0
+        after = nca(changed, data.edge_index, data.edge_attr)
+    reached = torch.zeros(data.num_nodes, dtype=torch.bool)
+    reached[0] = True
+    for _ in range(steps):
+        reached[data.edge_index[1, reached[data.edge_index[0]]]] = True
+    moved = (before != after).any(dim=1)
+    beyond = (moved & ~reached).nonzero().flatten().tolist()
+    assert not beyond, f"Nodes {beyond} moved, which {steps} steps from node 0 don't reach"
+    assert bool(moved[0]), "Node 0 did not move when its injection changed"
+
+
+def assert_batch_independent(
+    deq: GraphDEQ, batch: Batch, atol: float = 1e-9, step_slack: int = 0
+) -> None:
+    """A graph in a batch gets the state, the steps, the status and the gradient that it gets alone.
+
+    Whatever its batch-mates do: graphs that diverge or return NaN may be among them.
+
+    Args:
+        deq: The dynamics; give it ``on_failure="ignore"`` if graphs fail.
+        batch: Several graphs.
+        atol: Largest difference of states and of gradients to the injection.
+        step_slack: Largest difference of the number of steps, where rounding may decide. If
+            positive, graphs that fail need not fail alike: they may be chaotic.
+
+    Raises:
+        AssertionError: If a graph's result depends on its batch-mates.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> to_graph = ImageToGraph()
+        >>> shapes = ((3, 4), (6, 5))
+        >>> graphs = [to_graph(torch.rand(1, *s, dtype=torch.double)) for s in shapes]
+        >>> deq = GraphDEQ(ConvCell(1, 2, contraction=0.5).double(), tol=1e-10)
+        >>> assert_batch_independent(deq, Batch.from_data_list(graphs))
+    """
+
+    def run(data: Data) -> tuple[Tensor, Tensor, list[int], list[int]]:
+        data = data.clone()
+        data.x = data.x.clone().requires_grad_()
+        z, solution = _solve(deq, data, return_solution=True)
+        grad = torch.zeros_like(data.x)
+        if z.requires_grad:
+            finite = z.pow(3)[data.x.isfinite().all(1)]
+            (found,) = torch.autograd.grad(finite.sum(), data.x, allow_unused=True)
+            grad = grad if found is None else found
+        return z.detach(), grad, solution.num_steps.tolist(), solution.status.tolist()
+
+    z, grad, steps, status = run(batch)
+    for k, data in enumerate(graphs_of(batch)):
+        mine = batch.batch == k
+        alone = run(data)
+        if step_slack and Status.CONVERGED not in (status[k], alone[3][0]):
+            continue
+        assert status[k] == alone[3][0], (
+            f"Graph {k} ends with {Status(status[k]).name} in the batch, and with "
+            f"{Status(alone[3][0]).name} alone"
+        )
+        assert abs(steps[k] - alone[2][0]) <= step_slack, (
+            f"Graph {k} takes {steps[k]} steps in the batch, and {alone[2][0]} alone"
+        )
+        torch.testing.assert_close(z[mine], alone[0], atol=atol, rtol=0)
+        if status[k] == Status.CONVERGED:
+            torch.testing.assert_close(grad[mine], alone[1], atol=atol, rtol=0)
+
+
+def assert_one_rule(deq: GraphDEQ, data: Data, steps: int = 400, atol: float = 1e-7) -> None:
+    """The equilibrium is at rest under the automaton, and every rollout reaches it.
+
+    Args:
+        deq: The dynamics of a contractive cell.
+        data: A graph, or a batch.
+        steps: Steps of the rollouts, synchronous and asynchronous, from Gaussian noise.
+        atol: Largest difference of states.
+
+    Raises:
+        AssertionError: If the automaton leaves the equilibrium or doesn't find it.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 3, 3, dtype=torch.double))
+        >>> assert_one_rule(GraphDEQ(ConvCell(1, 2, contraction=0.5).double(), tol=1e-10), data)
+    """
+    with torch.no_grad():
+        z = _solve(deq, data)
+        for fire_rate in (1.0, 0.5):
+            rest = deq.as_nca(fire_rate=fire_rate, steps=5)
+            assert rest.cell is deq.cell, "The automaton has a copy of the cell"
+            torch.testing.assert_close(rest(*graph_of(data), z0=z), z, atol=atol, rtol=0)
+            nca = GraphNCA(deq.cell, steps, fire_rate=fire_rate, start="normal")
+            torch.testing.assert_close(nca(*graph_of(data)), z, atol=atol, rtol=0)
+
+
+def assert_honest_residual(deq: GraphDEQ, batch: Data, atol: float = 1e-12) -> None:
+    r"""The reported residual is that of the returned state, by one more step.
+
+    .. math::
+        \lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert
+
+    Args:
+        deq: The dynamics.
+        batch: Graphs on which the cell is finite.
+        atol: Largest difference.
+
+    Raises:
+        AssertionError: If the solution reports another residual, or a status that contradicts it.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 3, 3, dtype=torch.double))
+        >>> assert_honest_residual(GraphDEQ(ConvCell(1, 2, contraction=0.5).double()), data)
+    """
+    with torch.no_grad():
+        z, solution = _solve(deq, batch, return_solution=True)
+        fz = deq.cell(z, *graph_of(batch))
+    of_node = _batch_of(batch)[0]
+    for k in range(solution.num_graphs):
+        mine = slice(None) if of_node is None else of_node == k
+        diff = (fz[mine] - z[mine]).norm()
+        expected = 0.0 if float(diff) == 0 else float(diff / fz[mine].norm())
+        reported = float(solution.residual[k])
+        assert abs(expected - reported) <= atol, (
+            f"Graph {k} reports the residual {reported:.3e}; its state has {expected:.3e}"
+        )
+        assert bool(solution.converged[k]) == (reported <= deq.tol)
+
+
+def assert_deterministic(deq: GraphDEQ, data: Data, seed: int = 0) -> None:
+    """Equal seeds give equal results, and a solve leaves torch's random state alone.
+
+    Args:
+        deq: The dynamics; a cell that draws (dropout) draws from the generator it is given.
+        data: A graph, or a batch.
+        seed: The seed.
+
+    Raises:
+        AssertionError: If two solves differ, or torch's global random state moved.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 3, 3))
+        >>> assert_deterministic(GraphDEQ(ConvCell(1, 2, contraction=0.5), start="normal"), data)
+    """
+    state = torch.get_rng_state()
+    first, second = (
+        _solve(deq, data, generator=torch.Generator().manual_seed(seed)) for _ in range(2)
+    )
+    assert torch.equal(first, second), "Two solves from one seed differ"
+    assert torch.equal(torch.get_rng_state(), state), "A solve moved torch's random state"
+
+
+def gradients(
+    dynamics: Dynamics,
+    data: Data,
+    nodes: Tensor | slice | None = None,
+    scale: float = 1.0,
+    order: int = 1,
+) -> list[Tensor]:
+    r"""Gradients of a loss on some nodes, to the injection, edge attributes and parameters.
+
+    .. math::
+        \mathcal{L} = s \sum_{i \in \mathcal{S}} \sum_c z_{ic} + z_{ic}^2 ,
+
+    and, for each further order, those of the squared norm of all gradients of the order before.
+
+    Args:
+        dynamics: Implicit or explicit.
+        data: A graph, or a batch; floating-point edge attributes are differentiated.
+        nodes: The nodes :math:`\mathcal{S}`; by default all.
+        scale: The scale :math:`s` of the loss, divided out of the result (order 1).
+        order: How often to differentiate.
+
+    Returns:
+        One gradient each, zeros where nothing depends.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 3, 3))
+        >>> [list(g.shape) for g in gradients(GraphDEQ(ConvCell(1, 2, contraction=0.5)), data)]
+        [[9, 1], [9, 1, 2], [9, 2, 2], [2]]
+    """
+    data = data.clone()
+    data.x = data.x.detach().clone().requires_grad_()
+    inputs = [data.x]
+    if data.edge_attr is not None and data.edge_attr.is_floating_point():
+        data.edge_attr = data.edge_attr.detach().clone().requires_grad_()
+        inputs.append(data.edge_attr)
+    inputs += [p for p in dynamics.parameters() if p.requires_grad]
+    z = _solve(dynamics, data)
+    picked = z if nodes is None else z[nodes]
+    value = scale * (picked.pow(2) + picked).sum()
+    found: Sequence[Tensor | None] = ()
+    for k in range(order):
+        more = k + 1 < order
+        found = torch.autograd.grad(value, inputs, create_graph=more, allow_unused=True)
+        if more:
+            value = torch.stack([g.square().sum() for g in found if g is not None]).sum()
+    return [
+        torch.zeros_like(t) if g is None else g.detach() / scale
+        for t, g in zip(inputs, found, strict=True)
+    ]
+
+
+def assert_gradients_close(
+    left: Sequence[Tensor], right: Sequence[Tensor], rtol: float = 1e-6, atol: float = 1e-14
+) -> None:
+    """Two lists of gradients agree, each within a relative error of its norm.
+
+    Args:
+        left: One list.
+        right: The other, which errors are relative to.
+        rtol: Largest relative error.
+        atol: Added to it, for gradients that vanish.
+
+    Raises:
+        AssertionError: If two gradients differ by more.
+
+    Example:
+        >>> assert_gradients_close([torch.ones(2)], [torch.ones(2)])
+    """
+    assert len(left) == len(right), f"{len(left)} gradients against {len(right)}"
+    for k, (a, b) in enumerate(zip(left, right, strict=True)):
+        error, size = float((a - b).norm()), float(b.norm())
+        assert error <= rtol * size + atol, (
+            f"Gradient {k} of shape {list(a.shape)} is off by {error:.3e} of {size:.3e}"
+        )
+
+
+def assert_gradients_exact(
+    deq: GraphDEQ,
+    data: Data,
+    nodes: Tensor | slice | None = None,
+    scale: float = 1.0,
+    order: int = 1,
+    steps: int = 300,
+    rtol: float = 1e-6,
+) -> None:
+    """The implicit gradient is that of the rollout unrolled to convergence.
+
+    Args:
+        deq: The dynamics, with tight tolerances.
+        data: A graph, or a batch.
+        nodes: The nodes with a loss; by default all.
+        scale: Scale of the loss.
+        order: 1 for gradients, 2 for gradients of their squared norm.
+        steps: Steps of the rollout, enough to converge.
+        rtol: Largest relative error of each gradient.
+
+    Raises:
+        AssertionError: If a gradient differs by more.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 3, 3, dtype=torch.double))
+        >>> deq = GraphDEQ(ConvCell(1, 2, contraction=0.5).double(), tol=1e-11)
+        >>> assert_gradients_exact(deq, data, nodes=torch.tensor([4]), scale=1e-6, steps=60)
+        >>> assert_gradients_exact(deq, data, order=2, steps=60, rtol=1e-5)
+    """
+    unrolled = gradients(deq.as_nca(steps=steps), data, nodes, 1.0, order)
+    assert_gradients_close(gradients(deq, data, nodes, scale, order), unrolled, rtol)
+
+
+__all__ = [
+    "assert_batch_independent",
+    "assert_deterministic",
+    "assert_gradients_close",
+    "assert_gradients_exact",
+    "assert_honest_residual",
+    "assert_local",
+    "assert_one_rule",
+    "assert_permutation_equivariant",
+    "gradients",
+    "graph_of",
+    "graphs_of",
+]

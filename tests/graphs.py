@@ -1,0 +1,52 @@
+"""Graphs, cells and dense matrices that several tests look at."""
+
+from __future__ import annotations
+
+import torch
+from torch_geometric.data import Data
+
+from gncadeq import IGNNCell, MonotoneCell
+from gncadeq.cells import Cell
+from gncadeq.transforms import ImageToGraph
+
+CELLS = {
+    "ignn-sym": lambda: IGNNCell(2, 4, kappa=0.8),
+    "ignn-row": lambda: IGNNCell(2, 4, kappa=0.8, normalization="row", activation="tanh"),
+    "ignn-none": lambda: IGNNCell(2, 4, kappa=0.8, normalization=None),
+    "monotone": lambda: MonotoneCell(2, 4),
+    "monotone-wide": lambda: MonotoneCell(2, 2, kernel_size=5),
+}
+LAW_CELLS = ("ignn-sym", "ignn-row", "ignn-none", "monotone")
+
+
+def make_cell(name: str) -> Cell:
+    torch.manual_seed(1)
+    cell = CELLS[name]().double()
+    with torch.no_grad():  # off the bounds, on both sides
+        for p in cell.parameters():
+            p.add_(0.3 * p.abs().mean() * torch.randn_like(p))
+    return cell
+
+
+def weighted_graph(num_nodes: int, seed: int = 0) -> Data:
+    """A directed graph with weights of both signs, loops, parallel edges and a lonely node."""
+    g = torch.Generator().manual_seed(seed)
+    edge_index = torch.randint(0, num_nodes - 1, (2, 3 * num_nodes), generator=g)
+    weight = torch.randn(3 * num_nodes, dtype=torch.double, generator=g)
+    x = torch.randn(num_nodes, 2, dtype=torch.double, generator=g)
+    return Data(x=x, edge_index=edge_index, edge_attr=weight, num_nodes=num_nodes)
+
+
+def pixel_graphs() -> dict[str, Data]:
+    image = torch.rand(2, 7, 6, dtype=torch.double)
+    return {
+        "full": ImageToGraph()(image),
+        "periodic": ImageToGraph(periodic=True)(image),
+        "living": ImageToGraph(living_threshold=0.6)(image),
+    }
+
+
+def dense(linear, num_nodes: int, channels: int) -> torch.Tensor:
+    """The matrix of a linear map of states, [num_nodes · channels] to itself."""
+    basis = torch.eye(num_nodes * channels, dtype=torch.double)
+    return torch.stack([linear(e.view(num_nodes, channels)).flatten() for e in basis], 1)

@@ -1,0 +1,90 @@
+"""Jacobian regularisation against the exact Frobenius norm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gncadeq import ConvCell, GraphDEQ, IGNNCell, MonotoneCell
+from gncadeq.testing import graph_of
+from gncadeq.training.losses import jacobian_penalty
+from gncadeq.transforms import ImageToGraph
+
+
+def exact_penalty(step, z) -> torch.Tensor:
+    jacobian = torch.autograd.functional.jacobian(step, z, create_graph=True)
+    return jacobian.square().sum() / z.numel()
+
+
+@pytest.mark.parametrize("cell", [IGNNCell(2, 3, activation="tanh"), MonotoneCell(2, 3)])
+def test_jacobian_penalty_is_the_frobenius_norm(cell):
+    cell = cell.double()
+    data = ImageToGraph()(torch.rand(2, 3, 4, dtype=torch.double))
+    data.edge_attr = data.edge_attr if isinstance(cell, MonotoneCell) else None
+    step = cell.prepare(*graph_of(data))
+    z = torch.rand(12, 3, dtype=torch.double)
+    exact = float(exact_penalty(step, z))
+    g = torch.Generator().manual_seed(0)
+    mean = float(jacobian_penalty(step, z, probes=2000, generator=g))
+    assert mean == pytest.approx(exact, rel=0.03)
+    seeds = [torch.Generator().manual_seed(5) for _ in range(2)]
+    assert jacobian_penalty(step, z, generator=seeds[0]) == jacobian_penalty(
+        step, z, generator=seeds[1]
+    )
+
+
+def test_jacobian_penalty_of_diagonal_jacobians_is_exact():
+    scale = torch.rand(5, 2, dtype=torch.double, requires_grad=True)
+    z = torch.randn(5, 2, dtype=torch.double)
+    penalty = jacobian_penalty(lambda z: scale * z, z)
+    torch.testing.assert_close(penalty, scale.square().mean())
+    (grad,) = torch.autograd.grad(penalty, scale)
+    torch.testing.assert_close(grad, 2 * scale.detach() / 10)
+
+
+@pytest.mark.parametrize("name", ["direct", "ignn", "monotone"])
+def test_gradient_of_jacobian_penalty_by_finite_differences(name):
+    data = ImageToGraph()(torch.rand(2, 3, 3, dtype=torch.double))
+    cell = {
+        "direct": ConvCell(2, 2, contraction=0.9),
+        "ignn": IGNNCell(2, 2, activation="tanh"),
+        "monotone": MonotoneCell(2, 2),
+    }[name].double()
+    if name == "ignn":
+        data.edge_attr = torch.rand(data.num_edges, dtype=torch.double)
+    z = torch.rand(9, 2, dtype=torch.double)
+    weights = "weight_a" if name == "monotone" else "weight_z"
+    parameter = getattr(cell, weights)
+
+    def run(weight):
+        with torch.no_grad():
+            parameter.copy_(weight)
+        g = torch.Generator().manual_seed(3)
+        return jacobian_penalty(cell.prepare(*graph_of(data)), z, probes=2, generator=g)
+
+    start = parameter.detach().clone()
+    (grad,) = torch.autograd.grad(run(start), parameter)
+    direction = torch.randn_like(start)
+    with torch.no_grad():
+        slope = (run(start + 1e-5 * direction) - run(start - 1e-5 * direction)) / 2e-5
+    assert float(slope) == pytest.approx(float((grad * direction).sum()), rel=1e-5)
+
+
+def test_training_against_the_jacobian_penalty_speeds_convergence():
+    data = ImageToGraph()(torch.rand(1, 8, 8))
+    cell = ConvCell(1, 6)
+    deq = GraphDEQ(cell, "picard", tol=1e-4, max_steps=200, on_failure="ignore")
+    optimizer = torch.optim.Adam(cell.parameters(), lr=1e-2)
+
+    def steps():
+        with torch.no_grad():
+            return int(deq(*graph_of(data), return_solution=True)[1].num_steps)
+
+    before = steps()
+    for _ in range(20):
+        with torch.no_grad():
+            z = deq(*graph_of(data))
+        optimizer.zero_grad()
+        jacobian_penalty(cell.prepare(*graph_of(data)), z).backward()
+        optimizer.step()
+    assert steps() < before
