@@ -41,7 +41,7 @@ def one(
 
     config = TrainConfig(
         dataset=dataset, data_root=data_root, out=out, epochs=epochs, train_limit=limit,
-        augment=False, **WAYS[way],
+        **WAYS[way],
     )  # fmt: skip
     import lightning  # noqa: F401  (so that its memory counts for nobody)
 

@@ -38,7 +38,7 @@ def main() -> None:
         config = TrainConfig(
             dataset="digits" if args.smoke else "mnist", data_root=args.data_root,
             out=f"{args.out}/{size.replace(':', '_')}", epochs=2 if args.smoke else args.epochs,
-            injection=injection, channels=int(channels), hidden_channels=int(hidden), augment=False,
+            injection=injection, channels=int(channels), hidden_channels=int(hidden),
         )  # fmt: skip
         model, result = train(config)
         parameters = sum(p.numel() for p in model.parameters())

@@ -140,7 +140,7 @@ def train(
     clip: Annotated[str, typer.Option(help="Bound on the gradient's norm, or none.")] = "1.0",
     augment: Annotated[
         bool, typer.Option(help="Rotate, stretch and shear the training images a little.")
-    ] = True,
+    ] = False,
     crop: Annotated[
         float, typer.Option(help="Share of the training images of which only a window is shown.")
     ] = 0.0,
@@ -391,6 +391,33 @@ def show(
         done(draw.save_figure(draw.confusion_figure(result), target / "confusion.png"))
     for path in written:
         out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples:\n\n    gncadeq analyze runs/mnist\n\n    gncadeq analyze mnist --graphs 50"
+)
+def analyze(
+    run: RunArgument,
+    data_root: DataRoot = None,
+    dataset: Annotated[
+        DatasetName | None, typer.Option(help="Another dataset than the run's own.")
+    ] = None,
+    out_file: Annotated[
+        str | None, typer.Option("--out", help="The page.", show_default="RUN/analysis.html")
+    ] = None,
+    graphs: Annotated[int, typer.Option(help="How many test images to look at.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and of all starts.")] = 0,
+) -> None:
+    """Measure convergence, stability and path independence of a run, on one HTML page."""
+    from gncadeq.analysis.report import write_report
+
+    model, folder = load_run(run)
+    test_set = _test_set(model, folder, data_root, dataset.value if dataset else None)
+    place = folder or Path("runs") / Path(run).stem
+    path = write_report(
+        model, test_set, out_file or place / "analysis.html", graphs=graphs, seed=seed
+    )
+    out.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command(

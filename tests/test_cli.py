@@ -63,6 +63,16 @@ def test_show_writes_pictures_that_open(run):
                 assert image.n_frames > 3
 
 
+def test_analyze_writes_a_page_that_loads_nothing(run):
+    result = runner.invoke(app, ["analyze", str(run / "run"), "--graphs", "3"])
+    assert result.exit_code == 0, result.output
+    page = (run / "run" / "analysis.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+    assert "spectral radius" in page.lower()
+
+
 def test_predict_images_of_any_size(run, tmp_path):
     digit = (torch.rand(20, 31) * 255).to(torch.uint8).numpy()
     Image.fromarray(digit).save(tmp_path / "one.png")
@@ -83,7 +93,7 @@ def test_doctor_and_help():
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0
     assert "torchdeq" in result.output
-    for command in ("train", "evaluate", "show", "predict"):
+    for command in ("train", "evaluate", "show", "analyze", "predict"):
         result = runner.invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert f"gncadeq {command}" in result.output  # an example

@@ -47,7 +47,7 @@ class TrainConfig:
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     batch_size: int = 64
     clip: float | None = 1.0
-    augment: bool = True
+    augment: bool = False
     crop: float = 0.0
     validation: int = 0
     train_limit: int | None = None
@@ -83,7 +83,6 @@ class TrainConfig:
             "living_threshold": None, "solver": "broyden", "tol": 1e-3, "max_steps": 30,
             "start": "normal", "optimizer": "sgd", "lr": 5e-3, "momentum": 0.9,
             "schedule": "constant", "clip": None, "epochs": 10,
-            "augment": False,
         }  # fmt: skip
         return cls(**{**recipe, **options})
 
