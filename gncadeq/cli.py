@@ -444,7 +444,7 @@ def predict(
             help="Decode the mean state of a window of this radius around each "
             "pixel; 0 decodes each pixel's own state."
         ),
-    ] = 8,
+    ] = 14,
     floor: Annotated[
         float | None,
         typer.Option(

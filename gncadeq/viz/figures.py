@@ -273,7 +273,7 @@ def confusion_figure(result: Evaluation) -> Figure:
 
 @torch.no_grad()
 def label_map_figure(
-    model: PixelGraphClassifier, data: Data, radius: int = 8, title: str | None = None
+    model: PixelGraphClassifier, data: Data, radius: int = 14, title: str | None = None
 ) -> tuple[Figure, Tensor, Tensor]:
     """The label that the states around every node decode to.
 

@@ -1,0 +1,259 @@
+"""The measurements of a trained classifier that make up its report, one section each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gncadeq.analysis.attractors import Attractor, classify_attractor
+from gncadeq.analysis.basin import basin_map
+from gncadeq.analysis.independence import path_independence
+from gncadeq.analysis.lyapunov import lyapunov_exponents
+from gncadeq.analysis.page import Section
+from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensitivity
+from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm
+from gncadeq.cells.conv import ConvCell, ConvStep
+from gncadeq.datasets import PixelGraphs
+from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
+from gncadeq.dynamics.start import start_state
+from gncadeq.models import PixelGraphClassifier
+
+_TOL = 1e-5
+_WITHIN = 1e-2
+_FEW = 12
+_TRANSIENT = 200
+
+
+class Bench:
+    """The graphs, the bound step and its equilibria, shared by all measurements."""
+
+    def __init__(
+        self, model: PixelGraphClassifier, dataset: PixelGraphs, graphs: int, seed: int
+    ) -> None:
+        self.model, self.seed, self.name = model, seed, dataset.name
+        self.total = len(dataset)
+        self.cell: ConvCell = model.dynamics.cell  # type: ignore[assignment]
+        self.generator = torch.Generator().manual_seed(seed)
+        index = torch.randperm(len(dataset), generator=self.generator)[:graphs]
+        data = dataset.batch(index)
+        self.graphs: list[Data] = data.to_data_list()
+        self.batch: Tensor = data.batch
+        with torch.no_grad():
+            u = model.encode(data.x, data.edge_index, data.edge_attr)
+            self.step = self.cell.prepare(u, data.edge_index, data.edge_attr)
+        start = model.dynamics.start
+        self.z0 = start_state(None, u, self.cell.channels, start, self.generator)
+        self.partition = Partition(self.batch, self.z0.size(0), len(self.graphs))
+        self.solution: Solution = solve(self.step, self.z0, self.partition, tol=_TOL, max_steps=300)
+
+    def facts(self) -> dict[str, str]:
+        """What was analysed."""
+        s = self.solution
+        return {
+            "cell": repr(self.cell),
+            "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}",
+            "trained by": str(self.model.card.get("command", "unknown")),
+            "graphs": f"{len(self.graphs)} of {self.total:,} of {self.name}, seed {self.seed}, "
+            f"{self.z0.size(0) / len(self.graphs):.0f} nodes each on average",
+            "equilibria": f"{int(s.converged.sum())} of {s.num_graphs} reached the relative "
+            f"residual {_TOL:g}, in {float(s.num_steps.double().mean()):.1f} steps on average",
+        }
+
+    def few(self, count: int) -> tuple[ConvStep, Tensor, Tensor]:
+        """The step on the first few graphs, and their node indices and graph indices."""
+        nodes = (self.batch < count).nonzero().flatten()
+        return self.step.restrict(nodes), nodes, self.batch[nodes]
+
+    def one(self, i: int) -> tuple[ConvStep, Tensor]:
+        """The step on one graph, and its equilibrium."""
+        nodes = (self.batch == i).nonzero().flatten()
+        return self.step.restrict(nodes), self.solution.state[nodes]
+
+    def solved(self, count: int) -> list[int]:
+        """The first few graphs whose equilibrium was reached."""
+        found: list[int] = self.solution.converged.nonzero().flatten()[:count].tolist()
+        if not found:
+            raise ConvergenceError(
+                f"Expected an equilibrium to look at (none of {self.solution.num_graphs} graphs "
+                f"reached the relative residual {_TOL:g}). Bound the cell (contraction=0.95)"
+            )
+        return found
+
+    def noise(self, like: Tensor) -> Tensor:
+        """A Gaussian start."""
+        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
+
+    def stability(self) -> Section:
+        """Spectral radius and norms at the equilibria."""
+        from gncadeq.viz.analysis import spectrum_figure
+
+        step, nodes, batch = self.few(_FEW)
+        z = self.solution.state[nodes]
+        count = int(batch.max()) + 1
+        leading = [leading_eigenvalues(*self.one(i), k=12) for i in range(count)]
+        radius = torch.stack([values.abs().max() for values in leading])
+        norm = operator_norm(step, z, batch)
+        measures = {"radius ρ": radius, "norm ‖J‖": norm}
+        scaled = ""
+        if bool((self.cell.scale != self.cell.scale[0]).any()):
+            own = operator_norm(step, z, batch, scale=self.cell.scale)
+            measures["norm ‖D⁻¹JD‖"] = own
+            scaled = f" In the cell's own norm they stretch it {_median(own)}-fold at most."
+        solved = int(((radius < 1) & self.solution.converged[:count]).sum())
+        stable = int((radius < 1).sum())
+        steps = float((torch.tensor(0.1).log() / radius.max().log()).ceil())
+        rate = f", so that {steps:.0f} steps gain a digit" if stable == count and steps else ""
+        return Section(
+            "Stability of the equilibrium",
+            f"{stable} of {count} states attract what starts close to them, {solved} of them "
+            f"solved to {_TOL:g}: the spectral radius of a step is {_median(radius)} (largest "
+            f"{float(radius.max()):.3f}{rate}). A single step may stretch a change up to "
+            f"{_median(norm)}-fold.{scaled}",
+            f"Jacobian of the whole graph's step at the equilibrium of {count} graphs: Arnoldi's "
+            "method for the 12 leading eigenvalues (left, with the unit circle), Lanczos' for the "
+            "norms (right; bars are medians).",
+            spectrum_figure(leading, measures),
+            {k: v.tolist() for k, v in measures.items()},
+        )
+
+    def lyapunov(self) -> Section:
+        """Exponents of rollouts from noise."""
+        from gncadeq.viz.analysis import lyapunov_figure
+
+        step, nodes, batch = self.few(_FEW)
+        start = self.noise(self.z0[nodes])
+        with torch.no_grad():
+            for _ in range(_TRANSIENT):
+                start = step(start)
+        found = lyapunov_exponents(step, start, 60, 4, batch, warmup=30, seed=self.seed)
+        largest = found[:, 0]
+        chaotic = int((largest > 5e-3).sum())
+        return Section(
+            "Lyapunov exponents",
+            f"{chaotic} of {len(found)} rollouts have a positive exponent, the mark of chaos: the "
+            f"largest is {_median(largest)} per step (at most {float(largest.max()):.3f}), by "
+            f"which a small change is multiplied by {_median(largest.exp())} in each.",
+            f"Four leading exponents of {len(found)} rollouts by Benettin's method, over 60 "
+            f"steps after {_TRANSIENT} from Gaussian noise and 30 for the tangents to turn.",
+            lyapunov_figure(found),
+            {"exponents": found.tolist()},
+        )
+
+    def independence(self) -> Section:
+        """Where other starts end."""
+        from gncadeq.viz.analysis import independence_figure
+
+        report = path_independence(
+            self.step, self.z0, self.batch, tol=1e-4, generator=self.generator
+        )
+        good, count = int(report.independent(_WITHIN).sum()), report.distance.numel()
+        return Section(
+            "Path independence",
+            f"{good} of {count} graphs end in the same state (within {_WITHIN:.0%}) from "
+            f"{report.residual.size(0)} starts: end states are {_median(report.distance)} apart "
+            f"(at most {float(report.distance.max()):.1e}, relative), and the asymptotic-alignment "
+            f"score is {float(report.alignment.mean()):.4f} (least "
+            f"{float(report.alignment.min()):.4f}).",
+            "Anderson's method to a relative residual of 1e-4 from the usual start, from shuffled "
+            "equilibria of other graphs, and from Gaussian noise. Shown are shares of graphs up to "
+            "a distance.",
+            independence_figure(report),
+            {"distance": report.distance.tolist(), "alignment": report.alignment.tolist()},
+        )
+
+    def ash(self) -> Section:
+        """What rollouts from noise settle into."""
+        from gncadeq.viz.analysis import census_figure
+
+        window = 48
+        census = classify_attractor(
+            self.step, self.noise(self.z0), self.batch, transient=_TRANSIENT, max_period=window,
+            lyapunov_steps=64, seed=self.seed,
+        )  # fmt: skip
+        counts = census.counts()
+        fixed = census.label == Attractor.FIXED_POINT
+        known = self.solution.state
+        gap = self.partition.norm(census.state - known) / self.partition.norm(known)
+        same = int((fixed & (gap <= _WITHIN)).sum())
+        said = ", ".join(f"{name} ({n})" for name, n in counts.items())
+        return Section(
+            "Attractors of long rollouts",
+            f"Run from noise as an automaton, {census.label.numel()} graphs settle into: {said}. "
+            f"Of the {int(fixed.sum())} fixed points, {same} are the solver's equilibrium (within "
+            f"{_WITHIN:.0%}).",
+            f"{_TRANSIENT} steps from Gaussian noise, then two windows of {window} steps for "
+            "recurrences and 96 for the largest Lyapunov exponent. Right: distances of up to 20 "
+            "orbits a kind from their state at the end of the transient, cut off at 1e-10.",
+            census_figure(census),
+            {"counts": counts, "residual": census.residual.tolist(),
+             "lyapunov": census.lyapunov.tolist(), "recurrence": census.recurrence.tolist()},
+        )  # fmt: skip
+
+    def basin(self) -> Section:
+        """A plane of starts around one equilibrium."""
+        from gncadeq.viz.analysis import basin_figure
+
+        step, z = self.one(self.solved(1)[0])
+        radius = 5.0
+        found = basin_map(step, z, radius=radius, resolution=11, generator=self.generator)
+        share = float(found.returned.double().mean())
+        steps = found.num_steps[found.returned]
+        slowest = f", in at most {int(steps.max())} steps" if steps.numel() else ""
+        return Section(
+            "Basin of an equilibrium",
+            f"{share:.0%} of {found.distance.numel()} starts around an equilibrium come back to "
+            f"it{slowest}; the farthest are {radius:g} times its norm away in either direction.",
+            "Rollouts on one graph from a plane of random directions through the "
+            f"equilibrium, up to {found.max_steps} steps to a relative residual of 1e-4; the cross "
+            "is the equilibrium.",
+            basin_figure(found),
+            {"returned": share},
+        )
+
+    def reach(self) -> Section:
+        """The sensitivity of central nodes."""
+        from gncadeq.viz.analysis import sensitivity_figure
+
+        rows, reach = [], []
+        shown = self.solved(6)
+        for i in shown:
+            data = self.graphs[i]
+            step, z = self.one(i)
+            middle = (data.pos - data.pos.mean(0)).norm(dim=1)
+            node = int(middle.argmin())
+            value = sensitivity(step, z, node, tol=_TOL)
+            hops = hop_distance(data.edge_index, node, data.num_nodes)
+            rows.append((value, hops))
+            profile = influence_by_hop(value, hops)
+            reach.append(int((profile >= 0.01 * profile[0]).nonzero().max()))
+        size = self.graphs[shown[0]].image_size.view(-1).tolist()
+        hop = 1.0 - float(torch.stack([_per_hop(v, h) for v, h in rows]).median())
+        return Section(
+            "How far information travels",
+            f"A central node feels changes up to {max(reach)} hops away with at least 1 % of the "
+            f"strength with which it feels its own (median {sorted(reach)[len(reach) // 2]}); "
+            f"influence falls by {hop:.0%} a hop.",
+            f"Response of the equilibrium at the circled node of {len(rows)} graphs to a lasting "
+            "change at every other node, by the implicit function theorem; cut off at 1e-5 of the "
+            "largest.",
+            sensitivity_figure(
+                *rows[0], self.graphs[shown[0]].pos, (int(size[0]), int(size[1])), rows[1:]
+            ),
+            {"reach": reach, "profile": influence_by_hop(*rows[0]).tolist()},
+        )
+
+
+def _per_hop(value: Tensor, hops: Tensor) -> Tensor:
+    """The mean factor by which influence changes a hop, over those above 1e-4 of the largest."""
+    profile = influence_by_hop(value, hops)
+    above = int((profile >= 1e-4 * profile[0]).long().cumprod(0).sum()) - 1
+    return (profile[above] / profile[0]) ** (1 / above) if above else profile.new_zeros(())
+
+
+def _median(value: Tensor) -> str:
+    """The median, in few digits."""
+    return f"{float(value.double().median()):.3g}"
+
+
+__all__ = ["Bench"]
