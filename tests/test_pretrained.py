@@ -18,9 +18,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_digits_reach_their_card(tmp_path):
     model = PixelGraphClassifier.from_pretrained("digits")
-    result = evaluate(
-        model, PixelGraphs(tmp_path, "digits", False, model.to_graph), progress=False
-    )
+    result = evaluate(model, PixelGraphs(tmp_path, "digits", False, model.to_graph), progress=False)
     assert result.accuracy == pytest.approx(model.card["test"]["accuracy"], abs=0.003)
     assert bool(result.converged.all())
 

@@ -6,10 +6,11 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from gncadeq.cells.base import Cell
 from gncadeq.dynamics import torchdeq_bridge
+from gncadeq.dynamics.frozen import Frozen
+from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
@@ -19,6 +20,8 @@ from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor, Step
 
 Gradient = Literal["ift", "phantom", "one_step"]
+_Graph = tuple[Tensor, Adj, OptTensor]
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class GraphDEQ(nn.Module):
@@ -35,6 +38,16 @@ class GraphDEQ(nn.Module):
     with the number of solver steps. Both systems are solved graph by graph to relative
     tolerances, in train and eval mode alike, so neither the scale of the state nor that of the
     loss matters; no gradient is computed where autograd is off.
+
+    Gradients of gradients (``create_graph=True``) are implicit as well, of any order, with
+    ``gradient="ift"``; the others refuse them.
+
+    Under autocast all this runs in the precision of the parameters: half precision cannot resolve
+    a tolerance of 1e-3. A half-precision injection is converted, a half-precision cell refused.
+
+    Dropout in training mode draws one mask for a solve and its gradient, and batch normalisation
+    updates its running statistics once for each, at the equilibrium; no graph leaves the batch
+    early then. Other random modules say ``draws_randomness = True``.
 
     Args:
         cell: The rule; shared with every automaton made by :meth:`as_nca`.
@@ -187,7 +200,8 @@ class GraphDEQ(nn.Module):
             batch: Ascending graph index of every node; ``None`` for a single graph.
             z0: The start ``[num_nodes, channels]``; by default drawn as ``start`` says.
             batch_size: Number of graphs, which spares a device synchronisation.
-            generator: The source of randomness for the start; the solve itself draws none.
+            generator: The source of randomness for the start and for the seed of a cell with
+                dropout; the solve itself draws none.
             trace: Record the residuals of every step in the solution.
             return_solution: Also return the :class:`Solution`.
 
@@ -196,16 +210,46 @@ class GraphDEQ(nn.Module):
 
         Raises:
             ConvergenceError: If graphs don't converge and ``on_failure="raise"``.
+            TypeError: If the parameters of the cell are in half precision.
+            RuntimeError: Within a transform of ``torch.func`` or forward-mode differentiation.
         """
-        partition = Partition(batch, x.size(0), batch_size, like=x)
-        z0 = start_state(z0, x, self.cell.channels, self.start, generator)
-        step = self.cell.prepare(x, edge_index, edge_attr)
-        solution = self._solve(step, z0.detach(), partition, trace)
-        solution.report(self.on_failure)
-        z = solution.state
-        if torch.is_grad_enabled():
-            z = self._attach(z, solution, step, partition, (x, edge_index, edge_attr))
+        _check_transforms()
+        with full_precision(x.device):
+            z, solution = self._forward(
+                x, edge_index, edge_attr, batch, z0, batch_size, generator, trace
+            )
         return (z, solution) if return_solution else z
+
+    def _forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor,
+        batch: OptTensor,
+        z0: OptTensor,
+        batch_size: int | None,
+        generator: torch.Generator | None,
+        trace: bool,
+    ) -> tuple[Tensor, Solution]:
+        partition = Partition(batch, x.size(0), batch_size, like=x)
+        dtype = _precision(self.cell)
+        gates = Gates()
+        x = gates(_widen(x, dtype))
+        edge_attr = None if edge_attr is None else gates(_widen(edge_attr, dtype))
+        z0 = start_state(z0, x, self.cell.channels, self.start, generator)
+        frozen = Frozen.of(self.cell, generator)
+        graph = (x, edge_index, edge_attr)
+        step = _prepare(self.cell, graph, frozen)
+        solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
+        solution.report(self.on_failure, stacklevel=4)
+        z = solution.state
+        if frozen is not None:
+            frozen.update_statistics = True
+        if torch.is_grad_enabled():
+            z = self._attach(z, solution, step, partition, graph, frozen, gates)
+        elif frozen is not None and frozen.norms:
+            step(z)
+        return z, solution
 
     def _solve(self, step: Step, z0: Tensor, partition: Partition, trace: bool) -> Solution:
         if self.solver.startswith("torchdeq:"):
@@ -225,33 +269,49 @@ class GraphDEQ(nn.Module):
         solution: Solution,
         step: Step,
         partition: Partition,
-        graph: tuple[Tensor, Adj, OptTensor],
+        graph: _Graph,
+        frozen: Frozen | None,
+        gates: Gates,
     ) -> Tensor:
         """Give the solved state its gradient."""
+        tensors = (graph[0], graph[2], *self.cell.parameters())
+        inputs = [t for t in tensors if t is not None and t.requires_grad]
         broken = solution.status == Status.NON_FINITE
         if not bool(broken.any()):
-            return self._differentiable(z, step, partition)
+            return self._differentiable(z, step, partition, inputs, gates)
         # A graph that returned NaN has no gradient, and must not poison that of its batch-mates.
-        nodes, rest = partition.restrict(~broken)
-        step = self.cell.prepare(*_subgraph(*graph, nodes))
-        kept = self._differentiable(z[nodes], step, rest)
-        return z.index_copy(0, nodes, kept)
+        if frozen is None:
+            nodes, rest = partition.restrict(~broken)
+            step = self.cell.prepare(*_subgraph(*graph, nodes))
+            kept = self._differentiable(z[nodes], step, rest, inputs, gates)
+            return z.index_copy(0, nodes, kept)
+        # Fewer nodes would draw other masks: the broken graphs stay, emptied.
+        gone = broken[partition.batch]
+        step = _prepare(self.cell, _emptied(*graph, gone), frozen)
+        frozen.update_statistics = True
+        kept = self._differentiable(_fill(z, gone), step, partition, inputs, gates)
+        return torch.where(gone.unsqueeze(1), z, kept)
 
-    def _differentiable(self, z: Tensor, step: Step, partition: Partition) -> Tensor:
+    def _differentiable(
+        self, z: Tensor, step: Step, partition: Partition, inputs: list[Tensor], gates: Gates
+    ) -> Tensor:
         if self.gradient == "ift":
-            h = z.detach().requires_grad_()
-            fh = step(h)
-            if not fh.requires_grad:
-                return z
-            adjoint = _Adjoint(self, h, fh, step, partition)
-            out: Tensor = _Implicit.apply(fh, z, adjoint)
-            return out
+            return implicit(step, z, partition, inputs, self._linear_solver(), gates)
         steps, damping = (1, 1.0) if self.gradient == "one_step" else (
             self.phantom_steps, self.phantom_damping)  # fmt: skip
         y = z
         for _ in range(steps):
             y = torch.lerp(y, step(y).to(z.dtype), damping) if damping != 1.0 else step(y)
+        y = first_order(y, inputs, self.gradient)
         return z + (y - y.detach()).to(z.dtype)  # the value of z, the gradient of y
+
+    def _linear_solver(self) -> LinearSolver:
+        stock = self.solver.startswith("torchdeq:")
+        return LinearSolver(
+            "anderson" if stock else self.solver, {} if stock else self.solver_options,
+            self.backward_tol, self.backward_max_steps, self.check_every, self.compact,
+            self.on_failure,
+        )  # fmt: skip
 
     def as_nca(self, **options: Any) -> GraphNCA:
         """The same cell object, step by step; ``options`` go to :class:`GraphNCA`."""
@@ -265,71 +325,55 @@ class GraphDEQ(nn.Module):
         )
 
 
-class _AdjointStep:
-    """``u ↦ v + Jᵀ u`` at the equilibrium, on all graphs or on some of them."""
-
-    def __init__(self, h: Tensor, fh: Tensor, step: Step, cotangent: Tensor) -> None:
-        self.h, self.fh, self.step, self.cotangent = h, fh, step, cotangent
-        if hasattr(step, "restrict"):
-            self.restrict = self._restrict
-
-    def __call__(self, u: Tensor) -> Tensor:
-        (product,) = torch.autograd.grad(
-            self.fh, self.h, u.to(self.fh.dtype), retain_graph=True, allow_unused=True
+def _check_transforms() -> None:
+    # The solve looks at values to decide when a graph ends; a transform has none to show.
+    transforms: bool = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
+    if transforms or torch.autograd.forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "Expected plain tensors (got those of a torch.func transform or of forward-mode "
+            "differentiation). Use torch.autograd.grad, with create_graph=True for higher orders "
+            "and a batch of graphs instead of vmap; torch.func.functional_call works"
         )
-        return self.cotangent if product is None else self.cotangent + product
-
-    def _restrict(self, nodes: Tensor) -> _AdjointStep:
-        step = self.step.restrict(nodes)  # type: ignore[attr-defined]
-        with torch.enable_grad():
-            h = self.h.detach()[nodes].requires_grad_()
-            fh = step(h)
-        return _AdjointStep(h, fh, step, self.cotangent[nodes])
 
 
-class _Adjoint:
-    """Solves the gradient's linear system when the backward pass asks for it."""
-
-    def __init__(
-        self, deq: GraphDEQ, h: Tensor, fh: Tensor, step: Step, partition: Partition
-    ) -> None:
-        self.h, self.fh, self.step, self.partition = h, fh, step, partition
-        stock = deq.solver.startswith("torchdeq:")
-        self.solver = "anderson" if stock else deq.solver
-        self.options = {} if stock else deq.solver_options
-        self.tol, self.max_steps = deq.backward_tol, deq.backward_max_steps
-        self.check_every, self.compact = deq.check_every, deq.compact
-        self.on_failure = deq.on_failure
-
-    def __call__(self, cotangent: Tensor) -> Tensor:
-        step = _AdjointStep(self.h, self.fh, self.step, cotangent)
-        solution = solve(
-            step, cotangent, self.partition, solver=self.solver, tol=self.tol,
-            max_steps=self.max_steps, check_every=self.check_every, compact=self.compact,
-            options=self.options,
-        )  # fmt: skip
-        solution.report(self.on_failure)
-        return solution.state
+def _precision(cell: nn.Module) -> torch.dtype:
+    """The floating-point type of a cell's parameters."""
+    for parameter in cell.parameters():
+        if parameter.dtype in _HALF:
+            raise TypeError(
+                f"Expected a cell in float32 or float64 (got {parameter.dtype} parameters, whose "
+                "rounding hides the equilibrium). Use cell.float(), under torch.autocast if the "
+                "rest of the model should be in half precision"
+            )
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.get_default_dtype()
 
 
-class _Implicit(torch.autograd.Function):
-    """Passes ``z`` on; its gradient reaches ``f(z)`` through the adjoint system."""
-
-    @staticmethod
-    def forward(ctx: Any, fh: Tensor, z: Tensor, adjoint: _Adjoint) -> Tensor:
-        ctx.adjoint = adjoint
-        ctx.dtype = fh.dtype
-        return z.clone()
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return ctx.adjoint(grad).to(ctx.dtype), None, None
+def _widen(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.dtype in _HALF else value
 
 
-def _subgraph(
-    x: Tensor, edge_index: Adj, edge_attr: OptTensor, nodes: Tensor
-) -> tuple[Tensor, Adj, OptTensor]:
+def _prepare(cell: Cell, graph: _Graph, frozen: Frozen | None) -> Step:
+    if frozen is None:
+        return cell.prepare(*graph)
+    with frozen.evaluation(graph[0].device, stream=1):
+        step = cell.prepare(*graph)
+    return frozen.step(step)
+
+
+def _fill(value: Tensor, gone: Tensor) -> Tensor:
+    return value.masked_fill(gone.view(-1, *[1] * (value.dim() - 1)), 0.0)
+
+
+def _emptied(x: Tensor, edge_index: Adj, edge_attr: OptTensor, gone: Tensor) -> _Graph:
+    """Zeros in the place of what belongs to the nodes that are ``gone``."""
+    if edge_attr is not None and edge_attr.is_floating_point() and isinstance(edge_index, Tensor):
+        edge_attr = _fill(edge_attr, gone[edge_index[1]])
+    return _fill(x, gone), edge_index, edge_attr
+
+
+def _subgraph(x: Tensor, edge_index: Adj, edge_attr: OptTensor, nodes: Tensor) -> _Graph:
     if isinstance(edge_index, Neighborhood):
         return x[nodes], edge_index.restrict(nodes), None
     keep = torch.zeros(x.size(0), dtype=torch.bool, device=x.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -26,6 +27,9 @@ class GraphNCA(nn.Module):
         \big( f(\mathbf{z}^t, \mathbf{x}; \mathcal{G}) - \mathbf{z}^t \big), \qquad
         m_i^t \sim \mathrm{Bernoulli}(p)
 
+    The state keeps the type of its start: under autocast the cell runs in half precision, and its
+    image is converted back.
+
     Neither the step size :math:`\tau` nor the fire rate :math:`p` moves the fixed points of
     :math:`f`. Gradients flow through all steps (back-propagation through time).
 
@@ -36,7 +40,9 @@ class GraphNCA(nn.Module):
         step_size: Step :math:`\tau` in (0, 1].
         start: ``"zeros"`` or ``"normal"`` (standard Gaussian noise), where no ``z0`` is given.
         checkpoint_every: Recompute activations in segments of so many steps in the backward pass,
-            which then holds ``steps / checkpoint_every + checkpoint_every`` states instead of all.
+            which then holds ``steps / checkpoint_every + checkpoint_every`` states instead of all;
+            ``"sqrt"`` takes segments of :math:`\lceil \sqrt T \rceil` steps, for the least,
+            :math:`2 \sqrt T` (Chen et al. 2016).
         tol: The relative residual below which a graph counts as converged in a returned solution.
 
     Shapes:
@@ -61,7 +67,7 @@ class GraphNCA(nn.Module):
         fire_rate: float = 1.0,
         step_size: float = 1.0,
         start: Start = "zeros",
-        checkpoint_every: int | None = None,
+        checkpoint_every: int | Literal["sqrt"] | None = None,
         tol: float = 1e-3,
     ) -> None:
         super().__init__()
@@ -70,7 +76,13 @@ class GraphNCA(nn.Module):
         for name, value in (("fire_rate", fire_rate), ("step_size", step_size)):
             if not 0.0 < value <= 1.0:
                 raise ValueError(f"Expected {name!r} in (0, 1] (got {value})")
-        if checkpoint_every is not None and checkpoint_every < 1:
+        if isinstance(checkpoint_every, str):
+            if checkpoint_every != "sqrt":
+                raise ValueError(
+                    "Expected 'checkpoint_every' to be a number of steps, 'sqrt' or None "
+                    f"(got {checkpoint_every!r})"
+                )
+        elif checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"Expected a positive 'checkpoint_every' (got {checkpoint_every})")
         self.fire_rate, self.step_size = fire_rate, step_size
         self.start = check_start(start)
@@ -149,7 +161,7 @@ class GraphNCA(nn.Module):
         z = start_state(z0, x, self.cell.channels, self.start, generator)
         step = self.cell.prepare(x, edge_index, edge_attr)
         trajectory = [z] if return_trajectory else None
-        remat = self.checkpoint_every if torch.is_grad_enabled() and not trajectory else None
+        remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
         while done < steps:
             count = min(remat or 1, steps - done)
@@ -168,6 +180,11 @@ class GraphNCA(nn.Module):
             out.append(self._solution(step, z, partition, steps))
         return out[0] if len(out) == 1 else tuple(out)
 
+    def _segment(self, steps: int) -> int | None:
+        if isinstance(self.checkpoint_every, str):
+            return isqrt(max(steps - 1, 0)) + 1  # the square root, rounded up
+        return self.checkpoint_every
+
     def _mask(self, z: Tensor, generator: torch.Generator | None) -> OptTensor:
         if self.fire_rate == 1.0:
             return None
@@ -176,7 +193,7 @@ class GraphNCA(nn.Module):
 
     def _advance(self, step: Step, z: Tensor, masks: list[OptTensor]) -> Tensor:
         for mask in masks:
-            new = step(z)
+            new = step(z).to(z.dtype)
             if self.step_size != 1.0:
                 new = torch.lerp(z, new, self.step_size)
             z = new if mask is None else torch.where(mask, new, z)
@@ -184,7 +201,7 @@ class GraphNCA(nn.Module):
 
     @torch.no_grad()
     def _solution(self, step: Step, z: Tensor, partition: Partition, steps: int) -> Solution:
-        fz = step(z)
+        fz = step(z).to(z.dtype)
         diff, size = partition.norm(fz - z), partition.norm(fz)
         residual = torch.where(diff == 0, 0.0, diff / size)
         status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))

@@ -71,35 +71,52 @@ class Solution:
         """``[num_graphs]`` booleans: which graphs reached the tolerance."""
         return self.status == Status.CONVERGED
 
-    def report(self, on_failure: OnFailure, stacklevel: int = 3) -> None:
+    def report(
+        self,
+        on_failure: OnFailure,
+        stacklevel: int = 3,
+        *,
+        gradient: bool = False,
+        excuse: Tensor | None = None,
+    ) -> None:
         """Warn, raise or say nothing about the graphs that did not converge.
+
+        Args:
+            on_failure: ``"warn"``, ``"raise"`` or ``"ignore"``.
+            stacklevel: Of the warning.
+            gradient: Whether this is the solution of a gradient's linear system.
+            excuse: ``[num_graphs]`` booleans: graphs of which nothing is said.
 
         Raises:
             ConvergenceError: If a graph failed and ``on_failure="raise"``.
         """
-        if on_failure == "ignore" or bool(self.converged.all()):
+        if on_failure == "ignore":
             return
-        message = self._failure_message()
+        failed = ~self.converged if excuse is None else ~self.converged & ~excuse
+        if not bool(failed.any()):
+            return
+        message = self._failure_message(failed.nonzero().flatten(), gradient)
         if on_failure == "raise":
             raise ConvergenceError(message)
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
 
-    def _failure_message(self) -> str:
-        failed = (~self.converged).nonzero().flatten()
+    def _failure_message(self, failed: Tensor, gradient: bool) -> str:
         ranked = self.residual[failed].nan_to_num(nan=float("inf"))
         worst = int(failed[ranked.argmax()])
         kinds = {Status(int(s)).name for s in set(self.status[failed].tolist())}
         shown = ", ".join(str(int(i)) for i in failed[:5]) + (", …" if len(failed) > 5 else "")
+        prefix = "backward_" if gradient else ""
         remedy = {
-            "MAX_STEPS": "raise 'max_steps' or 'tol', try solver='anderson', or bound the cell "
-            "(contraction=0.95)",
+            "MAX_STEPS": f"raise '{prefix}max_steps' or '{prefix}tol', try solver='anderson', or "
+            "bound the cell (contraction=0.95)",
             "DIVERGED": "bound the cell (contraction=0.95), or damp the solver",
             "NON_FINITE": "check the weights and the input for NaN, and bound the cell "
             "(contraction=0.95)",
         }
         advice = "; ".join(remedy[k] for k in sorted(kinds))
         return (
-            f"{len(failed)} of {self.num_graphs} graphs did not reach the relative residual "
+            f"{len(failed)} of {self.num_graphs} graphs did not reach the relative residual"
+            f"{' of their gradient' if gradient else ''} "
             f"{self.tol:g} (graphs {shown}; status {', '.join(sorted(kinds))}). Worst: graph "
             f"{worst} with residual {float(self.residual[worst]):.2e} after "
             f"{int(self.num_steps[worst])} steps. To mend it: {advice}"

@@ -298,7 +298,8 @@ def solve(
 
     A graph ends when its relative residual is at most ``tol``, when it diverges or returns NaN, or
     after ``max_steps`` steps. Ended graphs leave the batch once they hold a quarter of its nodes,
-    if ``step`` can be restricted (see :class:`gncadeq.typing.RestrictableStep`).
+    if ``step`` can be restricted (see :class:`gncadeq.typing.RestrictableStep`). A start in half
+    precision is converted to float32, in which the solve then runs.
 
     Args:
         step: The map :math:`f` on states ``[num_nodes, channels]``.
@@ -320,6 +321,8 @@ def solve(
         tensor([[2.],
                 [4.]])
     """
+    if z0.dtype in (torch.float16, torch.bfloat16):
+        z0 = z0.float()  # half precision cannot resolve the residuals
     b, device = partition.num_graphs, z0.device
     method = make_solver(solver, options)
     method.partition = partition

@@ -1,0 +1,116 @@
+"""Randomness and batch statistics that stand still for the duration of a solve.
+
+Dropout that drew a new mask in every evaluation would leave nothing to converge to, and running
+statistics would count the solver's way. A cell with such modules in training mode is evaluated
+from one seed throughout a solve, gradients included, and updates its running statistics once, at
+the equilibrium. Any other cell is untouched.
+
+Since a mask is drawn for all nodes at once, and batch statistics are those of all nodes, no graph
+leaves the batch early in such a solve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from gncadeq.typing import Step
+
+
+class Frozen:
+    """The seed and the running statistics of one solve.
+
+    Args:
+        seed: What every evaluation draws from.
+        norms: Modules whose running statistics change in an evaluation.
+    """
+
+    def __init__(self, seed: int, norms: list[nn.Module]) -> None:
+        self.seed, self.norms = seed, norms
+        self.update_statistics = True
+        """Whether the next evaluation updates the running statistics; it then becomes false."""
+
+    @classmethod
+    def of(cls, cell: nn.Module, generator: torch.Generator | None = None) -> Frozen | None:
+        """What must be frozen in ``cell``, or ``None``, as for most.
+
+        A module draws in training mode if it is one of torch's dropouts or :class:`torch.nn.RReLU`,
+        has a positive number for its attribute ``dropout`` (as attention modules do), or says so
+        itself by a true attribute ``draws_randomness``.
+        """
+        training = [m for m in cell.modules() if m.training]
+        norms = [m for m in training if isinstance(m, _NormBase) and m.track_running_stats]
+        if not norms and not any(_draws(m) for m in training):
+            return None
+        device = None if generator is None else generator.device
+        seed = torch.randint(2**62, (), generator=generator, device=device)
+        return cls(int(seed), list(norms))
+
+    @contextmanager
+    def evaluation(self, device: torch.device, stream: int = 0) -> Iterator[None]:
+        """Draw from the seed within; leave the random state and the statistics as they were.
+
+        Args:
+            device: Where the cell draws.
+            stream: What must not draw the same as another takes another number.
+        """
+        update, self.update_statistics = self.update_statistics, False
+        with ExitStack() as stack:
+            stack.enter_context(_seeded(self.seed + stream, device))
+            if not update:
+                stack.enter_context(_scratch_statistics(self.norms))
+            yield
+
+    def step(self, step: Step) -> Step:
+        """The same step, frozen; it cannot be restricted to some graphs."""
+
+        def frozen_step(z: Tensor) -> Tensor:
+            with self.evaluation(z.device):
+                return step(z)
+
+        return frozen_step
+
+
+def _draws(module: nn.Module) -> bool:
+    if isinstance(module, _DropoutNd | nn.RReLU) or getattr(module, "draws_randomness", False):
+        return True
+    rate = getattr(module, "dropout", None)
+    return isinstance(rate, int | float) and rate > 0
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    module: Any = torch.get_device_module(device)
+    index = module.current_device() if device.index is None else device.index
+    with torch.random.fork_rng(devices=[index], device_type=device.type):
+        torch.default_generator.manual_seed(seed)
+        with module.device(device) if hasattr(module, "device") else nullcontext():
+            module.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _scratch_statistics(norms: list[nn.Module]) -> Iterator[None]:
+    # Copies take the updates. Writing the old values back would trip autograd's version checks.
+    kept = [(m, name, b) for m in norms for name, b in m._buffers.items() if b is not None]
+    for module, name, buffer in kept:
+        module._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer
+
+
+__all__ = ["Frozen"]
