@@ -17,14 +17,14 @@ from gncadeq.models.pretrained import write_atomically
 from gncadeq.training import TrainConfig
 from gncadeq.training.run import train
 
-SIZES = ("additive:10:12", "additive:8:12", "superposed:8:12", "additive:6:10")
+SIZES = ("superposed:16:48", "additive:10:12")
 
 
 def main() -> None:
     """Train every size and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--out", default="runs/smallest")
     parser.add_argument(
         "--sizes", nargs="+", default=list(SIZES), help="injection:channels:hidden, by default "
