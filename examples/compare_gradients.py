@@ -16,6 +16,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from gncadeq.models.pretrained import write_atomically
@@ -79,6 +80,10 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.smoke and args.out == parser.get_default("out"):
+        args.out = tempfile.mkdtemp(
+            prefix="compare_gradients_"
+        )  # a rehearsal leaves the real place free
     dataset = "digits" if args.smoke else "mnist"
     if args.one:
         one(args.one, f"{args.out}/{args.one}", args.data_root, dataset, args.epochs, args.limit)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import torch
@@ -104,6 +105,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="panoramas of each length")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
+    if args.smoke and args.out == parser.get_default("out"):
+        args.out = tempfile.mkdtemp(
+            prefix="essay_claims_"
+        )  # a rehearsal leaves the real place free
     out = Path(args.out)
     dataset = PixelGraphs(args.data_root, "digits" if args.smoke else "mnist", False)
     weights = args.weights or ("digits" if args.smoke else "mnist")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,6 +82,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="use only so many training images")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
+    if args.smoke and args.out == parser.get_default("out"):
+        args.out = tempfile.mkdtemp(
+            prefix="residual_form_"
+        )  # a rehearsal leaves the real place free
     dataset = "digits" if args.smoke else "mnist"
     rows: dict[str, dict[str, float]] = {}
     for pixels in args.pixels:

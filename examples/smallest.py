@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 from gncadeq.models.pretrained import write_atomically
@@ -32,6 +33,8 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
+    if args.smoke and args.out == parser.get_default("out"):
+        args.out = tempfile.mkdtemp(prefix="smallest_")  # a rehearsal leaves the real place free
     rows = {}
     for size in args.sizes[: 1 if args.smoke else None]:
         injection, channels, hidden = size.split(":")

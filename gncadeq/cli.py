@@ -77,8 +77,11 @@ RunArgument = Annotated[
 ]
 
 
-def _number_or_none(value: str) -> float | None:
-    return None if value.lower() == "none" else float(value)
+def _number_or_none(option: str, value: str) -> float | None:
+    try:
+        return None if value.lower() == "none" else float(value)
+    except ValueError:
+        raise ValueError(f"Expected a number or 'none' for --{option} (got {value!r})") from None
 
 
 @app.command(
@@ -147,6 +150,9 @@ def train(
     validation: Annotated[
         int, typer.Option(help="Training images to hold out and measure every epoch.")
     ] = 0,
+    accelerator: Annotated[
+        str, typer.Option(help="cpu, cuda, mps or auto; measured on CPUs only so far.")
+    ] = "cpu",
     train_limit: Annotated[
         str, typer.Option(help="Use only so many training images, or none for all.")
     ] = "none",
@@ -154,18 +160,20 @@ def train(
     """Train the essay's classifier and measure it on the test set at true equilibrium."""
     from gncadeq.training import TrainConfig
 
+    limit_ = _number_or_none("train-limit", train_limit)
     given: dict[str, Any] = {
         "epochs": epochs, "seed": seed, "channels": channels, "hidden_channels": hidden,
-        "update": update, "injection": injection, "contraction": _number_or_none(contraction),
+        "update": update, "injection": injection,
+        "contraction": _number_or_none("contraction", contraction),
         "standardize": standardize,
         "living_threshold": living if pixels == Pixels.living else None,
         "dynamics": dynamics.value, "solver": solver, "tol": tol, "max_steps": max_steps,
         "gradient": gradient, "phantom_steps": phantom_steps, "nca_steps": nca_steps,
         "fire_rate": fire_rate, "start": start, "optimizer": optimizer, "lr": lr,
         "momentum": momentum, "schedule": schedule, "batch_size": batch_size,
-        "clip": _number_or_none(clip), "validation": validation,
+        "clip": _number_or_none("clip", clip), "validation": validation,
         "augment": augment, "crop": crop,
-        "train_limit": None if train_limit.lower() == "none" else int(train_limit),
+        "train_limit": None if limit_ is None else int(limit_), "accelerator": accelerator,
     }  # fmt: skip
     folder = out_folder or f"runs/{dataset.value}"
     place: dict[str, Any] = {"dataset": dataset.value, "data_root": data_root, "out": folder}
@@ -281,7 +289,7 @@ def evaluate(
     solver: Annotated[str, typer.Option(help="The equilibrium's solver.")] = "anderson",
     tol: Annotated[float, typer.Option(help="Relative residual to reach.")] = 1e-3,
     max_steps: Annotated[int, typer.Option(help="Most solver steps.")] = 60,
-    steps: Annotated[int, typer.Option(help="The automaton's steps.")] = 500,
+    steps: Annotated[int, typer.Option(min=0, help="The automaton's steps.")] = 500,
     fire_rate: Annotated[float, typer.Option(help="The automaton's fire rate.")] = 1.0,
     step_size: Annotated[float, typer.Option(help="The automaton's step size.")] = 1.0,
     start: Annotated[
@@ -293,7 +301,7 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of starts and update masks.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Measure only so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure only so many images.")] = None,
     json_file: Annotated[str | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
     """Measure weights on the test set, as an equilibrium and as an automaton.
@@ -350,7 +358,7 @@ def show(
         str | None,
         typer.Option("--out", help="Folder for the pictures.", show_default="RUN/figures"),
     ] = None,
-    images: Annotated[int, typer.Option(help="Images in the figures.")] = 5,
+    images: Annotated[int, typer.Option(min=1, help="Images in the figures.")] = 5,
     fire_rate: Annotated[float, typer.Option(help="The automaton's fire rate.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of starts and update masks.")] = 0,
 ) -> None:
@@ -405,7 +413,7 @@ def analyze(
     out_file: Annotated[
         str | None, typer.Option("--out", help="The page.", show_default="RUN/analysis.html")
     ] = None,
-    graphs: Annotated[int, typer.Option(help="How many test images to look at.")] = 100,
+    graphs: Annotated[int, typer.Option(min=1, help="How many test images to look at.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of all starts.")] = 0,
 ) -> None:
     """Measure convergence, stability and path independence of a run, on one HTML page."""
@@ -453,7 +461,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="How many probabilities to print.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many probabilities to print.")] = 3,
 ) -> None:
     """Classify image files, and draw what the states around each pixel decode to."""
     from gncadeq.viz import figures as draw
@@ -509,7 +517,7 @@ def doctor() -> None:
         except Exception as error:  # whatever is wrong with it is what the user wants to know
             broken = True
             table.add_row(name, f"[red]does not import: {error}[/red]")
-    for name in ("lightning", "torchmetrics", "tensorboard", "scikit-learn"):
+    for name in ("lightning", "scikit-learn"):
         try:
             table.add_row(f"{name} (extra train)", version(name))
         except PackageNotFoundError:

@@ -93,13 +93,15 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
     loader = batch_loader(
         dataset, InOrder(torch.arange(len(dataset)) if index is None else index, batch_size)
     )
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()
     for data in tqdm(loader, desc=title, disable=not progress, unit="batch", leave=False):
+        data = data.to(device)
         logits, solution = model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
             batch_size=data.num_graphs, generator=generator, return_solution=True,
@@ -109,7 +111,8 @@ def evaluate(
              solution.status == Status.CONVERGED)
         )  # fmt: skip
     model.train(was_training)
-    label, prediction, residual, steps, converged = map(torch.cat, zip(*rows, strict=True))
+    columns = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
+    label, prediction, residual, steps, converged = columns
     seconds = time.perf_counter() - start
     return Evaluation(label, prediction, residual, steps, converged, seconds)
 

@@ -21,15 +21,11 @@ def _deterministic():
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """A folder with the four MNIST files, or a skip that says where they were looked for."""
-    places = [
-        os.environ.get("GNCADEQ_DATA"),
-        REPOSITORY.parent / "shared" / "data",
-        REPOSITORY / "datasets",
-    ]
+    places = [os.environ.get("GNCADEQ_DATA"), REPOSITORY / "datasets"]
     for place in places:
         if place and (Path(place) / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz").is_file():
             return Path(place)
-    pytest.skip(f"needs the MNIST files under one of {[str(p) for p in places if p]}")
+    pytest.skip("needs MNIST/raw under $GNCADEQ_DATA or datasets/")
 
 
 @pytest.fixture

@@ -151,6 +151,18 @@ def test_checkpointed_rollouts_have_the_same_gradient():
     torch.testing.assert_close(*grads)
 
 
+def test_a_rollout_that_ends_in_nan_says_so():
+    from gncadeq import ConvergenceWarning, Status
+
+    data = ImageToGraph().batch(torch.rand(3, 1, 4, 4))
+    data.x[20] = float("nan")
+    nca = GraphNCA(ConvCell(1, 2, contraction=0.9), steps=2)
+    with pytest.warns(ConvergenceWarning, match=r"1 of 3 graphs, such as \[1\]"):
+        _, solution = nca(data.x, data.edge_index, data.edge_attr, data.batch, return_solution=True)
+    assert solution.status.tolist()[1] == Status.NON_FINITE
+    assert float(solution.residual[1]) == float("inf")
+
+
 def test_small_steps_reach_the_same_equilibrium():
     data = ImageToGraph()(torch.rand(1, 5, 5))
     deq = GraphDEQ(ConvCell(1, 3, contraction=0.9), tol=1e-6, max_steps=200)

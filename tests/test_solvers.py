@@ -209,6 +209,7 @@ def test_graphs_without_nodes_inside_a_batch():
         ({"gradient": "bptt"}, ValueError, "GraphNCA"),
         ({"tol": 0.0}, ValueError, "positive 'tol'"),
         ({"tol": math.nan}, ValueError, "positive 'tol'"),
+        ({"tol": math.inf}, ValueError, "positive 'tol'"),
         ({"max_steps": -1}, ValueError, "max_steps"),
         ({"on_failure": "shout"}, ValueError, "'warn', 'raise' or 'ignore'"),
         ({"start": "ones"}, ValueError, "'zeros' or 'normal'"),
@@ -226,6 +227,7 @@ def test_unknown_options_are_refused_at_once(options, error, message):
     [
         ({"x": torch.rand(4, 3)}, ValueError, r"\[\*, 1\].*got \[4, 3\]"),
         ({"x": torch.zeros(4, 1, dtype=torch.long)}, TypeError, "floating-point"),
+        ({"x": torch.zeros(4, 1, dtype=torch.double)}, TypeError, r"x\.float\(\)"),
         ({"edge_index": torch.zeros(3, 2, dtype=torch.long)}, ValueError, r"\[2, num_edges\]"),
         ({"edge_index": torch.zeros(2, 2)}, TypeError, "integer 'edge_index'"),
         ({"edge_index": torch.tensor([[0, 9], [1, 0]])}, ValueError, r"\[0, 4\)"),

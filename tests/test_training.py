@@ -83,18 +83,22 @@ def test_interrupting_leaves_a_run_to_resume(tmp_path):
                "--channels", "6", "--epochs", "200", "--out", str(tmp_path / "run"),
                "--data-root", str(tmp_path / "data")]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    weights = tmp_path / "run" / "model.safetensors"
-    deadline = time.monotonic() + 120
-    while not weights.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 600
+    try:
+        while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.2)
+        assert list(checkpoints.glob("*.ckpt"))
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
     assert process.returncode != 0
     assert "--resume" in output
     assert "Traceback" not in output
-    assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
-    PixelGraphClassifier.from_pretrained(str(weights))
+    assert list(checkpoints.glob("*.ckpt"))
+    PixelGraphClassifier.from_pretrained(str(tmp_path / "run" / "model.safetensors"))
 
 
 def test_augmented_images_stay_images():
@@ -161,6 +165,10 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
         ({"batch_size": 1}, "at least 2"),
         ({"validation": -1}, "validation"),
         ({"crop": 2.0}, "crop"),
+        ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
+        ({"schedule": "cosine"}, "one_cycle"),
+        ({"train_limit": 0}, "train_limit"),
+        ({"fire_rate": 0.0}, "fire_rate"),
     ],
 )
 def test_contradictions_are_refused(options, message):

@@ -65,7 +65,9 @@ class Cell(nn.Module, ABC):
         return self.prepare(x, edge_index, edge_attr)(z)
 
 
-def check_graph(x: Tensor, edge_index: Adj, in_channels: int) -> None:
+def check_graph(
+    x: Tensor, edge_index: Adj, in_channels: int, dtype: torch.dtype | None = None
+) -> None:
     """Raise if the injection or the edge indices cannot be those of a graph for the cell.
 
     Raises:
@@ -79,6 +81,12 @@ def check_graph(x: Tensor, edge_index: Adj, in_channels: int) -> None:
         )
     if not x.is_floating_point():
         raise TypeError(f"Expected floating-point 'x' (got {x.dtype}). Use x.float()")
+    exact = (torch.float32, torch.float64)
+    if dtype in exact and x.dtype in exact and x.dtype != dtype:
+        raise TypeError(
+            f"Expected 'x' in the type of the parameters, {dtype} (got {x.dtype}). Use "
+            f"x.{'float' if dtype == torch.float32 else 'double'}()"
+        )
     if isinstance(edge_index, Neighborhood):
         if edge_index.num_nodes != x.size(0):
             raise ValueError(

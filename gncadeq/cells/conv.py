@@ -203,7 +203,7 @@ class ConvCell(Cell):
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
         """Bind graph and injection; see :class:`Cell`."""
-        check_graph(x, edge_index, self.in_channels)
+        check_graph(x, edge_index, self.in_channels, self.weight_z.dtype)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), self.num_relations)
         drive = x if self.weight_x is None else hood.stencil(self.weight_x)(x)
         return ConvStep(

@@ -111,7 +111,7 @@ class StencilConv(nn.Module):
         edge_attr: OptTensor = None,
     ) -> Tensor:
         """Convolve ``x``; see :class:`StencilConv`."""
-        check_graph(x, edge_index, self.in_channels)
+        check_graph(x, edge_index, self.in_channels, self.weight.dtype)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), self.num_relations)
         out = hood.stencil(self.weight)(x)
         return out if self.bias is None else out + self.bias

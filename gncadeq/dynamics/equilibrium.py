@@ -113,7 +113,7 @@ class GraphDEQ(nn.Module):
             ("tol", tol),
             ("backward_tol", tol if backward_tol is None else backward_tol),
         ):
-            if not value > 0:
+            if not 0 < value < float("inf"):
                 raise ValueError(f"Expected a positive {name!r} (got {value})")
         for name, count, least in (
             ("max_steps", max_steps, 0),
@@ -253,6 +253,11 @@ class GraphDEQ(nn.Module):
 
     def _solve(self, step: Step, z0: Tensor, partition: Partition, trace: bool) -> Solution:
         if self.solver.startswith("torchdeq:"):
+            if trace:
+                raise ValueError(
+                    f"Expected trace=False with solver={self.solver!r}, which measures nodes, not "
+                    "graphs, on its way (got True). Use 'picard', 'anderson' or 'broyden'"
+                )
             return torchdeq_bridge.solve_stock(
                 step, z0, partition, solver=self.solver, tol=self.tol,
                 max_steps=self.max_steps, options=self.solver_options,

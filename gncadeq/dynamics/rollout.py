@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cells.base import Cell
 from gncadeq.dynamics.partition import Partition
-from gncadeq.dynamics.solution import Solution, Status
+from gncadeq.dynamics.solution import ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.typing import Adj, OptTensor, Step
 
@@ -173,12 +174,26 @@ class GraphNCA(nn.Module):
             done += count
             if trajectory is not None:
                 trajectory.append(z)
+        self._check_finite(z, partition, steps)
         out: list[Any] = [z]
         if trajectory is not None:
             out.append(torch.stack(trajectory))
         if return_solution:
             out.append(self._solution(step, z, partition, steps))
         return out[0] if len(out) == 1 else tuple(out)
+
+    def _check_finite(self, z: Tensor, partition: Partition, steps: int) -> None:
+        bad = partition.sum(z.isfinite().all(1).logical_not().long()) > 0
+        if not bool(bad.any()):
+            return
+        shown = bad.nonzero().flatten()[:5].tolist()
+        warnings.warn(
+            f"Expected finite states after {steps} steps (got NaN or infinity in "
+            f"{int(bad.sum())} of {bad.numel()} graphs, such as {shown}). Check the weights and "
+            "the input for NaN, bound the cell (contraction=0.99), or lower 'step_size'",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
 
     def _segment(self, steps: int) -> int | None:
         if isinstance(self.checkpoint_every, str):
@@ -203,7 +218,7 @@ class GraphNCA(nn.Module):
     def _solution(self, step: Step, z: Tensor, partition: Partition, steps: int) -> Solution:
         fz = step(z).to(z.dtype)
         diff, size = partition.norm(fz - z), partition.norm(fz)
-        residual = torch.where(diff == 0, 0.0, diff / size)
+        residual = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
         status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
         finite = diff.isfinite() & size.isfinite()
         status = torch.where(finite, status, int(Status.NON_FINITE))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from gncadeq.models.pretrained import write_atomically
 
@@ -51,6 +52,7 @@ class TrainConfig:
     crop: float = 0.0
     validation: int = 0
     train_limit: int | None = None
+    accelerator: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done.
@@ -58,7 +60,27 @@ class TrainConfig:
         Raises:
             ValueError: If options are out of range or contradict each other.
         """
-        positive = ("epochs", "channels", "hidden_channels", "batch_size", "lr", "tol", "nca_steps")
+        for field in dataclasses.fields(self):
+            choices = get_args(get_type_hints(type(self))[field.name])
+            value = getattr(self, field.name)
+            if choices and all(isinstance(c, str) for c in choices) and value not in choices:
+                near = get_close_matches(str(value), choices, n=1)
+                hint = f". Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Expected {field.name!r} of {choices} (got {value!r}){hint}")
+        if not 0.0 < self.fire_rate <= 1.0:
+            raise ValueError(f"Expected 'fire_rate' in (0, 1] (got {self.fire_rate})")
+        if self.train_limit is not None and self.train_limit < 1:
+            raise ValueError(f"Expected a positive 'train_limit' or None (got {self.train_limit})")
+        positive = (
+            "epochs",
+            "channels",
+            "hidden_channels",
+            "batch_size",
+            "lr",
+            "tol",
+            "nca_steps",
+            "phantom_steps",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")

@@ -52,7 +52,7 @@ def train(
 ) -> tuple[PixelGraphClassifier, Evaluation]:
     """Train a classifier and evaluate it on the test set at true equilibrium.
 
-    The run's folder receives ``config.json``, ``checkpoints/`` (each epoch, for ``resume``),
+    The run's folder receives ``config.json``, ``checkpoints/`` (of the last epoch, for ``resume``),
     ``metrics.csv``, ``model.safetensors`` and at the end ``evaluation.json``.
 
     Args:
@@ -121,7 +121,7 @@ def train(
             max_epochs=config.epochs, callbacks=callbacks, logger=False,
             enable_model_summary=False, enable_progress_bar=progress,
             gradient_clip_val=config.clip, num_sanity_val_steps=0,
-            use_distributed_sampler=False, accelerator="auto", devices=1,
+            use_distributed_sampler=False, accelerator=config.accelerator, devices=1,
         )  # fmt: skip
         try:
             trainer.fit(
