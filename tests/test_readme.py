@@ -9,6 +9,10 @@ from conftest import REPOSITORY
 README = (REPOSITORY / "README.md").read_text()
 
 
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README
+
+
 def test_the_python_example_runs(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert blocks
