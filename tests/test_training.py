@@ -82,7 +82,11 @@ def test_interrupting_leaves_a_run_to_resume(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", "train", "digits",
                "--channels", "6", "--epochs", "200", "--out", str(tmp_path / "run"),
                "--data-root", str(tmp_path / "data")]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A background job ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     checkpoints = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 600
     try:
