@@ -239,7 +239,8 @@ def learning_figure(metrics: Path) -> Figure:
         middle.plot([a for a, _ in held], [100 * (1 - v) for _, v in held], "o-",
                     color=LABEL_COLORS[3], ms=3, label="validation")  # fmt: skip
         middle.legend(frameon=False, fontsize=8)
-    middle.set_yscale("log")
+    middle.set_yscale("symlog", linthresh=0.1)  # an error of zero has a place too
+    middle.set_ylim(bottom=0)
     middle.set_ylabel("error (%)")
     right.plot(x, [float(r["solver_steps"]) for r in rows], color=LABEL_COLORS[2], lw=1)
     right.set_ylabel("solver steps")
