@@ -38,17 +38,49 @@ class _Bags:
     """Edges sorted by (receiver, relation), as the two index lists that sparse sums need."""
 
     def __init__(self, receiver: Tensor, sender: Tensor, relation: Tensor, n: int, r: int) -> None:
-        key = receiver * r + relation
+        key = receiver.long() * r + relation
         if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
             order = _order(key, n * r)
             key, receiver = key[order], receiver[order]
             sender, relation = sender[order], relation[order]
-        self.key, self.receiver, self.sender, self.relation = key, receiver, sender, relation
         self.num_nodes, self.num_relations = n, r
-        self.slot = sender * r + relation
+        dtype = torch.int if n * r < 2**31 and key.numel() < 2**31 else torch.long
+        self.receiver, self.sender = receiver.to(dtype), sender.to(dtype)
+        self.relation = relation.to(dtype)
         counts = torch.bincount(key, minlength=n * r) if n else key.new_zeros(0)
-        self.slot_ptr = F.pad(counts.cumsum(0), (1, 0))
+        self.slot_ptr = F.pad(counts.cumsum(0), (1, 0)).to(dtype)
         self.node_ptr = self.slot_ptr[::r].contiguous()
+        self._slot: Tensor | None = None
+        self._blocks: dict[int, list[tuple[slice, Tensor, Tensor]]] = {}
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges."""
+        return self.sender.numel()
+
+    @property
+    def slot(self) -> Tensor:
+        """``[num_edges]``, which of the ``num_nodes * num_relations`` messages an edge carries."""
+        if self._slot is None:
+            self._slot = self.sender * self.num_relations + self.relation
+        return self._slot
+
+    def blocks(self, rows: int) -> list[tuple[slice, Tensor, Tensor]]:
+        """Runs of ``rows`` receivers, with the senders and the pointers of their slots."""
+        if rows not in self._blocks:
+            first = range(0, self.num_nodes, rows)
+            edge = self.node_ptr[::rows].tolist()
+            edge = [*edge[: len(first)], self.num_edges]
+            self._blocks[rows] = [
+                (
+                    slice(i, min(i + rows, self.num_nodes)),
+                    self.sender[edge[k] : edge[k + 1]],
+                    self.slot_ptr[i * self.num_relations : (i + rows) * self.num_relations + 1]
+                    - edge[k],
+                )
+                for k, i in enumerate(first)
+            ]
+        return self._blocks[rows]
 
 
 def _order(key: Tensor, size: int) -> Tensor:
@@ -148,6 +180,7 @@ class Neighborhood:
         self.num_nodes, self.num_relations = num_nodes, num_relations
         self._incoming = _Bags(edge_index[1], edge_index[0], relation, num_nodes, num_relations)
         self._outgoing: _Bags | None = None
+        self._workspace: Tensor | None = None
         self.grid = None if kind == "csr" else _detect_grid(self._incoming)
         if kind == "grid" and self.grid is None:
             raise ValueError(
@@ -177,6 +210,21 @@ class Neighborhood:
         """Bind ``weight`` ``[num_relations, in_channels, out_channels]`` to the graph."""
         return Stencil(self, weight)
 
+    def reversed(self) -> Neighborhood:
+        """Every edge turned round, with the relation that it had; never in ``"grid"`` form."""
+        new = object.__new__(Neighborhood)
+        new.num_nodes, new.num_relations = self.num_nodes, self.num_relations
+        new._incoming, new._outgoing = self.outgoing, self._incoming
+        new._workspace = new.grid = None
+        return new
+
+    def workspace(self, size: int, like: Tensor) -> Tensor:
+        """Scratch memory of ``size`` entries, kept: fresh pages cost as much as the arithmetic."""
+        w = self._workspace
+        if w is None or w.numel() < size or w.dtype != like.dtype or w.device != like.device:
+            self._workspace = w = like.new_empty(size)
+        return w[:size]
+
     def restrict(self, nodes: Tensor) -> Neighborhood:
         """The neighbourhood of ``nodes``, the ascending indices of whole graphs."""
         new = object.__new__(Neighborhood)
@@ -191,6 +239,7 @@ class Neighborhood:
             receiver, sender, e.relation[edges], new.num_nodes, self.num_relations
         )
         new._outgoing = None
+        new._workspace = self._workspace
         new.grid = None
         if self.grid is not None:
             g = self.grid
@@ -201,7 +250,7 @@ class Neighborhood:
     def __repr__(self) -> str:
         return (
             f"{self.__class__.__name__}(kind={self.kind!r}, num_nodes={self.num_nodes}, "
-            f"num_edges={self._incoming.key.numel()}, num_relations={self.num_relations})"
+            f"num_edges={self._incoming.num_edges}, num_relations={self.num_relations})"
         )
 
 
@@ -217,26 +266,58 @@ class Stencil:
             raise ValueError(
                 f"Expected a weight for {neighborhood.num_relations} relations (got {r})"
             )
-        self.neighborhood = neighborhood
+        self.neighborhood, self.weight = neighborhood, weight
         if neighborhood.grid is not None:
             k = isqrt(r)
             packed = weight.view(k, k, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
             self._packed = packed.contiguous(memory_format=torch.channels_last)
-        elif self.in_channels < self.out_channels:  # gather first: it is the narrower side
+        elif self._gathers:
             self._packed = weight.reshape(r * self.in_channels, self.out_channels)
         else:
             self._packed = weight.transpose(0, 1).reshape(self.in_channels, r * self.out_channels)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether to gather before multiplying: where that side is narrower, or memory short."""
+        n = self.neighborhood
+        messages = n.num_nodes * n.num_relations * self.out_channels
+        return self.in_channels < self.out_channels or messages > _MOST_MESSAGES
 
     def __call__(self, z: Tensor) -> Tensor:
         """Convolve ``z``."""
         n = self.neighborhood
         if n.grid is not None:
             return self._conv2d(z, n.grid)
-        if self.in_channels < self.out_channels:
+        recorded = torch.is_grad_enabled() or transforms_active()
+        if self._gathers:
+            if not recorded and z.device.type == "cpu":
+                return self._gather_in_blocks(z)
             gathered: Tensor = _Expand.apply(z, n.incoming, n.outgoing)
             return gathered.view(n.num_nodes, self._packed.size(0)) @ self._packed
-        slots = (z @ self._packed).view(-1, self.out_channels)
-        return _Reduce.apply(slots, n.incoming, n.outgoing)  # type: ignore[no-any-return]
+        if recorded:
+            messages = (z @ self._packed).view(-1, self.out_channels)
+            return _Reduce.apply(messages, n.incoming, n.outgoing)  # type: ignore[no-any-return]
+        width = self._packed.size(1)
+        messages = n.workspace(n.num_nodes * width, z).view(n.num_nodes, width)
+        torch.mm(z, self._packed, out=messages)
+        return _bag_sum(messages.view(-1, self.out_channels), n.incoming.slot, n.incoming.node_ptr)
+
+    def _gather_in_blocks(self, z: Tensor) -> Tensor:
+        """Gather and multiply some receivers at a time, as many as stay in the cache."""
+        z = z.contiguous()
+        width = self._packed.size(0)
+        out = z.new_empty(z.size(0), self.out_channels)
+        for rows, sender, ptr in self.neighborhood.incoming.blocks(max(64, _BLOCK // width)):
+            gathered = _bag_sum(z, sender, ptr).view(-1, width)
+            torch.mm(gathered, self._packed, out=out[rows])
+        return out
+
+    def transposed(self) -> Stencil:
+        """The transposed operator: the transposed matrices on the reversed edges."""
+        n, weight = self.neighborhood, self.weight.transpose(1, 2)
+        if n.grid is not None:  # the reversed edges are those of the opposite offsets
+            return Stencil(n, weight.flip(0))
+        return Stencil(n.reversed(), weight)
 
     def _conv2d(self, z: Tensor, g: GridShape) -> Tensor:
         image = z.view(g.num_graphs, g.height, g.width, self.in_channels).permute(0, 3, 1, 2)
@@ -255,6 +336,16 @@ class Stencil:
         return new
 
 
+def transforms_active() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is under way."""
+    active: bool = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
+    return active or torch.autograd.forward_ad._current_level >= 0
+
+
+_MOST_MESSAGES = 2**24  # entries; 64 MB in single precision
+_BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
+
+
 def _check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
         raise ValueError(
@@ -269,8 +360,8 @@ def _detect_grid(e: _Bags) -> GridShape | None:
     k = isqrt(r)
     if n == 0 or k * k != r or k % 2 == 0 or k == 1:
         return None
-    table = e.key.new_full((n * r,), -1)
-    table[e.key] = e.sender
+    table = e.sender.new_full((n * r,), -1, dtype=torch.long)
+    table[e.receiver.long() * r + e.relation] = e.sender.long()
     table = table.view(n, r)
     node = torch.arange(n, device=table.device)
     center = r // 2
@@ -281,7 +372,7 @@ def _detect_grid(e: _Bags) -> GridShape | None:
         return None
     for periodic in (False, True):
         expected = _grid_table(n, height, width, k, periodic, table.device)
-        if e.key.numel() == int((expected >= 0).sum()) and torch.equal(table, expected):
+        if e.num_edges == int((expected >= 0).sum()) and torch.equal(table, expected):
             return GridShape(n // (height * width), height, width, periodic)
     return None
 
@@ -306,4 +397,4 @@ def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.de
     return table.masked_fill(outside, -1)
 
 
-__all__ = ["GridShape", "Neighborhood", "Stencil"]
+__all__ = ["GridShape", "Neighborhood", "Stencil", "transforms_active"]

@@ -31,4 +31,20 @@ class RestrictableStep(Protocol):
         ...
 
 
-__all__ = ["Adj", "OptTensor", "RestrictableStep", "Step"]
+@runtime_checkable
+class AdjointStep(Protocol):
+    """A step that knows its transposed Jacobian (what implicit gradients solve with)."""
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Return the next state."""
+        ...
+
+    def adjoint(self, z: Tensor, fz: Tensor) -> Step:
+        """Return ``u -> J(z)ᵀ u``, given ``fz`` = step(z).
+
+        A step without this method is differentiated automatically.
+        """
+        ...
+
+
+__all__ = ["Adj", "AdjointStep", "OptTensor", "RestrictableStep", "Step"]

@@ -146,6 +146,13 @@ class WeightedAdjacency:
         new.weight, new._rows = weight, self._rows
         return new
 
+    def transposed(self) -> WeightedAdjacency:
+        """The transposed matrix: every edge turned round, with its weight."""
+        rows, order = self._rows.transposed
+        new = object.__new__(WeightedAdjacency)
+        new.weight, new._rows = self.weight[order], rows
+        return new
+
     def with_self_loops(self) -> WeightedAdjacency:
         """Give a loop of weight one to every node that has no loop."""
         e = self._rows

@@ -14,7 +14,7 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
-from gncadeq.neighborhood import Stencil
+from gncadeq.neighborhood import Stencil, transforms_active
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -38,12 +38,38 @@ class ConvStep:
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         # tanh(K_z * z + d),  d = K_x * x + b computed once
-        update = torch.tanh(self.stencil(z) + self.drive)
+        y = self.stencil(z)
+        if torch.is_grad_enabled() or transforms_active():
+            update = torch.tanh(y + self.drive)
+        else:
+            update = y.add_(self.drive).tanh_()
         return z + update if self.residual else update
+
+    def adjoint(self, z: Tensor, fz: Tensor) -> ConvAdjoint:
+        """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
+        # Jᵀ u = Kᵀ * ((1 - tanh²) u),  and + u in the residual form
+        update = fz - z if self.residual else fz
+        return ConvAdjoint(self.stencil.transposed(), 1 - update.square(), self.residual)
 
     def restrict(self, nodes: Tensor) -> ConvStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         return ConvStep(self.stencil.restrict(nodes), self.drive[nodes], self.residual)
+
+
+class ConvAdjoint:
+    """The transposed Jacobian of a :class:`ConvStep` at a state."""
+
+    def __init__(self, stencil: Stencil, slope: Tensor, residual: bool) -> None:
+        self.stencil, self.slope, self.residual = stencil, slope, residual
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Multiply ``u`` ``[num_nodes, channels]``."""
+        product = self.stencil(self.slope * u)
+        return u + product if self.residual else product
+
+    def restrict(self, nodes: Tensor) -> ConvAdjoint:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        return ConvAdjoint(self.stencil.restrict(nodes), self.slope[nodes], self.residual)
 
 
 class ConvCell(Cell):
@@ -255,4 +281,4 @@ def present_relations(graph: Data, num_relations: int) -> Tensor:
     return present
 
 
-__all__ = ["ConvCell", "ConvStep"]
+__all__ = ["ConvAdjoint", "ConvCell", "ConvStep"]

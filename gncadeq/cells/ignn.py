@@ -36,11 +36,35 @@ class IGNNStep:
             return y
         return y.relu() if self.activation == "relu" else y.tanh()
 
+    def adjoint(self, z: Tensor, fz: Tensor) -> IGNNAdjoint:
+        """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
+        if self.activation == "identity":
+            slope = torch.ones_like(fz)
+        else:
+            slope = (fz > 0).to(z.dtype) if self.activation == "relu" else 1 - fz.square()
+        return IGNNAdjoint(self.adjacency.transposed(), self.weight, slope)
+
     def restrict(self, nodes: Tensor) -> IGNNStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         return IGNNStep(
             self.adjacency.restrict(nodes), self.weight, self.drive[nodes], self.activation
         )
+
+
+class IGNNAdjoint:
+    """The transposed Jacobian of an :class:`IGNNStep` at a state."""
+
+    def __init__(self, adjacency: WeightedAdjacency, weight: Tensor, slope: Tensor) -> None:
+        self.adjacency, self.weight, self.slope = adjacency, weight, slope
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Multiply ``u`` ``[num_nodes, channels]``."""
+        # Jᵀ u = Âᵀ (φ' u) W
+        return self.adjacency(self.slope * u) @ self.weight
+
+    def restrict(self, nodes: Tensor) -> IGNNAdjoint:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        return IGNNAdjoint(self.adjacency.restrict(nodes), self.weight, self.slope[nodes])
 
 
 class IGNNCell(Cell):
@@ -212,4 +236,4 @@ class IGNNCell(Cell):
         )
 
 
-__all__ = ["IGNNCell", "IGNNStep"]
+__all__ = ["IGNNAdjoint", "IGNNCell", "IGNNStep"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.conv import present_relations
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
-from gncadeq.neighborhood import Neighborhood, Stencil
+from gncadeq.neighborhood import Stencil
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -42,12 +42,35 @@ class MonotoneStep:
         """Return the next state."""
         return torch.relu(z - self.step_size * (self.operator(z) - self.drive))
 
+    def adjoint(self, z: Tensor, fz: Tensor) -> MonotoneAdjoint:
+        """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
+        return MonotoneAdjoint(self, (fz > 0).to(z.dtype))
+
     def restrict(self, nodes: Tensor) -> MonotoneStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         return MonotoneStep(
             self.there.restrict(nodes), self.back.restrict(nodes), self.drive[nodes],
             self.monotonicity, self.step_size,
         )  # fmt: skip
+
+
+class MonotoneAdjoint:
+    """The transposed Jacobian of a :class:`MonotoneStep` at a state."""
+
+    def __init__(self, step: MonotoneStep, slope: Tensor) -> None:
+        self.step, self.slope = step, slope
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Multiply ``u`` ``[num_nodes, channels]``."""
+        # Jᵀ u = D u - α Gᵀ D u,  Gᵀ v = m v + Aᵀ(A v) + B v - Bᵀ v
+        v = self.slope * u
+        av, bv = self.step.there(v).chunk(2, dim=1)
+        transposed = self.step.monotonicity * v + bv + self.step.back(torch.cat([av, -v], dim=1))
+        return v - self.step.step_size * transposed
+
+    def restrict(self, nodes: Tensor) -> MonotoneAdjoint:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        return MonotoneAdjoint(self.step.restrict(nodes), self.slope[nodes])
 
 
 class MonotoneCell(Cell):
@@ -233,14 +256,8 @@ class MonotoneCell(Cell):
         a, b, square, skew = self._parts()
         drive = hood.stencil(self.weight_x)(x) + self.bias
         there = hood.stencil(torch.cat([a, b], dim=2))
-        a, b = a.transpose(1, 2), b.transpose(1, 2)
-        if hood.kind == "grid":  # the reversed edges are those of the opposite offsets
-            reverse, a, b = hood, a.flip(0), b.flip(0)
-        else:
-            reverse = _reversed(hood)
-        back = reverse.stencil(torch.cat([a, b], dim=1))
         alpha = _best_step(self.monotonicity, square / 2, skew)
-        return MonotoneStep(there, back, drive, self.monotonicity, alpha)
+        return MonotoneStep(there, there.transposed(), drive, self.monotonicity, alpha)
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
@@ -275,11 +292,4 @@ def _transposed(weight: Tensor) -> Tensor:
     return weight.flip(0).transpose(1, 2)
 
 
-def _reversed(hood: Neighborhood) -> Neighborhood:
-    """Every edge turned round, with the relation that it had."""
-    e = hood.incoming
-    edge_index = torch.stack([e.receiver, e.sender])
-    return Neighborhood(edge_index, e.relation, hood.num_nodes, hood.num_relations, kind="csr")
-
-
-__all__ = ["MonotoneCell", "MonotoneStep"]
+__all__ = ["MonotoneAdjoint", "MonotoneCell", "MonotoneStep"]

@@ -16,7 +16,7 @@ from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver, solve
 from gncadeq.dynamics.start import Start, check_start, start_state
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.neighborhood import Neighborhood, transforms_active
 from gncadeq.typing import Adj, OptTensor, Step
 
 Gradient = Literal["ift", "phantom", "one_step"]
@@ -332,8 +332,7 @@ class GraphDEQ(nn.Module):
 
 def _check_transforms() -> None:
     # The solve looks at values to decide when a graph ends; a transform has none to show.
-    transforms: bool = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
-    if transforms or torch.autograd.forward_ad._current_level >= 0:
+    if transforms_active():
         raise RuntimeError(
             "Expected plain tensors (got those of a torch.func transform or of forward-mode "
             "differentiation). Use torch.autograd.grad, with create_graph=True for higher orders "

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import OnFailure
 from gncadeq.dynamics.solvers import solve
-from gncadeq.typing import Step
+from gncadeq.typing import AdjointStep, RestrictableStep, Step
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -138,24 +138,40 @@ def implicit(
 class _AdjointStep:
     """``u ↦ v + Jᵀ u`` at the fixed point, on all graphs or on some of them."""
 
-    def __init__(self, h: Tensor, fh: Tensor, step: Step, cotangent: Tensor) -> None:
-        self.h, self.fh, self.step, self.cotangent = h, fh, step, cotangent
-        if hasattr(step, "restrict"):
+    def __init__(self, product: Step, cotangent: Tensor) -> None:
+        self.product, self.cotangent = product, cotangent
+        if isinstance(product, RestrictableStep):
+            self.restrict = self._restrict
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.cotangent + self.product(u)
+
+    def _restrict(self, nodes: Tensor) -> _AdjointStep:
+        product = cast(RestrictableStep, self.product).restrict(nodes)
+        return _AdjointStep(product, self.cotangent[nodes])
+
+
+class _Product:
+    """``u ↦ Jᵀ u`` by automatic differentiation, for a step that has no ``adjoint``."""
+
+    def __init__(self, h: Tensor, fh: Tensor, step: Step) -> None:
+        self.h, self.fh, self.step = h, fh, step
+        if isinstance(step, RestrictableStep):
             self.restrict = self._restrict
 
     def __call__(self, u: Tensor) -> Tensor:
         (product,) = torch.autograd.grad(
             self.fh, self.h, u.to(self.fh.dtype), retain_graph=True, allow_unused=True
         )
-        return self.cotangent if product is None else self.cotangent + product
+        return torch.zeros_like(u) if product is None else product
 
-    def _restrict(self, nodes: Tensor) -> _AdjointStep:
-        step = self.step.restrict(nodes)  # type: ignore[attr-defined]
+    def _restrict(self, nodes: Tensor) -> _Product:
+        step = cast(RestrictableStep, self.step).restrict(nodes)
         with torch.enable_grad():
             h = self.h.detach()[nodes].requires_grad_()
             fh = step(h)
         _check_unchanged(fh, self.fh.detach()[nodes])
-        return _AdjointStep(h, fh, step, self.cotangent[nodes])
+        return _Product(h, fh, step)
 
 
 class _Equation:
@@ -175,8 +191,12 @@ class _Equation:
 
     def adjoint(self, cotangent: Tensor) -> Tensor:
         """Solve ``u = v + Jᵀ u``."""
-        step = _AdjointStep(self.h, self.fh, self.step, cotangent)
-        return self.linear(step, cotangent, self.partition)
+        if isinstance(self.step, AdjointStep):
+            with torch.no_grad():
+                product = self.step.adjoint(self.h.detach(), self.fh.detach())
+        else:
+            product = _Product(self.h, self.fh, self.step)
+        return self.linear(_AdjointStep(product, cotangent), cotangent, self.partition)
 
     def gradient(
         self, cotangent: Tensor, z: Tensor, inputs: Sequence[Tensor]

@@ -63,6 +63,8 @@ class Partition:
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum ``[num_nodes, ...]`` over the nodes of each graph: ``[num_graphs, ...]``."""
+        if self.num_graphs == 1:
+            return value.sum(0, keepdim=True)
         out = value.new_zeros(self.num_graphs, *value.shape[1:])
         return out.index_add_(0, self.batch, value)
 

@@ -19,7 +19,7 @@ from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.typing import Step
 
-_COMPACT_BELOW = 0.75
+_COMPACTION_COST = 2.0  # in steps of the whole batch, measured
 _GROWTH_LIMIT = 1e6
 _ANDERSON_WORSE = 2.0
 _BROYDEN_WORSE = 1e3  # the residuals of Broyden's method rise by far before they fall
@@ -297,9 +297,10 @@ def solve(
     r"""Solve :math:`\mathbf{z} = f(\mathbf{z})` for every graph of a batch.
 
     A graph ends when its relative residual is at most ``tol``, when it diverges or returns NaN, or
-    after ``max_steps`` steps. Ended graphs leave the batch once they hold a quarter of its nodes,
-    if ``step`` can be restricted (see :class:`gncadeq.typing.RestrictableStep`). A start in half
-    precision is converted to float32, in which the solve then runs.
+    after ``max_steps`` steps. Ended graphs leave the batch once the steps spent on them amount to
+    two of the whole batch, if ``step`` can be restricted (see
+    :class:`gncadeq.typing.RestrictableStep`). A start in half precision is converted to float32, in
+    which the solve then runs.
 
     Args:
         step: The map :math:`f` on states ``[num_nodes, channels]``.
@@ -342,6 +343,7 @@ def solve(
     open_ = torch.ones(b, dtype=torch.bool, device=device)
     best, best_rel, best_abs = z0, residual, residual_abs
     bound: Tensor | None = None
+    left, wasted = partition.num_nodes, 0.0
 
     for k in range(max_steps + 1 if b else 0):
         fz = f(z).to(z.dtype)
@@ -382,15 +384,18 @@ def solve(
                 left = int(open_[p.batch].sum())
                 if not bool(open_.any()):
                     break
-                if compact and hasattr(f, "restrict") and left < _COMPACT_BELOW * p.num_nodes:
-                    # The ended graphs leave the batch: their steps would be wasted.
+            if compact and left < p.num_nodes and not last and hasattr(f, "restrict"):
+                # The ended graphs leave the batch as soon as carrying them along has cost as much
+                # as that does: never more than twice what the best choice in hindsight costs.
+                wasted += (1 - left / p.num_nodes) * check_every
+                if wasted >= _COMPACTION_COST:
                     keep, smaller = p.restrict(open_)
                     method.restrict(keep, open_)
                     f, z, fz, best = f.restrict(keep), z[keep], fz[keep], best[keep]
                     best_rel, best_abs, bound = best_rel[open_], best_abs[open_], bound[open_]
                     nodes = keep if nodes is None else nodes[keep]
                     graphs, open_ = graphs[open_], open_[open_]
-                    method.partition = smaller
+                    method.partition, left, wasted = smaller, smaller.num_nodes, 0.0
         if not last:
             z = method.propose(z, fz)
     return Solution(
