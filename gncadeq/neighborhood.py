@@ -98,43 +98,48 @@ def _bag_sum(values: Tensor, index: Tensor, ptr: Tensor) -> Tensor:
 
 
 class _Reduce(torch.autograd.Function):
-    """``[N * R, C] -> [N, C]``: every node sums the slots that its incoming edges name."""
+    """``[N * R, C] -> [N, C]``: every node sums the slots that its incoming edges name.
+
+    With ``back``, along the reversed edges; they are sorted when they are first needed.
+    """
 
     @staticmethod
-    def forward(y: Tensor, here: _Bags, there: _Bags) -> Tensor:
-        return _bag_sum(y, here.slot, here.node_ptr)
+    def forward(y: Tensor, hood: Neighborhood, back: bool) -> Tensor:
+        edges = hood.edges(back)
+        return _bag_sum(y, edges.slot, edges.node_ptr)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.here, ctx.there = inputs
+        _, ctx.hood, ctx.back = inputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _Expand.apply(grad, ctx.there, ctx.here), None, None
+        return _Expand.apply(grad, ctx.hood, not ctx.back), None, None
 
     @staticmethod
     def jvp(ctx: Any, dy: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _Reduce.apply(dy, ctx.here, ctx.there)  # type: ignore[no-any-return]
+        return _Reduce.apply(dy, ctx.hood, ctx.back)  # type: ignore[no-any-return]
 
 
 class _Expand(torch.autograd.Function):
     """``[N, C] -> [N * R, C]``: every slot (node, relation) sums the senders of its edges."""
 
     @staticmethod
-    def forward(z: Tensor, here: _Bags, there: _Bags) -> Tensor:
-        return _bag_sum(z, here.sender, here.slot_ptr)
+    def forward(z: Tensor, hood: Neighborhood, back: bool) -> Tensor:
+        edges = hood.edges(back)
+        return _bag_sum(z, edges.sender, edges.slot_ptr)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.here, ctx.there = inputs
+        _, ctx.hood, ctx.back = inputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _Reduce.apply(grad, ctx.there, ctx.here), None, None
+        return _Reduce.apply(grad, ctx.hood, not ctx.back), None, None
 
     @staticmethod
     def jvp(ctx: Any, dz: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _Expand.apply(dz, ctx.here, ctx.there)  # type: ignore[no-any-return]
+        return _Expand.apply(dz, ctx.hood, ctx.back)  # type: ignore[no-any-return]
 
 
 class Neighborhood:
@@ -175,8 +180,8 @@ class Neighborhood:
     ) -> None:
         if kind not in ("auto", "grid", "csr"):
             raise ValueError(f"Expected 'kind' to be 'auto', 'grid' or 'csr' (got {kind!r})")
-        _check_range("edge_index", edge_index, num_nodes, "num_nodes")
-        _check_range("edge_attr", relation, num_relations, "num_relations")
+        check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations
         self._incoming = _Bags(edge_index[1], edge_index[0], relation, num_nodes, num_relations)
         self._outgoing: _Bags | None = None
@@ -205,6 +210,10 @@ class Neighborhood:
             e = self._incoming
             self._outgoing = _Bags(e.sender, e.receiver, e.relation, e.num_nodes, e.num_relations)
         return self._outgoing
+
+    def edges(self, back: bool) -> _Bags:
+        """The edges sorted by receiver, or with ``back`` by sender."""
+        return self.outgoing if back else self.incoming
 
     def stencil(self, weight: Tensor) -> Stencil:
         """Bind ``weight`` ``[num_relations, in_channels, out_channels]`` to the graph."""
@@ -288,15 +297,14 @@ class Stencil:
         n = self.neighborhood
         if n.grid is not None:
             return self._conv2d(z, n.grid)
-        recorded = torch.is_grad_enabled() or transforms_active()
         if self._gathers:
-            if not recorded and z.device.type == "cpu":
+            if not recorded() and z.device.type == "cpu":
                 return self._gather_in_blocks(z)
-            gathered: Tensor = _Expand.apply(z, n.incoming, n.outgoing)
+            gathered: Tensor = _Expand.apply(z, n, False)
             return gathered.view(n.num_nodes, self._packed.size(0)) @ self._packed
-        if recorded:
+        if recorded():
             messages = (z @ self._packed).view(-1, self.out_channels)
-            return _Reduce.apply(messages, n.incoming, n.outgoing)  # type: ignore[no-any-return]
+            return _Reduce.apply(messages, n, False)  # type: ignore[no-any-return]
         width = self._packed.size(1)
         messages = n.workspace(n.num_nodes * width, z).view(n.num_nodes, width)
         torch.mm(z, self._packed, out=messages)
@@ -342,11 +350,17 @@ def transforms_active() -> bool:
     return active or torch.autograd.forward_ad._current_level >= 0
 
 
+def recorded() -> bool:
+    """Whether what is computed may be differentiated, and memory must not be used again."""
+    return torch.is_grad_enabled() or transforms_active()
+
+
 _MOST_MESSAGES = 2**24  # entries; 64 MB in single precision
 _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 
-def _check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
+def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
+    """Raise a ValueError if ``index`` has entries outside ``[0, size)``."""
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
         raise ValueError(
             f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
@@ -397,4 +411,4 @@ def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.de
     return table.masked_fill(outside, -1)
 
 
-__all__ = ["GridShape", "Neighborhood", "Stencil", "transforms_active"]
+__all__ = ["GridShape", "Neighborhood", "Stencil", "check_range", "recorded", "transforms_active"]

@@ -3,8 +3,10 @@
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
+from gncadeq.cells.perception import Perception
 from gncadeq.cells.stencil import (
     StencilConv,
     stencil_bound,
@@ -15,8 +17,10 @@ from gncadeq.cells.stencil import (
 __all__ = [
     "Cell",
     "ConvCell",
+    "GrowingCell",
     "IGNNCell",
     "MonotoneCell",
+    "Perception",
     "StencilConv",
     "WeightedAdjacency",
     "stencil_bound",

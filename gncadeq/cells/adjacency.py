@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.neighborhood import Neighborhood, check_range
+from gncadeq.sparse import SparseRows
 from gncadeq.typing import Adj, OptTensor
 
 Normalization = Literal["sym", "row"]
-
-
-class _Rows:
-    """Where the entries of a sparse matrix stand, row by row; the weights are kept apart."""
-
-    def __init__(self, receiver: Tensor, sender: Tensor, num_nodes: int) -> None:
-        self.receiver, self.sender, self.num_nodes = receiver, sender, num_nodes
-        counts = torch.bincount(receiver, minlength=num_nodes)
-        self.ptr = F.pad(counts.cumsum(0), (1, 0))
-        self._transposed: tuple[_Rows, Tensor] | None = None
-
-    @property
-    def transposed(self) -> tuple[_Rows, Tensor]:
-        """The transposed matrix, and the order that takes the weights along."""
-        if self._transposed is None:
-            order = self.sender.argsort(stable=True)
-            rows = _Rows(self.sender[order], self.receiver[order], self.num_nodes)
-            self._transposed = rows, order
-        return self._transposed
-
-
-class _Product(torch.autograd.Function):
-    """``y_i = Σ_e w_e z_sender(e)``, differentiable any number of times to ``z`` and ``w``."""
-
-    @staticmethod
-    def forward(z: Tensor, weight: Tensor, rows: _Rows) -> Tensor:
-        if weight.numel() == 0:
-            return z.new_zeros(rows.num_nodes, z.size(1))
-        return F.embedding_bag(
-            rows.sender, z.contiguous(), rows.ptr, mode="sum",
-            per_sample_weights=weight, include_last_offset=True,
-        )  # fmt: skip
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        z, weight, ctx.rows = inputs
-        ctx.save_for_backward(z, weight)
-        ctx.save_for_forward(z, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None]:  # type: ignore[override]
-        z, weight = ctx.saved_tensors
-        to_z = to_weight = None
-        if ctx.needs_input_grad[0]:
-            back, order = ctx.rows.transposed
-            to_z = _Product.apply(grad, weight[order], back)
-        if ctx.needs_input_grad[1]:
-            to_weight = (grad[ctx.rows.receiver] * z[ctx.rows.sender]).sum(1)
-        return to_z, to_weight, None
-
-    @staticmethod
-    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
-        z, weight = ctx.saved_tensors
-        out = None if dz is None else _Product.apply(dz, weight, ctx.rows)
-        if dweight is not None:
-            more = _Product.apply(z, dweight, ctx.rows)
-            out = more if out is None else out + more
-        return out
 
 
 class WeightedAdjacency:
@@ -114,31 +56,24 @@ class WeightedAdjacency:
             e = edge_index.incoming
             edge_index = torch.stack([e.sender, e.receiver])
         edge_index = edge_index.long()
-        if edge_index.numel() and not (
-            int(edge_index.min()) >= 0 and int(edge_index.max()) < num_nodes
-        ):
-            raise ValueError(
-                f"Expected the entries of 'edge_index' in [0, {num_nodes}) with num_nodes="
-                f"{num_nodes} (got {int(edge_index.min())} to {int(edge_index.max())})"
-            )
+        check_range("edge_index", edge_index, num_nodes, "num_nodes")
         weight = _check_weight(weight, edge_index.size(1), like)
-        order = edge_index[1].argsort(stable=True)
+        self._rows, order = SparseRows.sort(edge_index[1], edge_index[0], num_nodes, num_nodes)
         self.weight = weight[order]
-        self._rows = _Rows(edge_index[1, order], edge_index[0, order], num_nodes)
 
     @property
     def num_nodes(self) -> int:
         """Number of nodes."""
-        return self._rows.num_nodes
+        return self._rows.num_rows
 
     @property
     def receiver(self) -> Tensor:
         """``[num_edges]``, the row of every entry of ``weight``, ascending."""
-        return self._rows.receiver
+        return self._rows.row
 
     def __call__(self, z: Tensor) -> Tensor:
         """Multiply ``z`` ``[num_nodes, channels]``."""
-        return _Product.apply(z, self.weight.to(z.dtype), self._rows)  # type: ignore[no-any-return]
+        return self._rows.matmul(z, self.weight.to(z.dtype))
 
     def with_weight(self, weight: Tensor) -> WeightedAdjacency:
         """Other weights on the same entries, in the order of ``self.weight``."""
@@ -156,18 +91,17 @@ class WeightedAdjacency:
     def with_self_loops(self) -> WeightedAdjacency:
         """Give a loop of weight one to every node that has no loop."""
         e = self._rows
-        missing = torch.ones(e.num_nodes, dtype=torch.bool, device=e.sender.device)
-        missing[e.sender[e.sender == e.receiver]] = False
+        missing = torch.ones(e.num_rows, dtype=torch.bool, device=e.col.device)
+        missing[e.col[e.col == e.row]] = False
         node = missing.nonzero().flatten()
-        edge_index = torch.stack([torch.cat([e.sender, node]), torch.cat([e.receiver, node])])
+        edge_index = torch.stack([torch.cat([e.col, node]), torch.cat([e.row, node])])
         weight = torch.cat([self.weight, self.weight.new_ones(node.numel())])
-        return WeightedAdjacency(edge_index, weight, e.num_nodes)
+        return WeightedAdjacency(edge_index, weight, e.num_rows)
 
     def in_degree(self) -> Tensor:
         """``[num_nodes]``, the sum of the absolute weights into every node."""
         ones = self.weight.new_ones(self.num_nodes, 1)
-        degree: Tensor = _Product.apply(ones, self.weight.abs(), self._rows)
-        return degree.squeeze(1)
+        return self._rows.matmul(ones, self.weight.abs()).squeeze(1)
 
     def normalized(self, how: Normalization) -> tuple[WeightedAdjacency, Tensor]:
         r"""Normalise by in-degrees, and return the vector that proves the spectral radius.
@@ -185,17 +119,17 @@ class WeightedAdjacency:
         degree = torch.where(degree > 0, degree, 1.0)  # a node that hears nobody has a row of zeros
         e = self._rows
         if how == "row":
-            return self.with_weight(self.weight / degree[e.receiver]), torch.ones_like(degree)
+            return self.with_weight(self.weight / degree[e.row]), torch.ones_like(degree)
         root = degree.sqrt()
-        return self.with_weight(self.weight / (root[e.receiver] * root[e.sender])), root
+        return self.with_weight(self.weight / (root[e.row] * root[e.col])), root
 
     def components(self) -> tuple[Tensor, int]:
         """``[num_nodes]`` labels of the weakly connected components, and their number."""
         n, e = self.num_nodes, self._rows
-        row, col = e.receiver.cpu().numpy(), e.sender.cpu().numpy()
+        row, col = e.row.cpu().numpy(), e.col.cpu().numpy()
         matrix = coo_matrix((np.ones(row.size, dtype=np.int8), (row, col)), shape=(n, n))
         count, label = connected_components(matrix, directed=False)
-        return torch.from_numpy(label).to(e.receiver.device, torch.long), int(count)
+        return torch.from_numpy(label).to(e.row.device, torch.long), int(count)
 
     def perron(self, steps: int = 30) -> tuple[Tensor, Tensor]:
         r"""Bound the spectral radius of :math:`|\mathbf{A}|` on every connected component.
@@ -234,14 +168,9 @@ class WeightedAdjacency:
 
     def restrict(self, nodes: Tensor) -> WeightedAdjacency:
         """The matrix on ``nodes``, the ascending indices of whole graphs."""
-        e = self._rows
-        keep = torch.zeros(e.num_nodes, dtype=torch.bool, device=nodes.device)
-        keep[nodes] = True
-        position = keep.cumsum(0) - 1
-        edges = keep[e.receiver]
         new = object.__new__(WeightedAdjacency)
-        new.weight = self.weight[edges]
-        new._rows = _Rows(position[e.receiver[edges]], position[e.sender[edges]], nodes.numel())
+        new._rows, kept = self._rows.restrict(nodes, nodes)
+        new.weight = self.weight[kept]
         return new
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
-from gncadeq.neighborhood import Stencil, transforms_active
+from gncadeq.neighborhood import Stencil, recorded
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ class ConvStep:
         """Return the next state."""
         # tanh(K_z * z + d),  d = K_x * x + b computed once
         y = self.stencil(z)
-        if torch.is_grad_enabled() or transforms_active():
-            update = torch.tanh(y + self.drive)
-        else:
-            update = y.add_(self.drive).tanh_()
+        update = torch.tanh(y + self.drive) if recorded() else y.add_(self.drive).tanh_()
         return z + update if self.residual else update
 
     def adjoint(self, z: Tensor, fz: Tensor) -> ConvAdjoint:

@@ -1,0 +1,164 @@
+"""The cell of growing neural cellular automata, on pixels, meshes and any graph with kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cells.perception import Perception
+from gncadeq.typing import Adj, OptTensor
+
+
+class GrowingStep:
+    """One step of a :class:`GrowingCell` with graph and injection bound."""
+
+    def __init__(self, cell: GrowingCell, perception: Perception, drive: OptTensor) -> None:
+        self.cell, self.perception, self.drive = cell, perception, drive
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        # z' = a(z) a(z + g) (z + g),  g = W₂ ReLU(W₁ [z, y¹, …, y^K, x] + b)
+        cell = self.cell
+        parts = []
+        for rows, y in self.perception.in_blocks(z):
+            senses = torch.cat([z[rows], y.flatten(1)], dim=1)
+            hidden = F.linear(senses, cell.weight_z, None if self.drive is not None else cell.bias)
+            if self.drive is not None:
+                hidden = hidden + self.drive[rows]
+            parts.append(z[rows] + F.linear(hidden.relu_(), cell.weight_out))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if cell.alive_channel is None:
+            return out
+        alive = self._alive(z) & self._alive(out)
+        return out * alive.unsqueeze(1)
+
+    def _alive(self, z: Tensor) -> Tensor:
+        """Whether a node, or one that it senses, is above the threshold."""
+        c = self.cell
+        ripe = (z[:, c.alive_channel].detach() > c.alive_threshold).to(z.dtype).unsqueeze(1)
+        return (self.perception.count(ripe) + ripe).squeeze(1) > 0
+
+    def restrict(self, nodes: Tensor) -> GrowingStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        drive = None if self.drive is None else self.drive[nodes]
+        return GrowingStep(self.cell, self.perception.restrict(nodes), drive)
+
+
+class GrowingCell(Cell):
+    r"""The cell of `"Growing Neural Cellular Automata" <https://doi.org/10.23915/distill.00023>`_
+    (Mordvintsev et al. 2020) on any graph whose edges carry kernel weights.
+
+    .. math::
+        \mathbf{g}_i = \mathbf{W}_2 \, \mathrm{ReLU} \Big( \mathbf{W}_1 \big[ \mathbf{z}_i \Vert
+        \mathbf{y}_i^1 \Vert \dots \Vert \mathbf{y}_i^K \Vert \mathbf{x}_i \big] + \mathbf{b} \Big),
+        \quad \mathbf{y}_i^k = \sum_{e = (j \to i)} w_{ek} \mathbf{z}_j , \qquad
+        \mathbf{z}_i' = a_i(\mathbf{z}) \, a_i(\mathbf{z} + \mathbf{g}) \,
+        (\mathbf{z}_i + \mathbf{g}_i)
+
+    with :math:`a_i \in \{0, 1\}` telling whether node :math:`i` or one that it senses has more than
+    the threshold in its alive channel. The last layer starts at zero, so the rule starts as the
+    identity. The weights :math:`w_{ek}` are ``edge_attr``, and own all the geometry:
+    :class:`gncadeq.transforms.PixelKernels` (Sobel and Laplacian filters, which make this the
+    convolution of the paper) and :class:`gncadeq.transforms.MeshToGraph` write them.
+
+    The update mask belongs to the dynamics: ``GraphNCA(cell, fire_rate=0.5)`` applies
+    :math:`\mathbf{z} + \mathbf{m} \odot (f(\mathbf{z}) - \mathbf{z})`, so a fixed point is one for
+    every mask, alive cells and dead.
+
+    Args:
+        channels: Channels of the state ``z``.
+        num_kernels: Kernels :math:`K`, the width of ``edge_attr``.
+        hidden_channels: Width of the MLP.
+        in_channels: Channels of the injection ``x``; often 0, with ``x`` of shape
+            ``[num_nodes, 0]``.
+        alive_channel: The channel that tells whether a node lives, or ``None`` if all do.
+        alive_threshold: The least value of a living node in that channel.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
+          indices :math:`(2, |\mathcal{E}|)`, kernel weights :math:`(|\mathcal{E}|, K)`
+        - **output:** state :math:`(|\mathcal{V}|, C)`
+
+    Raises:
+        ValueError: If an argument is out of range, or the graph has no kernel weights.
+
+    Example:
+        >>> from gncadeq import GraphNCA
+        >>> from gncadeq.transforms import ImageToGraph, PixelKernels
+        >>> data = PixelKernels()(ImageToGraph()(torch.zeros(1, 8, 8)))
+        >>> cell = GrowingCell(channels=16, num_kernels=3)
+        >>> seed = torch.zeros(64, 16)
+        >>> seed[27, 3:] = 1.0
+        >>> nca = GraphNCA(cell, steps=20, fire_rate=0.5)
+        >>> z = nca(data.x[:, :0], data.edge_index, data.edge_attr, z0=seed)
+        >>> z.shape
+        torch.Size([64, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int = 16,
+        num_kernels: int = 3,
+        hidden_channels: int = 128,
+        in_channels: int = 0,
+        alive_channel: int | None = 3,
+        alive_threshold: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("channels", channels), ("num_kernels", num_kernels),
+            ("hidden_channels", hidden_channels), ("in_channels", in_channels),
+        ):  # fmt: skip
+            if value < (0 if name == "in_channels" else 1):
+                raise ValueError(f"Expected a positive {name!r} (got {value})")
+        if alive_channel is not None and not 0 <= alive_channel < channels:
+            raise ValueError(
+                f"Expected 'alive_channel' in [0, {channels}) or None (got {alive_channel})"
+            )
+        self.in_channels, self.channels = in_channels, channels
+        self.num_kernels, self.hidden_channels = num_kernels, hidden_channels
+        self.alive_channel, self.alive_threshold = alive_channel, alive_threshold
+        senses = channels * (1 + num_kernels)
+        self.weight_z = nn.Parameter(torch.empty(hidden_channels, senses))
+        if in_channels:
+            self.weight_x = nn.Parameter(torch.empty(hidden_channels, in_channels))
+        else:
+            self.register_parameter("weight_x", None)
+        self.bias = nn.Parameter(torch.empty(hidden_channels))
+        self.weight_out = nn.Parameter(torch.empty(channels, hidden_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters; the last layer is zero, the rule the identity."""
+        bound = (self.weight_z.size(1) + self.in_channels) ** -0.5
+        nn.init.uniform_(self.weight_z, -bound, bound)
+        if self.weight_x is not None:
+            nn.init.uniform_(self.weight_x, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+        nn.init.zeros_(self.weight_out)
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> GrowingStep:
+        """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the kernel weights."""
+        check_graph(x, edge_index, self.in_channels, self.weight_z.dtype)
+        if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != self.num_kernels:
+            found = None if edge_attr is None else list(edge_attr.shape)
+            raise ValueError(
+                "Expected kernel weights 'edge_attr' of shape [num_edges, num_kernels] = "
+                f"[*, {self.num_kernels}] (got {found}). gncadeq.transforms.PixelKernels and "
+                "MeshToGraph write them"
+            )
+        perception = Perception(edge_index, edge_attr, x.size(0))
+        drive = None if self.weight_x is None else F.linear(x, self.weight_x, self.bias)
+        return GrowingStep(self, perception, drive)
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        text = f"{self.channels}, num_kernels={self.num_kernels}, hidden={self.hidden_channels}"
+        if self.in_channels:
+            text += f", in_channels={self.in_channels}"
+        return text if self.alive_channel is None else f"{text}, alive={self.alive_channel}"
+
+
+__all__ = ["GrowingCell", "GrowingStep"]

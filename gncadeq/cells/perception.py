@@ -1,0 +1,124 @@
+"""Perception by weighted edges: what a node senses of its neighbours, one sum a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gncadeq.neighborhood import check_range, recorded
+from gncadeq.sparse import SparseRows
+from gncadeq.typing import Adj
+
+
+class Perception:
+    r"""Weighted sums over the incoming edges, one for each kernel,
+
+    .. math::
+        \mathbf{y}_i^k = \sum_{e = (j \to i)} w_{ek} \, \mathbf{z}_j .
+
+    The weights are the geometry: Sobel filters on pixels, the gradient and the Laplacian on a mesh.
+    They come with the graph (``edge_attr``), usually by a transform, and a node that senses
+    itself has a loop.
+
+    Args:
+        edge_index: ``[2, num_edges]``, sources in row 0 and targets in row 1.
+        weight: ``[num_edges, num_kernels]`` floating-point weights.
+        num_nodes: Number of nodes.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)`
+        - **output:** perceived state :math:`(|\mathcal{V}|, K, C)`
+
+    Raises:
+        ValueError: If there isn't one row of weights an edge, or an index is out of range.
+        TypeError: If the weights aren't floating-point.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1, 1], [1, 0, 1]])
+        >>> weight = torch.tensor([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.0]])
+        >>> Perception(edge_index, weight, num_nodes=2)(torch.tensor([[2.0], [4.0]])).squeeze(2)
+        tensor([[ 4., -2.],
+                [-2.,  1.]])
+    """
+
+    def __init__(self, edge_index: Adj, weight: Tensor, num_nodes: int) -> None:
+        if not isinstance(edge_index, Tensor):
+            raise TypeError(
+                "Expected edge indices [2, num_edges] for a perception with weights (got a "
+                f"{type(edge_index).__name__}, whose edges have another order)"
+            )
+        if weight.dim() != 2 or weight.size(0) != edge_index.size(1):
+            raise ValueError(
+                "Expected 'edge_attr' of shape [num_edges, num_kernels] = "
+                f"[{edge_index.size(1)}, *] (got {list(weight.shape)})"
+            )
+        if not weight.is_floating_point():
+            raise TypeError(
+                f"Expected floating-point kernel weights in 'edge_attr' (got {weight.dtype}). "
+                "gncadeq.transforms.PixelKernels turns the relations of a pixel graph into them"
+            )
+        check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        self.num_nodes, self.num_kernels = num_nodes, weight.size(1)
+        kernel = torch.arange(self.num_kernels, device=weight.device).repeat(edge_index.size(1))
+        source, target = edge_index.long().repeat_interleave(self.num_kernels, dim=1)
+        self._rows, order = SparseRows.sort(
+            target * self.num_kernels + kernel, source, num_nodes * self.num_kernels, num_nodes
+        )
+        self.weight = weight.reshape(-1)[order]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Perceive ``z``."""
+        y = self._rows.matmul(z, self.weight.to(z.dtype))
+        return y.view(self.num_nodes, self.num_kernels, z.size(1))
+
+    def in_blocks(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Some receivers at a time where that is faster, and all of them under autograd.
+
+        What a node does with what it perceives, it does alone: done block by block, everything
+        between two states stays in the cache, and no memory is touched for the first time.
+
+        Yields:
+            Rows of the nodes, and what they perceive ``[num_rows, num_kernels, channels]``.
+        """
+        if recorded() or z.device.type != "cpu":
+            yield slice(0, self.num_nodes), self(z)
+            return
+        weight = self.weight.to(z.dtype)
+        z = z.contiguous()
+        for first in range(0, self.num_nodes, _BLOCK):
+            last = min(first + _BLOCK, self.num_nodes)
+            y = self._rows.block(z, weight, first * self.num_kernels, last * self.num_kernels)
+            yield slice(first, last), y.view(last - first, self.num_kernels, z.size(1))
+
+    def count(self, mark: Tensor) -> Tensor:
+        """How often each node senses one that is marked: ``[num_nodes, C]``, zero if never."""
+        ptr = self._rows.ptr[:: self.num_kernels].contiguous()
+        return F.embedding_bag(
+            self._rows.col, mark, ptr, mode="sum", include_last_offset=True
+        )  # fmt: skip
+
+    def restrict(self, nodes: Tensor) -> Perception:
+        """The perception of ``nodes``, the ascending indices of whole graphs."""
+        new = object.__new__(Perception)
+        new.num_nodes, new.num_kernels = nodes.numel(), self.num_kernels
+        kernel = torch.arange(self.num_kernels, device=nodes.device)
+        rows = (nodes[:, None] * self.num_kernels + kernel).flatten()
+        new._rows, kept = self._rows.restrict(rows, nodes)
+        new.weight = self.weight[kept]
+        return new
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(num_nodes={self.num_nodes}, "
+            f"num_edges={self.weight.numel() // max(1, self.num_kernels)}, "
+            f"num_kernels={self.num_kernels})"
+        )
+
+
+_BLOCK = 4096  # nodes
+
+
+__all__ = ["Perception"]

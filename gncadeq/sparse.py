@@ -1,0 +1,112 @@
+"""Sparse matrices on states: the places of the entries once, the weights with their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gncadeq.typing import OptTensor
+
+
+class SparseRows:
+    """Where the entries of a sparse matrix stand, row by row; the weights are kept apart.
+
+    Args:
+        row: ``[num_entries]``, ascending.
+        col: ``[num_entries]``.
+        num_rows: Number of rows.
+        num_cols: Number of columns.
+    """
+
+    def __init__(self, row: Tensor, col: Tensor, num_rows: int, num_cols: int) -> None:
+        self.num_rows, self.num_cols = num_rows, num_cols
+        small = max(num_rows, num_cols, row.numel()) < 2**31
+        dtype = torch.int if small else torch.long
+        self.row, self.col = row.to(dtype), col.to(dtype)
+        counts = torch.bincount(row, minlength=num_rows) if num_rows else row.new_zeros(0)
+        self.ptr = F.pad(counts.cumsum(0), (1, 0)).to(dtype)
+        self._transposed: tuple[SparseRows, Tensor] | None = None
+
+    @classmethod
+    def sort(
+        cls, row: Tensor, col: Tensor, num_rows: int, num_cols: int
+    ) -> tuple[SparseRows, Tensor]:
+        """From entries in any order; also the order that takes the weights along."""
+        order = row.argsort(stable=True)
+        return cls(row[order], col[order], num_rows, num_cols), order
+
+    @property
+    def transposed(self) -> tuple[SparseRows, Tensor]:
+        """The transposed matrix, and the order that takes the weights along."""
+        if self._transposed is None:
+            self._transposed = self.sort(self.col, self.row, self.num_cols, self.num_rows)
+        return self._transposed
+
+    def matmul(self, z: Tensor, weight: Tensor) -> Tensor:
+        """``y_i = Σ_e w_e z_col(e)``, differentiable any number of times to ``z`` and ``w``."""
+        return _Product.apply(z, weight, self)  # type: ignore[no-any-return]
+
+    def block(self, z: Tensor, weight: Tensor, first: int, last: int) -> Tensor:
+        """The rows from ``first`` to before ``last`` of the product, outside autograd."""
+        ptr = self.ptr[first : last + 1]
+        begin, end = int(ptr[0]), int(ptr[-1])
+        return _bag_sum(z, weight[begin:end], self.col[begin:end], ptr - begin)
+
+    def restrict(self, rows: Tensor, cols: Tensor) -> tuple[SparseRows, Tensor]:
+        """The matrix cut down to ascending ``rows`` and ``cols``; also which entries are kept.
+
+        Entries of the kept rows stand in kept columns: those are whole graphs.
+        """
+        keep = torch.zeros(self.num_rows, dtype=torch.bool, device=rows.device)
+        keep[rows] = True
+        place = torch.zeros(self.num_cols, dtype=torch.long, device=cols.device)
+        place[cols] = torch.arange(cols.numel(), device=cols.device)
+        kept = keep[self.row].nonzero().flatten()
+        row = (keep.cumsum(0) - 1)[self.row[kept]]
+        return SparseRows(row, place[self.col[kept]], rows.numel(), cols.numel()), kept
+
+
+def _bag_sum(z: Tensor, weight: Tensor, col: Tensor, ptr: Tensor) -> Tensor:
+    if col.numel() == 0:
+        return z.new_zeros(ptr.numel() - 1, z.size(1))
+    return F.embedding_bag(
+        col, z.contiguous(), ptr, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(z: Tensor, weight: Tensor, rows: SparseRows) -> Tensor:
+        return _bag_sum(z, weight, rows.col, rows.ptr)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, weight, ctx.rows = inputs
+        ctx.save_for_backward(z, weight)
+        ctx.save_for_forward(z, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None]:  # type: ignore[override]
+        z, weight = ctx.saved_tensors
+        to_z = to_weight = None
+        if ctx.needs_input_grad[0]:
+            back, order = ctx.rows.transposed
+            to_z = _Product.apply(grad, weight[order], back)
+        if ctx.needs_input_grad[1]:
+            to_weight = (grad[ctx.rows.row] * z[ctx.rows.col]).sum(1)
+        return to_z, to_weight, None
+
+    @staticmethod
+    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
+        z, weight = ctx.saved_tensors
+        out = None if dz is None else _Product.apply(dz, weight, ctx.rows)
+        if dweight is not None:
+            more = _Product.apply(z, dweight, ctx.rows)
+            out = more if out is None else out + more
+        return out
+
+
+__all__ = ["SparseRows"]

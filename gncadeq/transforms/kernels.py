@@ -1,0 +1,108 @@
+"""Kernel weights for pixel graphs: the filters of growing neural cellular automata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from math import isqrt
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform
+
+FILTERS: dict[str, list[list[float]]] = {
+    "identity": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
+    "sobel_x": [[-1 / 8, 0, 1 / 8], [-2 / 8, 0, 2 / 8], [-1 / 8, 0, 1 / 8]],
+    "sobel_y": [[-1 / 8, -2 / 8, -1 / 8], [0, 0, 0], [1 / 8, 2 / 8, 1 / 8]],
+    "laplacian": [[1 / 16, 2 / 16, 1 / 16], [2 / 16, -12 / 16, 2 / 16], [1 / 16, 2 / 16, 1 / 16]],
+}
+"""Filters as they are correlated with the image, by name."""
+
+
+class PixelKernels(BaseTransform):  # type: ignore[misc]
+    r"""Turn the relations of a pixel graph into kernel weights.
+
+    Every edge gets one weight a kernel, that of its relative offset in the filter, and every pixel
+    a loop with the central weights: what :class:`gncadeq.GrowingCell` perceives is then the
+    correlation of the state with the filters, with zeros where there are no pixels. The filters are
+    Sobel's, divided by 8, and the nine-point Laplacian, divided by 16
+    (`"Growing Neural Cellular Automata" <https://doi.org/10.23915/distill.00023>`_ and
+    `"Self-Organising Textures" <https://doi.org/10.23915/distill.00027.003>`_).
+
+    Args:
+        kernels: Names among ``"sobel_x"``, ``"sobel_y"``, ``"laplacian"``, ``"identity"``, or
+            filters ``[k, k]`` with odd ``k``.
+
+    Returns (when called with ``Data`` that has relations in ``edge_attr``):
+        ``Data`` with loops in ``edge_index``, and ``edge_attr`` ``[num_edges, num_kernels]``.
+
+    Raises:
+        ValueError: If a name is unknown, a filter isn't square and odd, or the graph has no
+            relations, or relations outside the filters.
+
+    Example:
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> PixelKernels(("laplacian",))(ImageToGraph()(torch.rand(1, 4, 5))).edge_attr.shape
+        torch.Size([130, 1])
+    """
+
+    def __init__(
+        self, kernels: Sequence[str | Tensor] = ("sobel_x", "sobel_y", "laplacian")
+    ) -> None:
+        filters = [_filter(k) for k in kernels]
+        if not filters or len({f.numel() for f in filters}) > 1:
+            sizes = [list(f.shape) for f in filters]
+            raise ValueError(f"Expected at least one kernel, all of one size (got sizes {sizes})")
+        self.names = [k if isinstance(k, str) else "filter" for k in kernels]
+        self.table = torch.stack([f.flatten() for f in filters], 1)  # [k², K]
+
+    def __call__(self, data: Data) -> Data:
+        """Replace ``edge_attr``; everything else is kept."""
+        return self.forward(data)
+
+    def forward(self, data: Data) -> Data:
+        """Replace ``edge_attr``; everything else is kept."""
+        relation = data.edge_attr
+        if relation is None or relation.is_floating_point() or relation.numel() != data.num_edges:
+            raise ValueError(
+                "Expected a pixel graph with integer relations in 'edge_attr' (got "
+                f"{None if relation is None else relation.dtype}). "
+                "gncadeq.transforms.ImageToGraph writes them"
+            )
+        relation = relation.view(-1).long()
+        count = self.table.size(0)
+        if relation.numel() and not 0 <= int(relation.min()) <= int(relation.max()) < count:
+            raise ValueError(
+                f"Expected relations in [0, {count}) for {isqrt(count)} x {isqrt(count)} filters "
+                f"(got {int(relation.min())} to {int(relation.max())})"
+            )
+        x = data.x
+        table = self.table.to(relation.device)
+        table = table if x is None or not x.is_floating_point() else table.to(x.dtype)
+        others = data.edge_index[0] != data.edge_index[1]
+        others |= relation != count // 2
+        n = data.num_nodes
+        loops = torch.arange(n, device=relation.device).expand(2, n)
+        out = data.clone()
+        out.edge_index = torch.cat([data.edge_index[:, others], loops], 1)
+        out.edge_attr = torch.cat([table[relation[others]], table[count // 2].expand(n, -1)])
+        return out
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({', '.join(self.names)})"
+
+
+def _filter(kernel: str | Tensor) -> Tensor:
+    if isinstance(kernel, str):
+        if kernel not in FILTERS:
+            near = get_close_matches(kernel, FILTERS, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Expected a kernel of {list(FILTERS)} (got {kernel!r}){hint}")
+        return torch.tensor(FILTERS[kernel])
+    if kernel.dim() != 2 or kernel.size(0) != kernel.size(1) or kernel.size(0) % 2 == 0:
+        raise ValueError(f"Expected a square filter of odd size (got {list(kernel.shape)})")
+    return kernel
+
+
+__all__ = ["FILTERS", "PixelKernels"]

@@ -1,0 +1,165 @@
+"""The growing cell: the convolution of the paper on pixels, and the laws on any graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch_geometric.data import Batch, Data
+
+import gncadeq.cells.perception as perception
+from gncadeq import GraphDEQ, GraphNCA, GrowingCell
+from gncadeq.cells import Perception
+from gncadeq.testing import assert_local, assert_permutation_equivariant
+from gncadeq.transforms import ImageToGraph, PixelKernels
+from gncadeq.transforms.kernels import FILTERS
+
+NAMES = ("sobel_x", "sobel_y", "laplacian")
+
+
+def cell(alive=3, in_channels=0, kernels=3, scale=0.3):
+    torch.manual_seed(0)
+    made = GrowingCell(8, kernels, 16, in_channels, alive_channel=alive).double()
+    torch.nn.init.normal_(made.weight_out, std=scale)
+    made.weight_out.data[3].abs_()  # more hidden units wake a node up than kill it
+    return made
+
+
+def pixels(height=9, width=7, periodic=False, living=None):
+    image = torch.rand(1, height, width, dtype=torch.double)
+    graph = ImageToGraph(periodic=periodic, living_threshold=living)(image)
+    return PixelKernels(NAMES)(graph)
+
+
+def published(made: GrowingCell, z, periodic):
+    """The update of the paper, written with convolutions."""
+    filters = torch.tensor([FILTERS[n] for n in NAMES], dtype=z.dtype)
+    c = z.size(1)
+
+    def correlate(image, kernel):
+        image = F.pad(image, (1,) * 4, mode="circular" if periodic else "constant")
+        return F.conv2d(image, kernel.expand(c, 1, 3, 3), groups=c)
+
+    senses = torch.cat([z, *(correlate(z, k) for k in filters)], dim=1)
+    hidden = F.conv2d(senses, made.weight_z[:, :, None, None], made.bias).relu()
+    out = z + F.conv2d(hidden, made.weight_out[:, :, None, None])
+
+    def alive(image):
+        a = image[:, 3:4]
+        a = F.pad(a, (1,) * 4, mode="circular") if periodic else F.pad(a, (1,) * 4, value=-1e9)
+        return F.max_pool2d(a, 3, stride=1) > made.alive_threshold
+
+    return out * (alive(z) & alive(out))
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("block", [4, 4096])
+def test_on_pixels_it_is_the_published_convolution(periodic, block, monkeypatch):
+    monkeypatch.setattr(perception, "_BLOCK", block)
+    data, made = pixels(periodic=periodic), cell()
+    z = torch.zeros(63, 8, dtype=torch.double)
+    z[31, 3:] = 1.0
+    with torch.no_grad():
+        image = z.t().view(1, 8, 9, 7)
+        for _ in range(6):
+            z = made(z, data.x[:, :0], data.edge_index, data.edge_attr)
+            image = published(made, image, periodic)
+            flat = image.flatten(2).squeeze(0).t()
+            torch.testing.assert_close(z, flat, atol=1e-10, rtol=1e-10)
+    assert 9 < int((z.abs().sum(1) > 0).sum()) <= 63  # it has grown
+
+
+def test_with_and_without_autograd_it_is_the_same():
+    data, made = pixels(), cell(in_channels=1)
+    z = torch.randn(63, 8, dtype=torch.double)
+    with torch.no_grad():
+        quick = made(z, data.x, data.edge_index, data.edge_attr)
+    torch.testing.assert_close(quick, made(z, data.x, data.edge_index, data.edge_attr))
+
+
+def smooth(z, *graph):
+    return cell(alive=None, in_channels=1)(z, *graph).square().sum()
+
+
+def test_gradients():
+    data = pixels(3, 3)
+    z = torch.randn(9, 8, dtype=torch.double, requires_grad=True)
+    weight = data.edge_attr.clone().requires_grad_()
+    graph = (data.x, data.edge_index)
+    assert torch.autograd.gradcheck(lambda z, w: smooth(z, *graph, w), (z, weight))
+    assert torch.autograd.gradgradcheck(lambda z, w: smooth(z, *graph, w), (z, weight))
+
+
+@pytest.mark.parametrize("alive", [None, 3])
+@pytest.mark.parametrize("living", [None, 0.4])
+def test_permutation_and_locality_laws(alive, living):
+    data = pixels(8, 8, living=living)
+    assert_permutation_equivariant(cell(alive, in_channels=1), data)
+    if alive is None:  # a mask of what is alive before and after reaches two hops
+        assert_local(cell(alive, in_channels=1), data)
+
+
+def test_fixed_points_are_those_of_every_update_mask():
+    """Where the rule is at rest, dead cells and living, no update mask moves it."""
+    data, made = pixels(), cell()
+    torch.nn.init.zeros_(made.weight_out)
+    z = torch.zeros(63, 8, dtype=torch.double)
+    z[10:20] = torch.rand(10, 8, dtype=torch.double) + 0.2
+    fixed = made(z, data.x[:, :0], data.edge_index, data.edge_attr)
+    nca = GraphNCA(made, steps=5, fire_rate=0.3)
+    torch.testing.assert_close(
+        nca(data.x[:, :0], data.edge_index, data.edge_attr, z0=fixed), fixed, atol=0, rtol=0
+    )
+
+
+def test_batch_law_of_its_equilibria():
+    made = cell(None, in_channels=1, scale=0.02)
+    with torch.no_grad():  # pull back to zero: a contraction
+        made.weight_z[:8, :8] = torch.eye(8)
+        made.weight_z[8:, :8] = -torch.eye(8)
+        made.weight_z[:, 8:] *= 0.1
+        made.weight_out[:, :8], made.weight_out[:, 8:] = -0.5 * torch.eye(8), 0.5 * torch.eye(8)
+    graphs = [pixels(4, 5), pixels(6, 3), pixels(5, 5, living=0.5)]
+    deq = GraphDEQ(made, "picard", tol=1e-10, max_steps=300)
+    batch = Batch.from_data_list(graphs)
+    z = deq(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+    alone = [deq(g.x, g.edge_index, g.edge_attr) for g in graphs]
+    torch.testing.assert_close(z, torch.cat(alone), atol=1e-8, rtol=0)
+
+
+def test_perception_of_whole_graphs():
+    graphs = Batch.from_data_list([pixels(4, 4), pixels(3, 5)])
+    sense = Perception(graphs.edge_index, graphs.edge_attr, graphs.num_nodes)
+    z = torch.randn(graphs.num_nodes, 2, dtype=torch.double)
+    nodes = torch.arange(16, 31)
+    torch.testing.assert_close(sense.restrict(nodes)(z[nodes]), sense(z)[nodes])
+
+
+def test_filters_of_other_sizes_and_unknown_names():
+    data = ImageToGraph()(torch.rand(1, 3, 3))
+    assert PixelKernels([torch.ones(3, 3)])(data).edge_attr.tolist() == [[1.0]] * 49
+    with pytest.raises(ValueError, match="Did you mean 'laplacian'"):
+        PixelKernels(("laplace",))
+    with pytest.raises(ValueError, match="square filter of odd size"):
+        PixelKernels([torch.ones(2, 2)])
+    with pytest.raises(ValueError, match="all of one size"):
+        PixelKernels(["sobel_x", torch.ones(5, 5)])
+    with pytest.raises(ValueError, match="ImageToGraph writes them"):
+        PixelKernels()(Data(edge_index=data.edge_index, num_nodes=9))
+
+
+def test_bad_graphs_are_refused():
+    data, made = pixels(), cell()
+    x = data.x[:, :0]
+    with pytest.raises(ValueError, match=r"\[\*, 3\] \(got None\)"):
+        made.prepare(x, data.edge_index, None)
+    with pytest.raises(ValueError, match="PixelKernels"):
+        made.prepare(x, data.edge_index, data.edge_attr[:, :2])
+    with pytest.raises(TypeError, match="floating-point kernel weights"):
+        made.prepare(x, data.edge_index, data.edge_attr.long())
+    wrong = data.edge_index.clone()
+    wrong[0, 0] = 63
+    with pytest.raises(ValueError, match=r"in \[0, 63\)"):
+        made.prepare(x, wrong, data.edge_attr)
+    with pytest.raises(ValueError, match="alive_channel"):
+        GrowingCell(4, alive_channel=4)
