@@ -1,5 +1,14 @@
-"""Transforms: from images to graphs."""
+"""Transforms: from images, meshes and points to graphs."""
 
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
+from gncadeq.transforms.mesh import MeshToGraph
+from gncadeq.transforms.points import PointsToGraph
 
-__all__ = ["ImageToGraph", "graph_to_image", "pixel_edges", "window_mean"]
+__all__ = [
+    "ImageToGraph",
+    "MeshToGraph",
+    "PointsToGraph",
+    "graph_to_image",
+    "pixel_edges",
+    "window_mean",
+]
