@@ -72,8 +72,10 @@ def load_mesh(path: str | Path, merge: bool = False, max_vertices: int = 5_000_0
     _check(path, vertices, triangles)
     if merge:
         vertices, triangles, color = _merged(vertices, triangles, color)
+    with np.errstate(over="ignore"):
+        pos = torch.from_numpy(vertices.astype(np.float32))
     data = Data(
-        pos=torch.from_numpy(vertices.astype(np.float32)),
+        pos=pos,
         face=torch.from_numpy(triangles.astype(np.int64)).t().contiguous(),
     )
     if not bool(data.pos.isfinite().all()):

@@ -75,10 +75,9 @@ def mesh_report(data: Data) -> MeshReport:
     face = data.face.t().cpu().numpy()
     n, f = int(data.num_nodes), len(face)
     referenced = np.unique(face)
-    side = face[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)  # each face's three directed edges
-    owner = np.arange(f).repeat(3)
-    proper = side[:, 0] != side[:, 1]
-    side, owner = side[proper], owner[proper]
+    proper = (face != np.roll(face, 1, axis=1)).all(axis=1)  # three different vertices
+    side = face[proper][:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)  # each face's three directed edges
+    owner = proper.nonzero()[0].repeat(3)
     forward = side[:, 0] < side[:, 1]
     key = np.where(forward, side[:, 0] * n + side[:, 1], side[:, 1] * n + side[:, 0])
     order = np.argsort(key, kind="stable")
@@ -98,7 +97,7 @@ def mesh_report(data: Data) -> MeshReport:
         unreferenced_vertices=n - len(referenced),
         duplicate_faces=f - distinct,
         degenerate_faces=int(degenerate_faces(data.pos, data.face).sum()),
-        euler_characteristic=len(referenced) - len(count) + f,
+        euler_characteristic=len(referenced) - len(count) + int(proper.sum()),
         orientable=_orientable(owner[first], owner[first + 1], alike, f),
     )
 

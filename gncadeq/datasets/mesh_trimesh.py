@@ -1,4 +1,4 @@
-"""PLY, STL and GLB, read by trimesh: past its defaults, which merge, split and renumber vertices."""
+"""PLY, STL and GLB, read by trimesh past its defaults, which merge and renumber vertices."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from gncadeq.datasets.mesh_text import Arrays, fan, too_many
 
 
 def load_trimesh(path: Path) -> Any:
+    """The package trimesh.
+
+    Raises:
+        ImportError: If it is missing.
+    """
     try:
         import trimesh
     except ImportError as error:
@@ -24,6 +29,11 @@ def load_trimesh(path: Path) -> Any:
 
 
 def read_ply(path: Path, max_vertices: int) -> Arrays:
+    """Positions, triangles and colours of a PLY file.
+
+    Raises:
+        ValueError: If it cannot be read, is cut short, or has too many vertices.
+    """
     load_trimesh(path)
     from trimesh.exchange.ply import load_ply
 
@@ -63,6 +73,11 @@ def _triangles(faces: Any) -> np.ndarray:
 
 
 def read_stl(path: Path, max_vertices: int) -> Arrays:
+    """Positions, three for each triangle, of an STL file; it has no vertex colours.
+
+    Raises:
+        ValueError: If it cannot be read, is cut short, or has too many vertices.
+    """
     load_trimesh(path)
     from trimesh.exchange.stl import load_stl
 
@@ -93,6 +108,11 @@ def read_stl(path: Path, max_vertices: int) -> Arrays:
 
 
 def read_glb(path: Path, max_vertices: int) -> Arrays:
+    """Positions, triangles and colours of all meshes of a GLB file, placed in its scene.
+
+    Raises:
+        ValueError: If it cannot be read, or has too many vertices.
+    """
     trimesh = load_trimesh(path)
     with path.open("rb") as file:
         head = file.read(20)

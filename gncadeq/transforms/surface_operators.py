@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import coo_matrix
 from torch import Tensor
-from torch_geometric.utils import coalesce
 
 Weights = Literal["cotangent", "distance", "uniform"]
 
@@ -100,11 +101,21 @@ def mesh_edges(face: Tensor, num_nodes: int) -> Tensor:
         tensor([[1, 2, 0, 2, 0, 1],
                 [0, 0, 1, 1, 2, 2]])
     """
-    a, b, c = face
-    edge_index = torch.stack([torch.cat([a, b, b, c, c, a]), torch.cat([b, a, c, b, a, c])])
-    edge_index = edge_index[:, edge_index[0] != edge_index[1]]
-    out: Tensor = coalesce(edge_index, num_nodes=num_nodes, sort_by_row=False)
-    return out
+    return _summed_edges(face, torch.ones_like(face, dtype=torch.int8), num_nodes)[0]
+
+
+def _summed_edges(face: Tensor, opposite: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """The edges, and the sums ``[E]`` of what the corners opposite them hold, ``[3, F]``."""
+    u, v = face[[1, 2, 0]].reshape(-1).cpu().numpy(), face[[2, 0, 1]].reshape(-1).cpu().numpy()
+    value = opposite.reshape(-1).cpu().numpy()
+    proper = u != v
+    u, v, value = u[proper], v[proper], value[proper]
+    entries = np.concatenate([value, value]), (np.concatenate([v, u]), np.concatenate([u, v]))
+    matrix = coo_matrix(entries, shape=(num_nodes, num_nodes)).tocsr()  # sums, and sorts by bucket
+    matrix.sort_indices()
+    target = np.repeat(np.arange(num_nodes), np.diff(matrix.indptr))
+    edge_index = torch.from_numpy(np.stack([matrix.indices.astype(np.int64), target]))
+    return edge_index.to(face.device), torch.from_numpy(matrix.data).to(face.device)
 
 
 def neighbor_weights(
@@ -133,20 +144,12 @@ def neighbor_weights(
     if weights == "distance":
         return distance
     assert face is not None
-    n = pos.size(0)
-    a, b, c = face
-    keep = ~degenerate_faces(pos, face)
-    total = length.new_zeros(source.numel())
-    key = target * n + source
     corner = pos.double()[face]
-    twice_area = face_normals(pos, face).norm(dim=1)
-    for k, (u, v) in enumerate(((b, c), (c, a), (a, b))):
-        p, q = corner[(k + 1) % 3] - corner[k], corner[(k + 2) % 3] - corner[k]
-        half = 0.5 * ((p * q).sum(1) / twice_area)[keep]
-        for i, j in ((u, v), (v, u)):
-            total.index_add_(0, torch.searchsorted(key, i[keep] * n + j[keep]), half)
-    total = total.clamp_min(0.0)
-    row = total.new_zeros(n).index_add_(0, target, total)
+    p, q = corner.roll(-1, dims=0) - corner, corner.roll(-2, dims=0) - corner
+    half = 0.5 * (p * q).sum(dim=2) / face_normals(pos, face).norm(dim=1)
+    half[:, degenerate_faces(pos, face)] = 0.0
+    total = _summed_edges(face, half, pos.size(0))[1].clamp_min(0.0)
+    row = total.new_zeros(pos.size(0)).index_add_(0, target, total)
     bare = row <= 1e-12  # both directions of its edges, so that the weights stay symmetric
     return torch.where(bare[source] | bare[target], distance, total)
 
