@@ -179,9 +179,8 @@ def _check(path: Path, vertices: np.ndarray, triangles: np.ndarray) -> None:
 
 
 def _merged(vertices: np.ndarray, triangles: np.ndarray, color: np.ndarray | None) -> Arrays:
-    _, first, inverse = np.unique(
-        vertices.astype(np.float32), axis=0, return_index=True, return_inverse=True
-    )
+    place = vertices.astype(np.float32) + np.float32(0)  # -0 is 0
+    _, first, inverse = np.unique(place, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)  # the first of each place, in the file's order
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

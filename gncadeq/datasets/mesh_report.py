@@ -57,8 +57,8 @@ class MeshReport:
 
     def __str__(self) -> str:
         counts = {"parts": self.parts, "boundary_edges": self.boundary_edges, **self.defects}
-        told = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items())
-        return f"{self.vertices:,} vertices, {self.faces:,} faces: {told}"
+        told = ", ".join(f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items())
+        return f"{self.vertices:,} vertices, {self.faces:,} faces; {told}"
 
 
 def mesh_report(data: Data) -> MeshReport:
@@ -68,7 +68,7 @@ def mesh_report(data: Data) -> MeshReport:
         >>> from gncadeq.datasets import primitives
         >>> report = mesh_report(primitives.torus(8, 6))
         >>> print(report)
-        48 vertices, 96 faces: 1 parts, 0 boundary edges
+        48 vertices, 96 faces; parts: 1, boundary edges: 0
         >>> report.euler_characteristic, report.orientable
         (0, True)
     """

@@ -90,7 +90,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         weights: Weights | None = None,
         scale: float | None = None,
         up: tuple[float, float, float] = (0.0, 0.0, 1.0),
-        max_edges: int = 100_000_000,
+        max_edges: int = 50_000_000,
     ) -> None:
         if kernels not in get_args(Kernels):
             raise ValueError(f"Expected 'kernels' of {get_args(Kernels)} (got {kernels!r})")
@@ -135,8 +135,8 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         if frame is None:
             return laplacian[:, None]
         # Cotangents may vanish where a derivative is well defined: the fit weighs by distance.
-        fit = weight if self.weights is not None and self.weights != "cotangent" else None
-        fit = neighbor_weights(pos, edges) if fit is None else fit
+        uniform = self.weights == "uniform"
+        fit = neighbor_weights(pos, edges, "uniform" if uniform else "distance")
         offset = pos.double()[source] - pos.double()[target]
         length = offset.norm(dim=1)
         mean = normalized_rows(torch.ones_like(length), target, n) * length
@@ -161,7 +161,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
             raise ValueError(
                 f"Expected at most max_edges={self.max_edges:,} (got about {int(n * balls):,} of "
                 f"them for scale={self.scale:.3g}). Lower the scale, simplify the mesh, or raise "
-                "max_edges: each takes some 40 bytes"
+                "max_edges: making them takes some 150 bytes each"
             )
         place, mass = pos.double(), area.double()
         floor = math.exp(-(_CUTOFF**2) / 2)
@@ -201,7 +201,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     def __repr__(self) -> str:
         return (
             f"{self.__class__.__name__}(kernels={self.kernels!r}, weights={self.weights!r}, "
-            f"scale={self.scale})"
+            f"scale={self.scale}, up={self.up})"
         )
 
 

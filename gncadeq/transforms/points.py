@@ -64,7 +64,7 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         radius: float | None = None,
         kernels: PointKernels = "isotropic",
         weights: PointWeights = "distance",
-        max_edges: int = 100_000_000,
+        max_edges: int = 50_000_000,
     ) -> None:
         if (k is None) == (radius is None):
             raise ValueError(f"Expected one of 'k' and 'radius' (got k={k}, radius={radius})")
