@@ -1,6 +1,6 @@
 """gncadeq: train a local rule on a graph as an equilibrium, run it as a cellular automaton.
 
-Importing the package loads neither Lightning, torchvision nor matplotlib.
+Importing the package loads neither Lightning, torchvision, trimesh nor matplotlib.
 """
 
 import warnings
@@ -10,6 +10,8 @@ with warnings.catch_warnings():  # torch_geometric scripts a function, of which 
     import torch_geometric  # noqa: F401
 
 from gncadeq.cells import Cell, ConvCell, GrowingCell, IGNNCell, MonotoneCell, StencilConv
+from gncadeq.datasets.graph_files import load_graph
+from gncadeq.datasets.mesh_files import load_mesh
 from gncadeq.dynamics import (
     ConvergenceError,
     ConvergenceWarning,
@@ -36,4 +38,6 @@ __all__ = [
     "Solution",
     "Status",
     "StencilConv",
+    "load_graph",
+    "load_mesh",
 ]

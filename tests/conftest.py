@@ -28,6 +28,15 @@ def mnist_root() -> Path:
     pytest.skip("needs MNIST/raw under $GNCADEQ_DATA or datasets/")
 
 
+@pytest.fixture(scope="session")
+def mesh_root() -> Path:
+    """A folder with three meshes, or a skip that says where it was looked for."""
+    for place in (os.environ.get("GNCADEQ_DATA"), REPOSITORY / "datasets"):
+        if place and (Path(place) / "meshes" / "spot.obj").is_file():
+            return Path(place) / "meshes"
+    pytest.skip("needs meshes/ (spot, stanford-bunny, suzanne) under $GNCADEQ_DATA or datasets/")
+
+
 @pytest.fixture
 def ragged():
     """A batch of living-pixel graphs of different sizes, float64."""

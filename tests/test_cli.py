@@ -131,7 +131,8 @@ def test_a_refused_run_leaves_nothing_behind(tmp_path):
 def test_import_is_light():
     script = (
         "import sys, gncadeq;"
-        "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn'};"
+        "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn',"
+        "'trimesh'};"
         "print(heavy & set(sys.modules))"
     )
     done = subprocess.run(

@@ -1,6 +1,20 @@
-"""Datasets, the way PyG has them."""
+"""Datasets, the way PyG has them; meshes and graphs from files, and surfaces by formula."""
 
+from gncadeq.datasets import primitives
+from gncadeq.datasets.graph_files import load_graph
+from gncadeq.datasets.mesh_files import load_mesh, save_mesh
+from gncadeq.datasets.mesh_report import MeshReport, MeshWarning, mesh_report
 from gncadeq.datasets.pixel_graphs import PixelGraphs
 from gncadeq.datasets.sources import default_root
 
-__all__ = ["PixelGraphs", "default_root"]
+__all__ = [
+    "MeshReport",
+    "MeshWarning",
+    "PixelGraphs",
+    "default_root",
+    "load_graph",
+    "load_mesh",
+    "mesh_report",
+    "primitives",
+    "save_mesh",
+]

@@ -1,6 +1,16 @@
-"""Transforms: from images to graphs, and from relations to kernel weights."""
+"""Transforms: from images, meshes and points to graphs, and the kernels of their edges."""
 
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels
+from gncadeq.transforms.mesh import MeshToGraph
+from gncadeq.transforms.points import PointsToGraph
 
-__all__ = ["ImageToGraph", "PixelKernels", "graph_to_image", "pixel_edges", "window_mean"]
+__all__ = [
+    "ImageToGraph",
+    "MeshToGraph",
+    "PixelKernels",
+    "PointsToGraph",
+    "graph_to_image",
+    "pixel_edges",
+    "window_mean",
+]
