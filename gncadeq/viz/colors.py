@@ -95,7 +95,7 @@ class ColorScale:
             least = len(self.kind)
             if value.dim() < 2 or value.size(-1) < least:
                 raise ValueError(
-                    f"Expected values of shape [num_nodes, channels] with {least} channels at least "
+                    f"Expected values of shape [num_nodes, channels >= {least}] "
                     f"for kind={self.kind!r} (got {list(value.shape)}). Choose one: z[:, 0]"
                 )
             value = value[..., :least].float()

@@ -111,7 +111,7 @@ def _normals(point: Floats, face: Ints) -> Floats:
     return unit
 
 
-def _shade(normal: Floats) -> NDArray[np.float64]:
+def _shade(normal: Floats) -> Floats:
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     normal = np.where(normal[:, 2:] < 0, -normal, normal)  # both sides of a surface are lit
     diffuse = np.maximum(normal @ _LIGHT, 0)
