@@ -145,9 +145,10 @@ def _bounds(value: Tensor, color: bool) -> tuple[float, float]:
         return low, high
     if low >= 0.0 and high <= 1.0:
         return 0.0, 1.0
-    ordered = finite.sort().values  # torch.quantile takes 16 million values at most
-    last = len(ordered) - 1
-    return float(ordered[round(0.01 * last)]), float(ordered[round(0.99 * last)])
+    last = len(finite) - 1  # torch.quantile takes 16 million values at most
+    percentiles = (finite.kthvalue(1 + round(q * last)).values for q in (0.01, 0.99))
+    low, high = (float(p) for p in percentiles)
+    return low, high
 
 
 def rgb(colors: Sequence[str]) -> list[list[float]]:

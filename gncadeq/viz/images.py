@@ -61,4 +61,11 @@ def write_gif(
     return Path(path)
 
 
-__all__ = ["read_image", "write_gif"]
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+__all__ = ["png", "read_image", "write_gif"]

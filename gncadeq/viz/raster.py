@@ -120,7 +120,10 @@ def _span(p: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Where the line at height ``y`` enters and leaves each triangle."""
     left, right = np.full(len(p), np.inf), np.full(len(p), -np.inf)
     for i, j in ((0, 1), (1, 2), (2, 0)):
-        (xi, yi), (xj, yj) = p[:, i, :2].T, p[:, j, :2].T
+        # Upwards in both triangles of a side: rounded alike, they leave no gap between them.
+        down = (p[:, i, 1] > p[:, j, 1])[:, None]
+        xi, yi = np.where(down, p[:, j], p[:, i])[:, :2].T
+        xj, yj = np.where(down, p[:, i], p[:, j])[:, :2].T
         rise = yj - yi
         with np.errstate(divide="ignore", invalid="ignore"):
             x = xi + (y - yi) * (xj - xi) / rise

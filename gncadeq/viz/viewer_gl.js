@@ -11,9 +11,9 @@ uniform sampler2D table; uniform float size; uniform float minimum; uniform bool
 out vec3 color; out vec3 direction;
 void main() {
   vec3 p = turn * position + shift;
-  gl_Position = vec4(p.xy * lens - vec2(aside * p.z, 0.0), -depth.x * p.z - depth.y, -p.z);
   // A ball is as near as its nearest point, so that edges end at it.
-  gl_Position.z -= lift * (depth.x + gl_Position.z / p.z);
+  float z = min(p.z + lift, -0.001);
+  gl_Position = vec4(p.xy * lens - vec2(aside * p.z, 0.0), -(depth.x + depth.y / z) * p.z, -p.z);
   gl_PointSize = max(size / -p.z, minimum);
   direction = turn * normal;
   vec3 code = 255.0 * vec3(c0, c1, c2);
@@ -65,8 +65,7 @@ function normals(position, face) {
 class Painter {
   constructor(canvas, scene) {
     this.scene = scene;
-    // The buffer is kept so that the picture can be saved from the page.
-    const gl = this.gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
+    const gl = this.gl = canvas.getContext("webgl2", { antialias: true });
     if (!gl) throw new Error("Expected a browser with WebGL 2 (got none). Turn on hardware acceleration, or use another browser");
     this.program = gl.createProgram();
     for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
