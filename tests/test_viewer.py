@@ -92,10 +92,10 @@ def test_nothing_in_a_text_can_run_or_load(tmp_path):
 
 def test_slow_changes_make_small_files(tmp_path):
     data = sphere(3)
-    t = torch.arange(50)[:, None, None] / 50
-    smooth = torch.sin(3 * data.pos + t)
-    path = write_viewer(tmp_path / "a.html", data, smooth)
-    assert path.stat().st_size < 0.5 * smooth.numel()
+    smooth = torch.sin(3 * data.pos + torch.linspace(0, 1, 100)[:, None, None])
+    sizes = [write_viewer(tmp_path / "a.html", data, z).stat().st_size
+             for z in (smooth, torch.rand_like(smooth))]  # fmt: skip
+    assert sizes[0] < 0.4 * sizes[1]
     assert os.listdir(tmp_path) == ["a.html"]
 
 
@@ -140,9 +140,10 @@ def show(browser, tmp_path):
     """Opens a page, and afterwards sees to it that nothing went wrong and nothing was loaded."""
     opened, troubles = [], []
 
-    def open_page(*args, width=420, height=320, setup=None, expect_errors=False, **options):
+    def open_page(*args, width=540, height=240, setup=None, expect_errors=False, **options):
         path = write_viewer(tmp_path / f"{len(opened)}.html", *args, **options)
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+        page.set_default_timeout(10_000)
         if not expect_errors:
             page.on("console", lambda message: troubles.append(message.text))
             page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -201,16 +202,16 @@ def test_colours_are_those_of_the_pictures(show, kind):
     data = Data(pos=pos, face=torch.tensor([[0, 2], [1, 1], [2, 3]]))
     value = {"scalar": torch.tensor([0.0, 0.3, 0.6, 1.0]), "labels": torch.tensor([0, 3, 7, 9]),
              "rgb": torch.rand(4, 3)}[kind]  # fmt: skip
-    frames = torch.stack([value[i].expand_as(value) for i in range(4)])
+    frames = torch.stack([value[i].expand_as(value) for i in (1, 2)])
     if kind == "scalar":
         page = show(data, frames[..., None])
     elif kind == "rgb":
         page = show(data, frames)
     else:
-        page = show(data, torch.rand(4, 4, 1), fields={"labels": frames})
+        page = show(data, torch.rand(2, 4, 1), fields={"labels": frames})
     close_panel(page)
     scale = ColorScale.fit(frames, kind)
-    for t in range(4):
+    for t in range(2):
         page.evaluate(f"viewer.setFrame({t})")
         seen = picture(page)
         middle = seen[seen.shape[0] // 2, seen.shape[1] // 2]
@@ -279,7 +280,7 @@ def test_mouse_and_keys_do_what_the_page_says(show):
 def test_fields_are_chosen_in_the_menu(show):
     z = torch.rand(3, 42, 3)
     fields = {"labels": torch.arange(42) % 4, "residual": torch.rand(3, 42)}
-    page = show(sphere(1), z, fields=fields, height=500)
+    page = show(sphere(1), z, fields=fields, height=400)
     assert page.evaluate("viewer.field") == "channels 0, 1, 2 as colours"
     assert not page.locator("#maps").is_visible()
     page.select_option("#field", label="labels")
@@ -294,7 +295,7 @@ def test_fields_are_chosen_in_the_menu(show):
 
 
 def test_dark_and_narrow(show):
-    page = show(sphere(1), torch.rand(2, 42, 3), width=340, height=500)
+    page = show(sphere(1), torch.rand(2, 42, 3), width=340, height=300)
     assert not page.locator("#field").is_visible()  # the panel is folded
     assert picture(page)[-5, 5].tolist() == [255, 255, 255]
     page.keyboard.press("t")
@@ -310,11 +311,11 @@ def test_points_and_graphs_are_drawn(show, kind):
     red = torch.tensor([1.0, 0.0, 0.0]).expand(1, 42, 3)
     page = show(shape, red)
     close_panel(page)
-    seen = picture(page).reshape(-1, 3)
+    seen = picture(page)[80:].reshape(-1, 3)  # below the folded panel
     reds = (seen[:, 0] > 120) & (seen[:, 1] < 10) & (seen[:, 2] < 10)
     greys = (np.ptp(seen, 1) < 4) & (seen[:, 0] < 230)
     assert reds.sum() > 500
-    assert (greys[: 100 * 420].sum() > 100) == (kind == "graph")
+    assert (greys.sum() > 100) == (kind == "graph")
     assert not page.locator("#player").is_visible()  # one frame: nothing to play
 
 
