@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -330,3 +331,76 @@ def test_a_browser_that_lacks_something_is_told(show, setup, message):
     page = show(sphere(0), torch.rand(12, 3), setup=setup, expect_errors=True)
     assert message in page.locator("#message").inner_text()
     assert len(page.evaluate("viewer.errors")) == 1
+
+
+def diffusion(data: Data):
+    """The matrix that replaces every vertex's value by the mean of its neighbours'."""
+    from scipy.sparse import coo_array, diags_array
+
+    a, b = torch.cat([data.face[[0, 1]], data.face[[1, 2]], data.face[[2, 0]]], 1).numpy()
+    weight = coo_array((np.ones(len(a)), (a, b)), (data.num_nodes,) * 2).tocsr()
+    return diags_array(1 / weight.sum(1)) @ weight
+
+
+def spots(data: Data, frames: int) -> torch.Tensor:
+    """Gray and Scott's reaction and diffusion, 20 steps a frame."""
+    mean, pos = diffusion(data), data.pos.numpy()
+    seeds = pos[np.random.default_rng(0).choice(len(pos), 12)]
+    u, v = np.ones(len(pos)), ((pos @ seeds.T).max(1) > np.cos(0.12)) * 1.0
+    out = []
+    for _ in range(frames):
+        out.append(np.stack([u, 2 * v, u - v], -1))
+        for _ in range(20):
+            r = u * v * v
+            u, v = mean @ u - r + 0.055 * (1 - u), v + 0.5 * (mean @ v - v) + r - 0.117 * v
+    return torch.tensor(np.stack(out), dtype=torch.float)
+
+
+def asynchronous(data: Data, frames: int) -> torch.Tensor:
+    """A rule from noise, every node firing in half of the steps."""
+    mean, rng = diffusion(data), np.random.default_rng(0)
+    z, out = rng.standard_normal((data.num_nodes, 3)), []
+    for _ in range(frames):
+        out.append(z)
+        fires = rng.random((data.num_nodes, 1)) < 0.5
+        z = np.where(fires, np.tanh(1.6 * (mean @ z) + 0.2 * z), z)
+    return torch.tensor(np.stack(out), dtype=torch.float)
+
+
+def noise(data: Data, frames: int) -> torch.Tensor:
+    """Nothing that could be compressed."""
+    return torch.rand(frames, data.num_nodes, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "limit"), [(spots, 15.0), (asynchronous, 15.0), (noise, 18.0)])
+def test_size_and_frame_rate_at_40962_vertices_and_100_frames(browser, tmp_path, rule, limit):
+    data = sphere(6)
+    assert data.num_nodes == 40_962
+    start = time.perf_counter()
+    path = write_viewer(tmp_path / "a.html", data, rule(data, 100))
+    megabytes = path.stat().st_size / 1e6
+    page = browser.new_page(viewport={"width": 900, "height": 640})
+    opened = time.perf_counter()
+    page.goto(path.as_uri())
+    page.evaluate("viewer.loaded")
+    loaded = time.perf_counter() - opened
+    page.evaluate("viewer.setSpeed(1000)")
+    page.evaluate("viewer.play()")
+    drawn, since = page.evaluate("[viewer.drawn, performance.now()]")
+    page.wait_for_timeout(5000)
+    later, now = page.evaluate("[viewer.drawn, performance.now()]")
+    upload = page.evaluate(
+        """(() => { const start = performance.now();
+           for (let t = 0; t < 300; t++) viewer.setFrame(t % 100);
+           return (performance.now() - start) / 300; })()"""
+    )
+    rate = 1000 * (later - drawn) / (now - since)
+    print(
+        f"\n{rule.__name__}: {megabytes:.2f} MB, made in {opened - start:.1f} s, loaded in "
+        f"{loaded:.1f} s, {rate:.1f} frames/s in software, {upload:.1f} ms to send a frame"
+    )
+    assert page.evaluate("viewer.errors") == []
+    assert megabytes < limit
+    assert later - drawn >= 2
+    page.close()

@@ -381,7 +381,7 @@ def test_real_meshes_are_drawn(name, share):
         SurfaceRenderer(data, size=200, background=None)(torch.ones(data.num_nodes, 3)))  # fmt: skip
     opaque = picture[..., 3] == 255
     assert opaque.mean() == pytest.approx(share, abs=0.1)
-    # No pinholes: what is clear within the outline is as large as the gap between two legs.
+    # No pinholes: what is clear within the outline is as large as a gap between two legs.
     from scipy.ndimage import label
 
     regions, _ = label(picture[..., 3] < 255)

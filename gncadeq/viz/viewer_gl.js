@@ -65,7 +65,7 @@ function normals(position, face) {
 class Painter {
   constructor(canvas, scene) {
     this.scene = scene;
-    const gl = this.gl = canvas.getContext("webgl2", { antialias: true });
+    const gl = this.gl = canvas.getContext("webgl2", { antialias: pixelRatio() < 2 });
     if (!gl) throw new Error("Expected a browser with WebGL 2 (got none). Turn on hardware acceleration, or use another browser");
     this.program = gl.createProgram();
     for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
