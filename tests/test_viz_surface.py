@@ -124,8 +124,8 @@ def test_picture_is_linear_in_the_colours():
 
 
 def test_sphere_covers_its_disc_and_is_lit_from_the_upper_left():
-    picture = pixels(
-        SurfaceRenderer(sphere(3), size=200, background=None)(torch.ones(642, 3)))  # fmt: skip
+    renderer = SurfaceRenderer(sphere(3), size=200, background=None)
+    picture = pixels(renderer(torch.ones(642, 3)))
     area = (picture[..., 3] / 255).sum()
     assert area == pytest.approx(math.pi * (100 * 0.92) ** 2, rel=0.02)
     assert picture[60, 60, 0] > picture[140, 140, 0] + 60
@@ -377,8 +377,8 @@ def test_real_meshes_are_drawn(name, share):
     if not path.is_file():
         pytest.skip(f"needs meshes/{name}.obj under $GNCADEQ_DATA")
     data = read_obj(path)
-    picture = pixels(
-        SurfaceRenderer(data, size=200, background=None)(torch.ones(data.num_nodes, 3)))  # fmt: skip
+    renderer = SurfaceRenderer(data, size=200, background=None)
+    picture = pixels(renderer(torch.ones(data.num_nodes, 3)))
     opaque = picture[..., 3] == 255
     assert opaque.mean() == pytest.approx(share, abs=0.1)
     # No pinholes: what is clear within the outline is as large as a gap between two legs.
