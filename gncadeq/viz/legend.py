@@ -20,7 +20,7 @@ def color_bar(scale: ColorScale, height: int) -> Image.Image:
         >>> color_bar(ColorScale("scalar", 0.0, 1.0), 200).height
         200
     """
-    size = max(10, height // 34)
+    size = max(10, height // 28)
     font = ImageFont.load_default(size)
     middle = (scale.low + scale.high) / 2
     if abs(middle) < 1e-6 * (scale.high - scale.low):
