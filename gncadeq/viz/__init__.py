@@ -1,5 +1,28 @@
 """Pictures, without a display; matplotlib loads when a figure is made (``gncadeq.viz.figures``)."""
 
-from gncadeq.viz.colors import StateColors, paint
+from gncadeq.viz.colors import ColorScale, StateColors, paint
+from gncadeq.viz.render import render_file
+from gncadeq.viz.surface import (
+    SurfaceRenderer,
+    render_frames,
+    render_gif,
+    render_strip,
+    render_surface,
+)
+from gncadeq.viz.trajectory import load_trajectory, save_trajectory
+from gncadeq.viz.viewer import write_viewer
 
-__all__ = ["StateColors", "paint"]
+__all__ = [
+    "ColorScale",
+    "StateColors",
+    "SurfaceRenderer",
+    "load_trajectory",
+    "paint",
+    "render_file",
+    "render_frames",
+    "render_gif",
+    "render_strip",
+    "render_surface",
+    "save_trajectory",
+    "write_viewer",
+]

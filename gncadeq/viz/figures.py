@@ -20,7 +20,8 @@ from gncadeq.evaluation import Evaluation
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms import window_mean
-from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint
+from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint, rgb
+from gncadeq.viz.images import write_gif
 
 STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 40)
 
@@ -43,13 +44,7 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int
         array = (frame.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         image = Image.fromarray(array)
         images.append(image.resize((image.width * scale, image.height * scale), Image.NEAREST))
-    buffer = io.BytesIO()
-    images[0].save(
-        buffer, format="GIF", save_all=True, append_images=images[1:], loop=0,
-        duration=[ms] * (len(images) - 1) + [1000],
-    )  # fmt: skip
-    write_atomically(path, buffer.getvalue())
-    return Path(path)
+    return write_gif(path, images, ms)
 
 
 @torch.no_grad()
@@ -298,7 +293,7 @@ def label_map_figure(
     tall = 3 * 8.0 * height / width + 1.3 if wide else 8.0 / 3 * height / width + 0.9
     figure = Figure(figsize=(8.0, tall))
     axes = figure.subplots(3, 1) if wide else figure.subplots(1, 3)
-    palette = torch.tensor(_rgb(LABEL_COLORS))
+    palette = torch.tensor(rgb(LABEL_COLORS))
     pictures = (
         paint(data.x[:, :1].expand(-1, 3), data.pos, height, width, background=0.0),
         paint(StateColors(z)(z), data.pos, height, width),
@@ -326,10 +321,6 @@ def local_labels(model: PixelGraphClassifier, z: Tensor, data: Data, radius: int
     """The label of every node, decoded from the mean state of a window around it."""
     logits: Tensor = model.readout.decode(window_mean(z, data, radius))
     return logits.argmax(1)
-
-
-def _rgb(colors: Sequence[str]) -> list[list[float]]:
-    return [[int(c[k : k + 2], 16) / 255 for k in (1, 3, 5)] for c in colors]
 
 
 def as_equilibrium(model: PixelGraphClassifier) -> GraphDEQ:

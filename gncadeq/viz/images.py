@@ -1,13 +1,17 @@
-"""Image files to tensors."""
+"""Image files, read and written."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from gncadeq.models.pretrained import write_atomically
 
 
 def read_image(path: str | Path, channels: int = 1) -> Tensor:
@@ -32,4 +36,36 @@ def read_image(path: str | Path, channels: int = 1) -> Tensor:
     return tensor.unsqueeze(0) if channels == 1 else tensor.permute(2, 0, 1).contiguous()
 
 
-__all__ = ["read_image"]
+def write_gif(
+    path: str | Path, frames: Sequence[Image.Image], ms: int = 120, last_ms: int = 1000
+) -> Path:
+    """Write a GIF that starts over, atomically.
+
+    Args:
+        path: The file.
+        frames: Pictures of one size.
+        ms: Milliseconds a frame is shown.
+        last_ms: Milliseconds the last frame is shown.
+
+    Raises:
+        ValueError: If there are no frames.
+    """
+    if not frames:
+        raise ValueError("Expected frames to write (got none)")
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, format="GIF", save_all=True, append_images=frames[1:], loop=0,
+        duration=[ms] * (len(frames) - 1) + [last_ms],
+    )  # fmt: skip
+    write_atomically(path, buffer.getvalue())
+    return Path(path)
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+__all__ = ["png", "read_image", "write_gif"]

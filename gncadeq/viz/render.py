@@ -1,0 +1,147 @@
+"""A graph or a trajectory to a picture, an animation or a page, by the name of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gncadeq.models.pretrained import write_atomically
+from gncadeq.viz.colors import ColorScale, Kind
+from gncadeq.viz.images import png
+from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_surface
+from gncadeq.viz.trajectory import load_trajectory
+from gncadeq.viz.viewer import write_viewer
+
+_PLAIN = 0.72  # the grey of a graph without values
+_STRIP = 6
+
+
+def render_file(
+    source: str | Path | Data | tuple[Data, Tensor],
+    target: str | Path,
+    *,
+    channel: int | None = None,
+    colormap: str = "viridis",
+    low: float | None = None,
+    high: float | None = None,
+    steps: Sequence[int] | None = None,
+    ms: int = 120,
+    **options: Any,
+) -> Path:
+    """Draw ``source`` into ``target``, of which the suffix says how.
+
+    Args:
+        source: A graph, whose ``z`` or else ``x`` is drawn; a graph with its trajectory; or a file
+            of :func:`gncadeq.viz.save_trajectory`.
+        target: ``*.png``, one frame, or a strip of six from the first to the last; ``*.gif``, an
+            animation; ``*.html``, the page of :func:`gncadeq.viz.write_viewer`.
+        channel: The channel to draw; by default three as colours where there are so many, and the
+            first one otherwise. The page has them all.
+        colormap: Colours of a single channel in pictures.
+        low: Value of the first colour in pictures; by default as
+            :meth:`gncadeq.viz.ColorScale.fit` finds it.
+        high: Value of the last colour in pictures.
+        steps: The frames to draw in pictures, and to keep in pages; negative ones count from the
+            end.
+        ms: Milliseconds a frame of an animation is shown.
+        options: Options of :class:`gncadeq.viz.SurfaceRenderer`, or for a page of
+            :func:`gncadeq.viz.write_viewer`.
+
+    Raises:
+        ValueError: If the suffix, a step or the channel is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 8, 8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     render_file(data, f"{folder}/graph.png", size=64).name
+        'graph.png'
+    """
+    target = Path(target)
+    suffix = target.suffix.lower()
+    if suffix not in (".png", ".gif", ".html"):
+        raise ValueError(f"Expected a target ending in .png, .gif or .html (got {target.name!r})")
+    data, z, fields = _read(source)
+    chosen = _steps(steps, len(z), _STRIP if suffix == ".png" else None)
+    if suffix == ".html":
+        unused = {"channel": channel, "low": low, "high": high}
+        named = [name for name, value in unused.items() if value is not None]
+        if named:
+            raise ValueError(f"Expected {named} for pictures alone (a page has its own controls)")
+        kept = {k: v[chosen] if _moves(v, z) else v for k, v in fields.items()}
+        given: Mapping[str, Tensor] = options.pop("fields", None) or {}
+        return write_viewer(target, data, z[chosen], fields={**kept, **given}, **options)
+    value = _values(z, channel)
+    discrete = not value.is_floating_point()
+    kind: Kind = "labels" if discrete else "rgb" if value.dim() == 3 else "scalar"
+    scale = ColorScale.fit(value, kind, low, high, colormap)
+    if suffix == ".gif":
+        frames = render_frames(data, value, chosen, scale, **options)
+        return render_gif(target, frames, ms=ms)
+    if len(chosen) == 1:
+        picture = render_surface(data, value[chosen[0]], scale, **options)
+    else:
+        frames = render_frames(data, value, chosen, scale, **{"size": 320, **options})
+        picture = render_strip(frames, [f"step {t}" for t in chosen], scale=scale)
+    write_atomically(target, png(picture))
+    return target
+
+
+def _read(source: Any) -> tuple[Data, Tensor, dict[str, Tensor]]:
+    """The graph, its states ``[T, N, C]``, and fields."""
+    fields: dict[str, Tensor] = {}
+    if isinstance(source, tuple):
+        data, z = source
+    elif isinstance(source, str | Path):
+        data, z, fields = load_trajectory(source)
+    else:
+        data, z = source, getattr(source, "z", None)
+        if z is None:
+            z = getattr(source, "x", None)
+        if z is None:
+            z = torch.full((data.num_nodes, 3), _PLAIN)
+    if z.dim() == 1:
+        z = z.unsqueeze(1)
+    if z.dim() == 2:
+        z = z.unsqueeze(0)
+    if z.dim() != 3 or 0 in z.shape:
+        raise ValueError(
+            "Expected states of shape [T, num_nodes, channels] or [num_nodes, channels] "
+            f"(got {list(z.shape)})"
+        )
+    return data, z, fields
+
+
+def _moves(field: Tensor, z: Tensor) -> bool:
+    return field.dim() > 1 and field.size(0) == z.size(0)
+
+
+def _values(z: Tensor, channel: int | None) -> Tensor:
+    channels = z.size(2)
+    if channel is None:
+        return z if channels >= 3 else z[..., 0]
+    if not 0 <= channel < channels:
+        raise ValueError(f"Expected a channel from 0 to {channels - 1} (got {channel})")
+    return z[..., channel]
+
+
+def _steps(steps: Sequence[int] | None, frames: int, most: int | None) -> list[int]:
+    if steps is None:
+        if most is None or frames <= most:
+            return list(range(frames))
+        return [round(i * (frames - 1) / (most - 1)) for i in range(most)]
+    for t in steps:
+        if not -frames <= t < frames:
+            raise ValueError(f"Expected steps from {-frames} to {frames - 1} (got {t})")
+    if not steps:
+        raise ValueError("Expected steps to draw (got none)")
+    return [t % frames for t in steps]
+
+
+__all__ = ["render_file"]
