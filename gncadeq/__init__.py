@@ -9,7 +9,7 @@ with warnings.catch_warnings():  # torch_geometric scripts a function, of which 
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     import torch_geometric  # noqa: F401
 
-from gncadeq.cells import Cell, ConvCell, IGNNCell, MonotoneCell, StencilConv
+from gncadeq.cells import Cell, ConvCell, IGNNCell, MonotoneCell, StencilConv, WrappedConvCell
 from gncadeq.dynamics import (
     ConvergenceError,
     ConvergenceWarning,
@@ -35,4 +35,5 @@ __all__ = [
     "Solution",
     "Status",
     "StencilConv",
+    "WrappedConvCell",
 ]

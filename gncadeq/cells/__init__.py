@@ -3,6 +3,7 @@
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.stencil import (
@@ -11,6 +12,7 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.wrap import WrappedConvCell
 
 __all__ = [
     "Cell",
@@ -19,6 +21,9 @@ __all__ = [
     "MonotoneCell",
     "StencilConv",
     "WeightedAdjacency",
+    "WrappedConvCell",
+    "growth_rate",
+    "proven_bound",
     "stencil_bound",
     "stencil_norm",
     "stencil_to_conv2d",

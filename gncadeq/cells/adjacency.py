@@ -11,6 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from gncadeq.cells.base import check_indices
 from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor
 
@@ -114,13 +115,7 @@ class WeightedAdjacency:
             e = edge_index.incoming
             edge_index = torch.stack([e.sender, e.receiver])
         edge_index = edge_index.long()
-        if edge_index.numel() and not (
-            int(edge_index.min()) >= 0 and int(edge_index.max()) < num_nodes
-        ):
-            raise ValueError(
-                f"Expected the entries of 'edge_index' in [0, {num_nodes}) with num_nodes="
-                f"{num_nodes} (got {int(edge_index.min())} to {int(edge_index.max())})"
-            )
+        check_indices(edge_index, num_nodes)
         weight = _check_weight(weight, edge_index.size(1), like)
         order = edge_index[1].argsort(stable=True)
         self.weight = weight[order]
