@@ -21,9 +21,13 @@ from torch import Tensor, nn
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 
 
-def _norm(linear: nn.Module) -> Tensor:
-    weight: Tensor = linear.weight
-    return torch.linalg.matrix_norm(weight, 2)
+def _norm(linear: Any) -> Tensor:
+    return _spectral_norm(linear.weight)
+
+
+def _spectral_norm(weight: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.matrix_norm(weight, 2)
+    return norm
 
 
 def _sum(linears: Any) -> Tensor:
@@ -63,7 +67,8 @@ def _gcn2(conv: Any) -> Tensor | None:
         return None
     weight: Tensor = conv.weight1
     eye = torch.eye(weight.size(0), dtype=weight.dtype, device=weight.device)
-    return (1 - conv.alpha) * torch.linalg.matrix_norm((1 - conv.beta) * eye + conv.beta * weight, 2)
+    alpha, beta = float(conv.alpha), float(conv.beta)
+    return (1 - alpha) * _spectral_norm((1 - beta) * eye + beta * weight)
 
 
 def _one(conv: Any) -> Tensor | None:
@@ -94,8 +99,8 @@ def proven_bound(conv: nn.Module) -> Tensor | None:
         conv: The conv.
 
     Returns:
-        A scalar, differentiable to the conv's parameters, in the norm of this module; ``None`` where
-        nothing is proven. Subclasses are other convs: they have no proof.
+        A scalar, differentiable to the conv's parameters, in the norm of this module; ``None``
+        where nothing is proven. Subclasses are other convs: they have no proof.
 
     Example:
         >>> from torch_geometric.nn import GATConv, GCNConv

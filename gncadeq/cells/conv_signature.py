@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+
+from gncadeq.typing import OptTensor
 
 _GRAPH = ("edge_index", "hyperedge_index", "pos_edge_index")
 _EDGE = ("edge_attr", "edge_weight", "edge_type")
@@ -72,6 +74,65 @@ def read_signature(conv: nn.Module) -> ConvSignature:
     return ConvSignature(graph, edge, context, required, _INITIAL in parameters)
 
 
+def conv_arguments(
+    conv: nn.Module,
+    signature: ConvSignature,
+    x: Tensor,
+    edge_index: Tensor,
+    edge_attr: OptTensor,
+    context: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """What a conv's forward is given beyond state and edges, by its names, checked.
+
+    Raises:
+        ValueError: If something is missing, given twice, of another size or elsewhere.
+        TypeError: On a wrong dtype.
+    """
+    kind, name = type(conv).__name__, signature.edge
+    arguments = dict(context)
+    if edge_attr is not None:
+        if name is None:
+            raise ValueError(
+                f"Expected edge_attr=None, since the forward of {kind} takes nothing of an "
+                f"edge (got {list(edge_attr.shape)})"
+            )
+        if name in arguments:
+            raise ValueError(f"Expected 'edge_attr' or '{name}', which are one (got both)")
+        arguments[name] = edge_attr
+    missing = [n for n in signature.required if n not in arguments]
+    if missing:
+        raise ValueError(
+            f"Expected {missing} for {kind} (got {sorted(arguments) or 'none'}). Pass "
+            + ", ".join(f"{n}=..." for n in missing)
+        )
+    for name, value in arguments.items():
+        if value.device != x.device:
+            raise ValueError(
+                f"Expected '{name}' on the device of 'x', {x.device} (got {value.device})"
+            )
+        edges, n = edge_index.size(1), value.size(0) if value.dim() else None
+        if name.startswith("edge_") and n != edges:
+            raise ValueError(
+                f"Expected '{name}' with a row for each of {edges} edges (got {list(value.shape)})"
+            )
+        if name in ("edge_type", "node_type") and value.is_floating_point():
+            raise TypeError(f"Expected integer '{name}' (got {value.dtype}). Use .long()")
+        if name == "edge_weight":
+            if not value.is_floating_point():
+                raise TypeError(
+                    f"Expected floating-point '{name}' (got {value.dtype}). Use .float()"
+                )
+            if value.dim() == 2 and value.size(1) == 1:
+                arguments[name] = value = value.view(-1)
+            if value.dim() != 1:
+                raise ValueError(
+                    f"Expected '{name}' of shape [num_edges] = [{edges}] (got {list(value.shape)})"
+                )
+        if value.is_floating_point() and value.dtype != x.dtype:
+            raise TypeError(f"Expected '{name}' in the type of 'x', {x.dtype} (got {value.dtype})")
+    return arguments
+
+
 def _supports(conv: nn.Module, name: str) -> bool:
     # The ready-made models share one signature and say what their convs support.
     return bool(getattr(conv, f"supports_{name}", True))
@@ -91,4 +152,4 @@ def _parameters(conv: nn.Module) -> dict[str, inspect.Parameter]:
     return found
 
 
-__all__ = ["ConvSignature", "read_signature"]
+__all__ = ["ConvSignature", "conv_arguments", "read_signature"]

@@ -14,7 +14,7 @@ from torch_geometric.utils import is_undirected
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph, check_indices
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
-from gncadeq.cells.conv_signature import read_signature
+from gncadeq.cells.conv_signature import conv_arguments, read_signature
 from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor
 
@@ -58,9 +58,7 @@ class WrappedConvStep:
             ) from error
         if not isinstance(y, Tensor) or y.shape != z.shape:
             width = z.size(1)
-            got = (
-                f"{width} → {y.size(-1)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-            )
+            got = f"{width} → {y.size(-1)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             raise ValueError(
                 f"Expected a conv that maps states [num_nodes, {width}] to the same shape (got "
                 f"{got} from {type(self.conv).__name__}). Give it as many output as input channels "
@@ -136,7 +134,7 @@ class WrappedConvCell(Cell):
         conv: The conv.
         in_channels: Channels of the injection ``x``.
         channels: Channels :math:`C` of the state; by default the conv's ``in_channels``.
-        activation: :math:`\sigma`, by name or as a module.
+        activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
         norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
             nothing is then proven.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
@@ -165,7 +163,7 @@ class WrappedConvCell(Cell):
         conv: nn.Module,
         in_channels: int,
         channels: int | None = None,
-        activation: str | nn.Module = "tanh",
+        activation: str | nn.Module | None = "tanh",
         norm: str | nn.Module | None = None,
         contraction: float | None = 0.9,
         bias: bool = True,
@@ -186,7 +184,7 @@ class WrappedConvCell(Cell):
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv
         self.inject = nn.Linear(in_channels, channels, bias=bias)
-        self.activation = activation_resolver(activation)
+        self.activation = nn.Identity() if activation is None else activation_resolver(activation)
         self.norm = None if norm is None else normalization_resolver(norm, channels)
         self.norm_batch = (
             self.norm is not None and "batch" in inspect.signature(self.norm.forward).parameters
@@ -202,7 +200,7 @@ class WrappedConvCell(Cell):
     def from_options(
         cls, conv: nn.Module, in_channels: int, options: dict[str, Any]
     ) -> tuple[WrappedConvCell, dict[str, Any]]:
-        """The cell that takes its own of ``options``, and the others, for the dynamics around it."""
+        """The cell that takes its own of ``options``, and the others, for the dynamics."""
         mine = inspect.signature(cls.__init__).parameters
         own = {name: value for name, value in options.items() if name in mine}
         rest = {name: value for name, value in options.items() if name not in mine}
@@ -216,8 +214,9 @@ class WrappedConvCell(Cell):
     def reset_parameters(self) -> None:
         """Draw fresh parameters, the conv's and the norm's included."""
         for module in (self.conv, self.norm):
-            if module is not None and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
         self._reset_injection()
 
     def proven_bound(self) -> OptTensor:
@@ -281,8 +280,10 @@ class WrappedConvCell(Cell):
                     ".to(device) for model and data"
                 )
         # The second row of a hypergraph's is of hyperedges.
-        check_indices(edge_index[:1] if self.signature.graph == "hyperedge_index" else edge_index, x.size(0))
-        arguments = self._arguments(x, edge_index, edge_attr, context)
+        check_indices(
+            edge_index[:1] if self.signature.graph == "hyperedge_index" else edge_index, x.size(0)
+        )
+        arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
         step = WrappedConvStep(self, edge_index.long(), self.inject(x), arguments)
         if self.contraction is not None:
             bound = self.proven_bound()
@@ -317,57 +318,6 @@ class WrappedConvCell(Cell):
                 edge_index = torch.cat([edge_index, step.arguments[name]], dim=1)
         label, count = WeightedAdjacency(edge_index, None, total, like=step.drive).components()
         return label[:n], count
-
-    def _arguments(
-        self, x: Tensor, edge_index: Tensor, edge_attr: OptTensor, context: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        name, conv = self.signature.edge, type(self.conv).__name__
-        arguments = dict(context)
-        if edge_attr is not None:
-            if name is None:
-                raise ValueError(
-                    f"Expected edge_attr=None, since the forward of {conv} takes nothing of an "
-                    f"edge (got {list(edge_attr.shape)})"
-                )
-            if name in arguments:
-                raise ValueError(f"Expected 'edge_attr' or '{name}', which are one (got both)")
-            arguments[name] = edge_attr
-        missing = [n for n in self.signature.required if n not in arguments]
-        if missing:
-            raise ValueError(
-                f"Expected {missing} for {conv} (got {sorted(arguments) or 'none'}). Pass "
-                + ", ".join(f"{n}=..." for n in missing)
-            )
-        for name, value in arguments.items():
-            if value.device != x.device:
-                raise ValueError(
-                    f"Expected '{name}' on the device of 'x', {x.device} (got {value.device})"
-                )
-            edges, n = edge_index.size(1), value.size(0) if value.dim() else None
-            if name.startswith("edge_") and n != edges:
-                raise ValueError(
-                    f"Expected '{name}' with a row for each of {edges} edges (got "
-                    f"{list(value.shape)})"
-                )
-            if name in ("edge_type", "node_type") and value.is_floating_point():
-                raise TypeError(f"Expected integer '{name}' (got {value.dtype}). Use .long()")
-            if name == "edge_weight":
-                if not value.is_floating_point():
-                    raise TypeError(
-                        f"Expected floating-point '{name}' (got {value.dtype}). Use .float()"
-                    )
-                if value.dim() == 2 and value.size(1) == 1:
-                    arguments[name] = value = value.view(-1)
-                if value.dim() != 1:
-                    raise ValueError(
-                        f"Expected '{name}' of shape [num_edges] = [{edges}] (got "
-                        f"{list(value.shape)})"
-                    )
-            if value.is_floating_point() and value.dtype != x.dtype:
-                raise TypeError(
-                    f"Expected '{name}' in the type of 'x', {x.dtype} (got {value.dtype})"
-                )
-        return arguments
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
