@@ -157,11 +157,12 @@ def main() -> None:
     parser.add_argument("--data-root", help="the folder that holds Planetoid/Cora/raw")
     parser.add_argument("--convs", nargs="*", default=list(CONVS), choices=list(CONVS))
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--contraction", type=float, default=0.9)
-    parser.add_argument("--activation", default="tanh")
+    parser.add_argument("--activation", default="relu")
+    parser.add_argument("--init", default="identity", choices=["conv", "identity"])
     parser.add_argument("--out", default="runs/from_conv_cora")
     parser.add_argument("--smoke", action="store_true", help="a small synthetic graph")
     args = parser.parse_args()
@@ -173,15 +174,15 @@ def main() -> None:
     else:
         data = cora(args.data_root)
 
-    print("| conv | model | parameters | test accuracy | converged | seconds |")
-    print("|---|---|---|---|---|---|")
+    print("| conv | model | parameters | validation | test | converged | seconds |")
+    print("|---|---|---|---|---|---|---|")
     table = {}
     for name in args.convs:
         models: dict[str, Callable[[], nn.Module]] = {
             "stack of 2": lambda n=name: Stack(CONVS[n], data, args.width),
             "equilibrium": lambda n=name: Equilibrium(
                 CONVS[n], data, args.width, contraction=args.contraction,
-                activation=args.activation,
+                activation=args.activation, init=args.init,
             ),
         }  # fmt: skip
         for kind, build in models.items():
@@ -192,7 +193,8 @@ def main() -> None:
             found = table[f"{name}, {kind}"] = summary(runs)
             converged = f"{100 * found['converged']:.1f} %" if kind == "equilibrium" else ""
             print(
-                f"| {name} | {kind} | {found['parameters']:,.0f} | {100 * found['test']:.1f} ± "
+                f"| {name} | {kind} | {found['parameters']:,.0f} | "
+                f"{100 * found['valid']:.1f} % | {100 * found['test']:.1f} ± "
                 f"{100 * found['spread']:.1f} % | {converged} | {found['seconds']:.1f} |",
                 flush=True,
             )

@@ -147,7 +147,7 @@ def _parameters(conv: nn.Module) -> dict[str, inspect.Parameter]:
             found[name] = parameter
     inner = getattr(conv, "conv", None) or getattr(conv, "phi", None)
     if passes_on and isinstance(inner, nn.Module):
-        for name, parameter in list(_parameters(inner).items())[2:]:
+        for name, parameter in _parameters(inner).items():
             found.setdefault(name, parameter)
     return found
 

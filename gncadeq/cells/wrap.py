@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 from torch_geometric.utils import is_undirected
 
@@ -50,11 +51,14 @@ class WrappedConvStep:
             y = self.conv(z, **passed)
         except (AssertionError, TypeError, AttributeError) as error:
             edge = self.cell.signature.edge
-            if edge is None or edge in known:
+            given = [name for name in self.cell.conv_names if name in passed]
+            advice = f"Pass {edge}=..." if edge and edge not in passed else f"Leave out {edge!r}"
+            if edge is None or (edge in passed and not isinstance(error, AssertionError)):
                 raise
             raise ValueError(
-                f"Expected '{edge}' for {type(self.conv).__name__} (got none, and its forward "
-                f"failed: {error or type(error).__name__}). Pass {edge}=..."
+                f"Expected other arguments for {self.conv} (got {given or 'the edges alone'}, and "
+                f"its forward failed: {error or type(error).__name__}). {advice}, or see its "
+                "documentation"
             ) from error
         if not isinstance(y, Tensor) or y.shape != z.shape:
             width = z.size(1)
@@ -63,6 +67,11 @@ class WrappedConvStep:
                 f"Expected a conv that maps states [num_nodes, {width}] to the same shape (got "
                 f"{got} from {type(self.conv).__name__}). Give it as many output as input channels "
                 "(heads that are concatenated count), and project with 'in_channels'"
+            )
+        if z.requires_grad and torch.is_grad_enabled() and not y.requires_grad:
+            raise ValueError(
+                f"Expected a conv that is differentiable to its state (got {type(self.conv).__name__}"
+                ", whose output has no gradient). An equilibrium of it could not be trained"
             )
         if self.cell.norm is None:
             return y
@@ -139,6 +148,10 @@ class WrappedConvCell(Cell):
             nothing is then proven.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
         bias: Whether to add :math:`\mathbf{b}`.
+        init: ``"conv"`` leaves the conv's weights as they come; ``"identity"`` overwrites its
+            square matrices ``[C, C]`` by identities, here and in :meth:`reset_parameters`: the
+            state then starts as the injection smoothed over the graph, which trains better than a
+            random mixture of it.
         power_steps: Vector-Jacobian products for a measured :math:`L`.
 
     Shapes:
@@ -163,10 +176,11 @@ class WrappedConvCell(Cell):
         conv: nn.Module,
         in_channels: int,
         channels: int | None = None,
-        activation: str | nn.Module | None = "tanh",
+        activation: str | nn.Module | None = "relu",
         norm: str | nn.Module | None = None,
         contraction: float | None = 0.9,
         bias: bool = True,
+        init: Literal["conv", "identity"] = "conv",
         power_steps: int = 8,
     ) -> None:
         super().__init__()
@@ -178,6 +192,8 @@ class WrappedConvCell(Cell):
             )
         if contraction is not None and not 0.0 < contraction < float("inf"):
             raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
+        if init not in ("conv", "identity"):
+            raise ValueError(f"Expected 'init' to be 'conv' or 'identity' (got {init!r})")
         if power_steps < 2:
             raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
         self.in_channels, self.channels = in_channels, channels
@@ -194,7 +210,8 @@ class WrappedConvCell(Cell):
         extra = {"batch"} if self.norm_batch else set()
         extra |= {edge} if edge and edge != "edge_attr" else set()
         self.context = (*self.signature.context, *sorted(extra - set(self.signature.context)))
-        self._reset_injection()
+        self.init: Literal["conv", "identity"] = init
+        self._reset_own()
 
     @classmethod
     def from_options(
@@ -206,7 +223,11 @@ class WrappedConvCell(Cell):
         rest = {name: value for name, value in options.items() if name not in mine}
         return cls(conv, in_channels, **own), rest
 
-    def _reset_injection(self) -> None:
+    def _reset_own(self) -> None:
+        if self.init == "identity":
+            for parameter in self.conv.parameters():
+                if parameter.shape == (self.channels, self.channels):
+                    nn.init.eye_(parameter)
         nn.init.xavier_uniform_(self.inject.weight)
         if self.inject.bias is not None:
             nn.init.zeros_(self.inject.bias)
@@ -217,7 +238,7 @@ class WrappedConvCell(Cell):
             reset: Any = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
-        self._reset_injection()
+        self._reset_own()
 
     def proven_bound(self) -> OptTensor:
         """The conv's Lipschitz constant before scaling, ``None`` where nothing is proven."""
@@ -300,7 +321,8 @@ class WrappedConvCell(Cell):
         z = self.activation(step.drive)
         # Any vector would do but one without the growing direction: not the same in all channels.
         ramp = torch.arange(1, self.channels + 1, dtype=z.dtype, device=z.device).cos()
-        rate = growth_rate(step.image, z, z + ramp, component, count, self.power_steps)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels differentiate only once
+            rate = growth_rate(step.image, z, z + ramp, component, count, self.power_steps)
         return rate[component].unsqueeze(1)
 
     def _components(self, step: WrappedConvStep) -> tuple[Tensor, int]:
@@ -321,7 +343,10 @@ class WrappedConvCell(Cell):
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
-        return f"{self.in_channels}, {self.channels}, contraction={self.contraction}"
+        return (
+            f"{self.in_channels}, {self.channels}, contraction={self.contraction}, "
+            f"init={self.init!r}"
+        )
 
 
 def _width(conv: nn.Module) -> int:
