@@ -40,7 +40,7 @@ def graph_of(data: Data) -> tuple[Tensor, Tensor, OptTensor]:
 
 
 def context_of(cell: Cell, data: Data) -> dict[str, Tensor]:
-    """What else the cell takes by name, as far as the data have it; see :attr:`gncadeq.Cell.context`.
+    """What else the cell takes by name (:attr:`gncadeq.Cell.context`), as far as the data have it.
 
     Example:
         >>> from torch_geometric.nn import PointTransformerConv

@@ -43,16 +43,18 @@ def test_laws_of_every_conv(name):
     assert_gradients_exact(deq, graphs[0], steps=30)
 
 
+def solve_and_check(name: str) -> None:
+    data, deq = graph(Works(lambda: None), 12), make(name)
+    deq(data.x, data.edge_index)
+    assert_permutation_equivariant(deq.cell, data)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_convs_are_refused(name):
-    data = graph(Works(lambda: None), 12)
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        deq = make(name)
-        z = deq(data.x, data.edge_index)
-        assert z.requires_grad, "no gradient"
-        assert_permutation_equivariant(deq.cell, data)
-        assert_gradients_exact(deq, data, steps=30)
-    assert not isinstance(caught.value, NameError)
+    """By an error of ours or of the conv's, or by a broken law (a weight for every node)."""
+    broken = AssertionError if name == "LINKX" else ValueError
+    with pytest.raises((ValueError, RuntimeError, ImportError, TypeError, broken)):
+        solve_and_check(name)
 
 
 def test_every_conv_is_in_the_table():
@@ -66,19 +68,18 @@ def test_every_conv_is_in_the_table():
 
 
 def page() -> str:
+    command = "GNCADEQ_WRITE_DOCS=1 python -m pytest tests/test_convs.py"
     lines = [
         "# Convs of PyTorch Geometric as rules",
         "",
-        f"What `GraphDEQ.from_conv` makes of every conv of PyTorch Geometric "
-        f"{minor_version()}, written by `GNCADEQ_WRITE_DOCS=1 python -m pytest tests/test_convs.py`.",
-        "Each row marked with a bound has been solved in float64, its gradient compared with that of "
-        "the automaton unrolled to convergence (relative error 1e-6), its nodes renumbered, and its "
-        "graph solved alone and in a batch.",
+        f"What `GraphDEQ.from_conv` makes of every conv of PyTorch Geometric {minor_version()},",
+        f"written by `{command}`. Each row with a bound has been solved in float64, its gradient",
+        "compared with that of the automaton unrolled to convergence (relative error 1e-6), its",
+        "nodes renumbered, and its graph solved alone and in a batch.",
         "",
-        "*edge_attr is*: what the conv calls the third argument of the call, `deq(x, edge_index, "
-        "edge_attr)`. *by name*: what else it takes, as in `deq(x, edge_index, pos=pos)`. *bound*: "
-        "whether its convergence is proven (on undirected graphs) or its growth measured and scaled "
-        "away.",
+        "*edge_attr is*: what the conv calls the third argument, `deq(x, edge_index, edge_attr)`.",
+        "*by name*: what else it takes, as in `deq(x, edge_index, pos=pos)`. *bound*: whether its",
+        "convergence is proven (on undirected graphs), or its growth measured and scaled away.",
     ]
     for title, table in (("Convs", CONVS), ("Models that map states to states", MODELS)):
         lines += ["", f"## {title}", "", "| conv | edge_attr is | by name | bound | remark |",
