@@ -22,6 +22,8 @@ from gncadeq.typing import Adj, OptTensor
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
+_SETTLING = 3
+_TINY = 1e-30
 _NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
 
 
@@ -45,8 +47,8 @@ class WrappedConvCell(Cell):
       spectral norms of the weights (:func:`~gncadeq.cells.proven_bound`): the cell is a
       contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so.
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
-      grow on every connected component at :math:`\sigma(\mathbf{U} \mathbf{x} + \mathbf{b})`
-      (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and promises nothing; the
+      grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
+      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and promises nothing; the
       solution's status tells. That one number a component, alone of all the cell computes, is not
       local.
 
@@ -237,12 +239,27 @@ class WrappedConvCell(Cell):
     def _measured(self, step: WrappedConvStep) -> Tensor:
         """``[num_nodes, 1]``, the growth rate of the conv on every node's component."""
         component, count = self._components(step)
-        z = self.activation(step.drive)
+        z = self._settled(step, component, count)
         # Any vector would do but one without the growing direction: not the same in all channels.
         ramp = torch.arange(1, self.channels + 1, dtype=z.dtype, device=z.device).cos()
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels differentiate only once
             rate = growth_rate(step.image, z, z + ramp, component, count, self.power_steps)
         return rate[component].unsqueeze(1)
+
+    def _settled(self, step: WrappedConvStep, component: Tensor, count: int) -> Tensor:
+        """A state on the way to the equilibrium, where the rate matters: a few steps, in which the
+        conv's output is scaled to the size of its input."""
+
+        def size(z: Tensor) -> Tensor:
+            square = z.new_zeros(count).index_add(0, component, z.square().sum(1))
+            return square.clamp(min=_TINY).sqrt()
+
+        z = self.activation(step.drive)
+        for _ in range(_SETTLING):
+            y = step.image(z)
+            y = y * (size(z) / size(y))[component].unsqueeze(1)
+            z = self.activation(y if self.signature.initial else y + step.drive)
+        return z  # type: ignore[no-any-return]
 
     def _components(self, step: WrappedConvStep) -> tuple[Tensor, int]:
         """``[num_nodes]`` labels of what shares no messages, and their number."""
