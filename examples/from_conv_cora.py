@@ -4,10 +4,11 @@
     python examples/from_conv_cora.py --smoke               # seconds, on a synthetic graph
 
 Both models get the public split, the same width, optimiser and epochs. Whether the equilibrium's
-conv starts at the identity or as it comes is chosen by the validation accuracy of the first seed. The accuracy is the test
-accuracy at the epoch of the best validation accuracy; the test data choose nothing. *converged* is
-the share of training solves and of evaluations that reached the tolerance. The data are copied to a
-temporary folder first. Prints a Markdown table and writes ``runs/from_conv_cora/table.json``.
+conv starts at the identity or as it comes is chosen by the validation accuracy of the first seed.
+The accuracy is the test accuracy at the epoch of the best validation accuracy; the test data choose
+nothing. *converged* is the share of training solves and of evaluations that reached the tolerance.
+The data are copied to a temporary folder first. Prints a Markdown table and writes
+``runs/from_conv_cora/table.json``.
 """
 
 from __future__ import annotations

@@ -128,6 +128,11 @@ def check_graph(
         return
     if not isinstance(edge_index, Tensor):
         raise TypeError(f"Expected a tensor 'edge_index' (got {type(edge_index).__name__})")
+    if edge_index.layout != torch.strided:
+        raise TypeError(
+            f"Expected edge indices [2, num_edges] (got a {edge_index.layout} matrix). Use "
+            "row_col, edge_weight = torch_geometric.utils.to_edge_index(adj_t) and row_col.flip(0)"
+        )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
             f"Expected 'edge_index' of shape [2, num_edges] (got {list(edge_index.shape)})"

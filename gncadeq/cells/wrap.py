@@ -48,9 +48,9 @@ class WrappedConvCell(Cell):
       contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so.
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
       grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
-      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and promises nothing; the
-      solution's status tells. That one number a component, alone of all the cell computes, is not
-      local.
+      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and
+      promises nothing; the solution's status tells. That one number a component, alone of all the
+      cell computes, is not local.
 
     Both are differentiable: the gradient of a solve is that of the map with :math:`s` in it.
 
