@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class WrappedConvStep:
     ) -> None:
         self.cell, self.edge_index, self.drive, self.arguments = cell, edge_index, drive, arguments
         self.scale: OptTensor = None
-        self.conv = _with_empty_cache(cell.conv)
+        self.conv, self.caches = _with_empty_cache(cell.conv)
         graph_alone = all("index" not in name for name in (cell.signature.graph[4:], *arguments))
         if graph_alone and cell.signature.graph == "edge_index":
             self.restrict = self._restrict
@@ -102,20 +103,23 @@ def _rows(value: Tensor, mask: Tensor) -> Tensor:
     return value if value.dim() == 0 or value.size(0) != mask.numel() else value[mask]
 
 
-def _with_empty_cache(conv: nn.Module) -> nn.Module:
-    """The conv, with the same parameters, and a cache that lives as long as a step.
+def _with_empty_cache(conv: nn.Module) -> tuple[nn.Module, bool]:
+    """The conv with a cache of edges that lives as long as a step, and whether it has one.
 
-    A shallow copy: its submodules and parameters are the conv's own. What it caches are normalised
-    edges; a cache of states would be that of another step.
+    A shallow copy: its submodules and parameters are the conv's own. What it may cache are edges; a
+    cache of states would be that of another step.
     """
-    new = copy.copy(conv)
-    if not hasattr(conv, "cached"):
-        return new
+    new: Any = copy.copy(conv)
     for name in (*_CACHES, *_STATE_CACHES):
         if hasattr(conv, name):
             setattr(new, name, None)
-    new.cached = not any(hasattr(conv, name) for name in _STATE_CACHES)  # type: ignore[assignment]
-    return new
+    caches = hasattr(conv, _CACHES[0]) and hasattr(conv, "cached")
+    if hasattr(conv, "cached"):
+        new.cached = caches
+    if hasattr(conv, "__norm__"):  # ChebConv's Laplacian
+        normalize: Any = conv.__norm__
+        new.__norm__, caches = functools.cache(normalize), True
+    return new, caches
 
 
 __all__ = ["WrappedConvStep"]

@@ -57,8 +57,8 @@ class WrappedConvCell(Cell):
     What the conv calls ``edge_weight``, ``edge_attr`` or ``edge_type`` is the dynamics'
     ``edge_attr``, or can be given by its own name; whatever else its forward takes (``pos``,
     ``node_type``) by name. A normalisation of the edges that the conv would repeat in every step
-    (``GCNConv`` and all that have ``cached``) is computed once a solve. The conv itself is left as
-    it is; its own cache is never used, so graphs may change.
+    (``ChebConv``, ``GCNConv`` and all that have ``cached``) is computed once a solve. The conv
+    itself is left as it is; its own cache is never used, so graphs may change.
 
     Args:
         conv: The conv.
@@ -232,7 +232,7 @@ class WrappedConvCell(Cell):
             if bound is None:
                 bound = self._measured(step)
             step.scale = (self.contraction / bound.clamp(min=self.contraction)).to(x.dtype)
-        if step.conv.__dict__.get("cached") and any(v.requires_grad for v in arguments.values()):
+        if step.caches and any(v.requires_grad for v in arguments.values()):
             step.image(step.drive.new_zeros(x.size(0), self.channels))  # the cache, with gradients
         return step
 
