@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch_geometric.nn as pyg
+from conftest import REPOSITORY
 from conv_table import Works, graph
 from graphs import dense
 from torch import nn
@@ -154,6 +157,15 @@ def test_laws_of_the_dynamics(build):
     broken[1].x = broken[1].x * float("nan")
     deq.on_failure = "ignore"
     assert_batch_independent(deq, Batch.from_data_list(broken), step_slack=2)
+
+
+def test_a_broken_graph_takes_its_context_along():
+    entry = Works(lambda: None, "attr", ("node_type", "edge_type"))
+    batch = [graph(entry, n, seed=n) for n in (5, 7, 6)]
+    batch[1].x[2] = float("nan")
+    conv = pyg.HEATConv(4, 4, 2, 3, 4, 3, 4)
+    deq = GraphDEQ(cell_of(conv, contraction=0.3), tol=1e-10, on_failure="ignore")
+    assert_batch_independent(deq, Batch.from_data_list(batch), step_slack=2)
 
 
 def test_dropout_is_frozen_for_a_solve():
@@ -311,3 +323,14 @@ def test_edge_index_class_and_names_of_edges():
     torch.testing.assert_close(deq(data.x, data.edge_index, data.edge_attr[:, None]), expected)
     named = deq(data.x, data.edge_index, edge_weight=data.edge_attr)
     torch.testing.assert_close(named, expected)
+
+
+def test_the_examples_of_the_page_run(capsys):
+    page = (REPOSITORY / "docs" / "from_convs_to_equilibrium.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "from_convs_to_equilibrium.md", "exec"), names)
+    assert "converged=1" in capsys.readouterr().out
+    assert names["h"].shape == (34, 16)
+    assert float(names["conv"].cell.lipschitz_bound(names["data"])) <= 0.9 + 1e-6
+    assert list(names["steps"].values()) == sorted(names["steps"].values())
