@@ -159,6 +159,29 @@ def test_laws_of_the_dynamics(build):
     assert_batch_independent(deq, Batch.from_data_list(broken), step_slack=2)
 
 
+@pytest.mark.parametrize("build", [lambda: pyg.GCNConv(4, 4), lambda: pyg.GATConv(4, 4)])
+def test_converged_graphs_leave_the_batch(build):
+    cell = cell_of(build())
+    batch = Batch.from_data_list([graph(Works(lambda: None), n) for n in (12, 8, 20)])
+    step = cell.prepare(batch.x, batch.edge_index)
+    nodes = (batch.batch != 1).nonzero().flatten()
+    z = torch.randn(batch.num_nodes, 4, dtype=torch.double)
+    torch.testing.assert_close(step.restrict(nodes)(z[nodes]), step(z)[nodes])
+    hyper = cell_of(pyg.HypergraphConv(4, 4)).prepare(batch.x, batch.edge_index)
+    assert not hasattr(hyper, "restrict")
+
+
+def test_a_broken_graph_spares_a_conv_with_attention_over_graphs():
+    batch = Batch.from_data_list([graph(Works(lambda: None), n) for n in (8, 6, 12)])
+    batch.x[3] = float("nan")
+    conv = pyg.GPSConv(4, pyg.SAGEConv(4, 4), heads=2)
+    deq = GraphDEQ(cell_of(conv, contraction=0.3), tol=1e-9, on_failure="ignore")
+    z = deq(batch.x, batch.edge_index, batch=batch.batch)
+    z[batch.batch > 0].sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in deq.parameters())
+    assert float(deq.cell.inject.weight.grad.norm()) > 0
+
+
 def test_a_broken_graph_takes_its_context_along():
     entry = Works(lambda: None, "attr", ("node_type", "edge_type"))
     batch = [graph(entry, n, seed=n) for n in (5, 7, 6)]

@@ -27,8 +27,9 @@ class WrappedConvStep:
         self.cell, self.edge_index, self.drive, self.arguments = cell, edge_index, drive, arguments
         self.scale: OptTensor = None
         self.conv, self.caches = _with_empty_cache(cell.conv)
-        graph_alone = all("index" not in name for name in (cell.signature.graph[4:], *arguments))
-        if graph_alone and cell.signature.graph == "edge_index":
+        # Indices, hyperedges and an explainer's mask of all edges cannot be cut down.
+        whole = cell.signature.graph != "edge_index" or getattr(cell.conv, "explain", None)
+        if not whole and not any("index" in name for name in arguments):
             self.restrict = self._restrict
 
     def image(self, z: Tensor) -> Tensor:
