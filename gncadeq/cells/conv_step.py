@@ -68,7 +68,11 @@ class WrappedConvStep:
             )
         if self.cell.norm is None:
             return y
-        y = self.cell.norm(y, batch=known["batch"]) if self.cell.norm_batch else self.cell.norm(y)
+        y = (
+            self.cell.norm(y, batch=known.get("batch"))
+            if self.cell.norm_batch
+            else self.cell.norm(y)
+        )
         return y  # type: ignore[no-any-return]
 
     def __call__(self, z: Tensor) -> Tensor:
