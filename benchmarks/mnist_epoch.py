@@ -58,8 +58,7 @@ class DenseDEQ(nn.Module):
 
 
 def _conv_weight(stencil: Tensor) -> Tensor:
-    r, c_in, c_out = stencil.shape
-    weight = stencil.view(3, 3, c_in, c_out).permute(3, 2, 0, 1)
+    weight = stencil.view(3, 3, *stencil.shape[1:]).permute(3, 2, 0, 1)
     return weight.contiguous(memory_format=torch.channels_last)
 
 

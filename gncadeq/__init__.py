@@ -9,7 +9,15 @@ with warnings.catch_warnings():  # torch_geometric scripts a function, of which 
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     import torch_geometric  # noqa: F401
 
-from gncadeq.cells import Cell, ConvCell, GrowingCell, IGNNCell, MonotoneCell, StencilConv
+from gncadeq.cells import (
+    Cell,
+    ConvCell,
+    GrowingCell,
+    IGNNCell,
+    MonotoneCell,
+    StencilConv,
+    WrappedConvCell,
+)
 from gncadeq.datasets.graph_files import load_graph
 from gncadeq.datasets.mesh_files import load_mesh
 from gncadeq.dynamics import (
@@ -38,6 +46,7 @@ __all__ = [
     "Solution",
     "Status",
     "StencilConv",
+    "WrappedConvCell",
     "load_graph",
     "load_mesh",
 ]

@@ -39,6 +39,19 @@ def graph_of(data: Data) -> tuple[Tensor, Tensor, OptTensor]:
     return data.x, data.edge_index, data.edge_attr
 
 
+def context_of(cell: Cell, data: Data) -> dict[str, Tensor]:
+    """What else the cell takes by name (:attr:`gncadeq.Cell.context`), as far as the data have it.
+
+    Example:
+        >>> from torch_geometric.nn import PointTransformerConv
+        >>> from gncadeq import WrappedConvCell
+        >>> cell = WrappedConvCell(PointTransformerConv(4, 4), in_channels=1)
+        >>> list(context_of(cell, Data(x=torch.rand(2, 1), pos=torch.rand(2, 3))))
+        ['pos']
+    """
+    return {name: data[name] for name in cell.context if name != "batch" and name in data}
+
+
 def graphs_of(batch: Data) -> list[Data]:
     """Every graph of a batch alone, those without nodes included.
 
@@ -56,7 +69,14 @@ def graphs_of(batch: Data) -> list[Data]:
         first = int((batch.batch < k).sum())
         edge_attr = None if batch.edge_attr is None else batch.edge_attr[edges]
         edge_index = batch.edge_index[:, edges] - first
-        graphs.append(Data(x=batch.x[nodes], edge_index=edge_index, edge_attr=edge_attr))
+        more = {
+            name: value[edges if "edge" in name else nodes]
+            for name, value in batch.to_dict().items()
+            if name not in ("x", "edge_index", "edge_attr", "batch", "ptr")
+            and isinstance(value, Tensor)
+            and value.size(0) in (nodes.numel(), edges.numel())
+        }
+        graphs.append(Data(x=batch.x[nodes], edge_index=edge_index, edge_attr=edge_attr, **more))
     return graphs
 
 
@@ -67,7 +87,8 @@ def _batch_of(data: Data) -> tuple[OptTensor, int | None]:
 
 def _solve(dynamics: Dynamics, data: Data, **options: Any) -> Any:
     batch, size = _batch_of(data)
-    return dynamics(*graph_of(data), batch, batch_size=size, **options)
+    context = context_of(dynamics.cell, data)
+    return dynamics(*graph_of(data), batch, batch_size=size, **context, **options)
 
 
 def assert_permutation_equivariant(cell: Cell, data: Data, atol: float = 1e-10) -> None:
@@ -93,13 +114,16 @@ def assert_permutation_equivariant(cell: Cell, data: Data, atol: float = 1e-10) 
     """
     n = int(data.num_nodes)
     z = torch.randn(n, cell.channels, dtype=data.x.dtype)
-    expected = cell(z, *graph_of(data))
+    context = context_of(cell, data)
+    expected = cell(z, *graph_of(data), **context)
     order = torch.randperm(n)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(n)
     edges = torch.randperm(data.edge_index.size(1))
     edge_attr = None if data.edge_attr is None else data.edge_attr[edges]
-    out = cell(z[order], data.x[order], inverse[data.edge_index][:, edges], edge_attr)
+    context = {k: v[edges if "edge" in k else order] for k, v in context.items()}
+    edge_index = inverse[data.edge_index][:, edges]
+    out = cell(z[order], data.x[order], edge_index, edge_attr, **context)
     torch.testing.assert_close(out, expected[order], atol=atol, rtol=0)
 
 
@@ -122,10 +146,10 @@ def assert_local(cell: Cell, data: Data, steps: int = 3) -> None:
     """
     nca = GraphNCA(cell, steps)
     with torch.no_grad():
-        before = nca(*graph_of(data))
+        before = nca(*graph_of(data), **context_of(cell, data))
         changed = data.x.clone()
         changed[0] += 1.0
-        after = nca(changed, data.edge_index, data.edge_attr)
+        after = nca(changed, *graph_of(data)[1:], **context_of(cell, data))
     reached = torch.zeros(data.num_nodes, dtype=torch.bool)
     reached[0] = True
     for _ in range(steps):
@@ -211,13 +235,13 @@ def assert_one_rule(deq: GraphDEQ, data: Data, steps: int = 400, atol: float = 1
         >>> assert_one_rule(GraphDEQ(ConvCell(1, 2, contraction=0.5).double(), tol=1e-10), data)
     """
     with torch.no_grad():
-        z = _solve(deq, data)
+        z, context = _solve(deq, data), context_of(deq.cell, data)
         for fire_rate in (1.0, 0.5):
             rest = deq.as_nca(fire_rate=fire_rate, steps=5)
             assert rest.cell is deq.cell, "The automaton has a copy of the cell"
-            torch.testing.assert_close(rest(*graph_of(data), z0=z), z, atol=atol, rtol=0)
+            torch.testing.assert_close(rest(*graph_of(data), z0=z, **context), z, atol=atol, rtol=0)
             nca = GraphNCA(deq.cell, steps, fire_rate=fire_rate, start="normal")
-            torch.testing.assert_close(nca(*graph_of(data)), z, atol=atol, rtol=0)
+            torch.testing.assert_close(nca(*graph_of(data), **context), z, atol=atol, rtol=0)
 
 
 def assert_honest_residual(deq: GraphDEQ, batch: Data, atol: float = 1e-12) -> None:
@@ -242,8 +266,10 @@ def assert_honest_residual(deq: GraphDEQ, batch: Data, atol: float = 1e-12) -> N
     """
     with torch.no_grad():
         z, solution = _solve(deq, batch, return_solution=True)
-        fz = deq.cell(z, *graph_of(batch))
-    of_node = _batch_of(batch)[0]
+        context, of_node = context_of(deq.cell, batch), _batch_of(batch)[0]
+        if of_node is not None and "batch" in deq.cell.context:
+            context["batch"] = of_node
+        fz = deq.cell(z, *graph_of(batch), **context)
     for k in range(solution.num_graphs):
         mine = slice(None) if of_node is None else of_node == k
         diff = (fz[mine] - z[mine]).norm()
@@ -402,6 +428,7 @@ __all__ = [
     "assert_local",
     "assert_one_rule",
     "assert_permutation_equivariant",
+    "context_of",
     "gradients",
     "graph_of",
     "graphs_of",

@@ -3,6 +3,7 @@
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
@@ -13,6 +14,7 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.wrap import WrappedConvCell
 
 __all__ = [
     "Cell",
@@ -23,6 +25,9 @@ __all__ = [
     "Perception",
     "StencilConv",
     "WeightedAdjacency",
+    "WrappedConvCell",
+    "growth_rate",
+    "proven_bound",
     "stencil_bound",
     "stencil_norm",
     "stencil_to_conv2d",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,10 +27,13 @@ class Cell(nn.Module, ABC):
     Attributes:
         in_channels: Channels of the injection ``x``.
         channels: Channels of the state ``z``.
+        context: Names of the tensors that :meth:`prepare` takes by keyword, beyond the graph.
+            ``"batch"``, the graph of every node, comes from the dynamics; others from their caller.
     """
 
     in_channels: int
     channels: int
+    context: tuple[str, ...] = ()
 
     @abstractmethod
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
@@ -55,14 +60,41 @@ class Cell(nn.Module, ABC):
         """
         return torch.tensor(float("inf"))
 
-    def forward(self, z: Tensor, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Tensor:
+    def bind(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
+    ) -> Step:
+        """:meth:`prepare`, refusing a ``context`` that the cell doesn't take.
+
+        Raises:
+            TypeError: If the cell takes no tensor of that name.
+        """
+        for name in context:
+            if name not in self.context:
+                near = get_close_matches(name, self.context, 1)
+                takes = f"one of {list(self.context)}" if self.context else "none"
+                raise TypeError(
+                    f"Unexpected argument {name!r} for {type(self).__name__}, which takes {takes} "
+                    f"beyond (x, edge_index, edge_attr)"
+                    + (f". Did you mean {near[0]!r}?" if near else "")
+                )
+        prepare: Callable[..., Step] = self.prepare
+        return prepare(x, edge_index, edge_attr, **context)
+
+    def forward(
+        self,
+        z: Tensor,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        **context: Tensor,
+    ) -> Tensor:
         """Take one step from the state ``z`` ``[num_nodes, channels]``."""
         if z.dim() != 2 or z.size(0) != x.size(0) or z.size(1) != self.channels:
             raise ValueError(
                 f"Expected 'z' of shape [num_nodes, channels] = [{x.size(0)}, {self.channels}] "
                 f"(got {list(z.shape)})"
             )
-        return self.prepare(x, edge_index, edge_attr)(z)
+        return self.bind(x, edge_index, edge_attr, **context)(z)
 
 
 def check_graph(
@@ -96,6 +128,11 @@ def check_graph(
         return
     if not isinstance(edge_index, Tensor):
         raise TypeError(f"Expected a tensor 'edge_index' (got {type(edge_index).__name__})")
+    if edge_index.layout != torch.strided:
+        raise TypeError(
+            f"Expected edge indices [2, num_edges] (got a {edge_index.layout} matrix). Use "
+            "row_col, edge_weight = torch_geometric.utils.to_edge_index(adj_t) and row_col.flip(0)"
+        )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
             f"Expected 'edge_index' of shape [2, num_edges] (got {list(edge_index.shape)})"

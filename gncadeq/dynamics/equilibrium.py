@@ -20,7 +20,7 @@ from gncadeq.neighborhood import Neighborhood, transforms_active
 from gncadeq.typing import Adj, OptTensor, Step
 
 Gradient = Literal["ift", "phantom", "one_step"]
-_Graph = tuple[Tensor, Adj, OptTensor]
+_Graph = tuple[Tensor, Adj, OptTensor, dict[str, Tensor]]
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -144,6 +144,34 @@ class GraphDEQ(nn.Module):
         self.solver_options = dict(solver_options or {})
         self.check_every, self.compact = check_every, compact
 
+    @classmethod
+    def from_conv(cls, conv: nn.Module, in_channels: int, **options: Any) -> GraphDEQ:
+        r"""The equilibrium of any conv of PyTorch Geometric.
+
+        .. math::
+            \mathbf{z}^\star = \sigma \big( s \; \mathrm{conv}(\mathbf{z}^\star; \mathcal{G}) +
+            \mathbf{U} \mathbf{x} + \mathbf{b} \big)
+
+        with the conv scaled by :math:`s` such that it converges; see
+        :class:`gncadeq.WrappedConvCell`, which is imported here alone: dynamics know no cell.
+
+        Args:
+            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`.
+            in_channels: Channels of the input ``x``.
+            options: Of :class:`gncadeq.WrappedConvCell` (``activation``, ``norm``,
+                ``contraction``, ...) and of this class (``solver``, ``tol``, ...).
+
+        Example:
+            >>> from torch_geometric.nn import GCNConv
+            >>> deq = GraphDEQ.from_conv(GCNConv(16, 16), in_channels=3, tol=1e-4)
+            >>> deq(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
+            torch.Size([4, 16])
+        """
+        from gncadeq.cells.wrap import WrappedConvCell
+
+        cell, rest = WrappedConvCell.from_options(conv, in_channels, options)
+        return cls(cell, **rest)
+
     def reset_parameters(self) -> None:
         """Draw fresh parameters of the cell."""
         self.cell.reset_parameters()
@@ -161,6 +189,7 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None = ...,
         trace: bool = ...,
         return_solution: Literal[False] = ...,
+        **context: Tensor,
     ) -> Tensor: ...
 
     @overload
@@ -176,6 +205,7 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None = ...,
         trace: bool = ...,
         return_solution: Literal[True],
+        **context: Tensor,
     ) -> tuple[Tensor, Solution]: ...
 
     def forward(
@@ -190,6 +220,7 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None = None,
         trace: bool = False,
         return_solution: bool = False,
+        **context: Tensor,
     ) -> Tensor | tuple[Tensor, Solution]:
         """Solve for the equilibrium.
 
@@ -204,6 +235,8 @@ class GraphDEQ(nn.Module):
                 dropout; the solve itself draws none.
             trace: Record the residuals of every step in the solution.
             return_solution: Also return the :class:`Solution`.
+            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`; tensors
+                whose name says ``edge`` have a row for every edge, others for every node.
 
         Returns:
             The state, and the solution if it was asked for.
@@ -216,7 +249,7 @@ class GraphDEQ(nn.Module):
         _check_transforms()
         with full_precision(x.device):
             z, solution = self._forward(
-                x, edge_index, edge_attr, batch, z0, batch_size, generator, trace
+                x, edge_index, edge_attr, batch, z0, batch_size, generator, trace, context
             )
         return (z, solution) if return_solution else z
 
@@ -230,15 +263,19 @@ class GraphDEQ(nn.Module):
         batch_size: int | None,
         generator: torch.Generator | None,
         trace: bool,
+        context: dict[str, Tensor],
     ) -> tuple[Tensor, Solution]:
         partition = Partition(batch, x.size(0), batch_size, like=x)
         dtype = _precision(self.cell)
         gates = Gates()
         x = gates(_widen(x, dtype))
         edge_attr = None if edge_attr is None else gates(_widen(edge_attr, dtype))
+        context = {name: gates(_widen(value, dtype)) for name, value in context.items()}
+        if "batch" in self.cell.context:
+            context["batch"] = partition.batch
         z0 = start_state(z0, x, self.cell.channels, self.start, generator)
         frozen = Frozen.of(self.cell, generator)
-        graph = (x, edge_index, edge_attr)
+        graph = (x, edge_index, edge_attr, context)
         step = _prepare(self.cell, graph, frozen)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
         solution.report(self.on_failure, stacklevel=4)
@@ -279,7 +316,7 @@ class GraphDEQ(nn.Module):
         gates: Gates,
     ) -> Tensor:
         """Give the solved state its gradient."""
-        tensors = (graph[0], graph[2], *self.cell.parameters())
+        tensors = (graph[0], graph[2], *graph[3].values(), *self.cell.parameters())
         inputs = [t for t in tensors if t is not None and t.requires_grad]
         broken = solution.status == Status.NON_FINITE
         if not bool(broken.any()):
@@ -287,7 +324,7 @@ class GraphDEQ(nn.Module):
         # A graph that returned NaN has no gradient, and must not poison that of its batch-mates.
         if frozen is None:
             nodes, rest = partition.restrict(~broken)
-            step = self.cell.prepare(*_subgraph(*graph, nodes))
+            step = _prepare(self.cell, _subgraph(*graph, nodes), None)
             kept = self._differentiable(z[nodes], step, rest, inputs, gates)
             return z.index_copy(0, nodes, kept)
         # Fewer nodes would draw other masks: the broken graphs stay, emptied.
@@ -359,10 +396,11 @@ def _widen(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _prepare(cell: Cell, graph: _Graph, frozen: Frozen | None) -> Step:
+    x, edge_index, edge_attr, context = graph
     if frozen is None:
-        return cell.prepare(*graph)
-    with frozen.evaluation(graph[0].device, stream=1):
-        step = cell.prepare(*graph)
+        return cell.bind(x, edge_index, edge_attr, **context)
+    with frozen.evaluation(x.device, stream=1):
+        step = cell.bind(x, edge_index, edge_attr, **context)
     return frozen.step(step)
 
 
@@ -370,24 +408,45 @@ def _fill(value: Tensor, gone: Tensor) -> Tensor:
     return value.masked_fill(gone.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
 
-def _emptied(x: Tensor, edge_index: Adj, edge_attr: OptTensor, gone: Tensor) -> _Graph:
+def _emptied(
+    x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor], gone: Tensor
+) -> _Graph:
     """Zeros in the place of what belongs to the nodes that are ``gone``."""
-    if edge_attr is not None and edge_attr.is_floating_point() and isinstance(edge_index, Tensor):
-        edge_attr = _fill(edge_attr, gone[edge_index[1]])
-    return _fill(x, gone), edge_index, edge_attr
+    gone_edges = gone[edge_index[1]] if isinstance(edge_index, Tensor) else None
+
+    def emptied(name: str, value: Tensor) -> Tensor:
+        mask = gone_edges if "edge" in name else gone
+        if mask is None or not value.is_floating_point() or value.dim() == 0:
+            return value
+        if value.size(0) != mask.numel():
+            return value
+        return _fill(value, mask)
+
+    context = {name: emptied(name, value) for name, value in context.items()}
+    edge_attr = None if edge_attr is None else emptied("edge_attr", edge_attr)
+    return _fill(x, gone), edge_index, edge_attr, context
 
 
-def _subgraph(x: Tensor, edge_index: Adj, edge_attr: OptTensor, nodes: Tensor) -> _Graph:
+def _subgraph(
+    x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor], nodes: Tensor
+) -> _Graph:
     if isinstance(edge_index, Neighborhood):
-        return x[nodes], edge_index.restrict(nodes), None
+        return x[nodes], edge_index.restrict(nodes), None, {}
     keep = torch.zeros(x.size(0), dtype=torch.bool, device=x.device)
     keep[nodes] = True
     position = keep.cumsum(0) - 1
     edges = keep[edge_index[1]]
+
+    def rows(name: str, value: Tensor) -> Tensor:
+        mask = edges if "edge" in name else keep
+        whole = value.dim() == 0 or value.size(0) != mask.numel()  # of the graphs, such as a radius
+        return value if whole else value[mask]
+
     return (
         x[nodes],
         position[edge_index[:, edges]],
         None if edge_attr is None else edge_attr[edges],
+        {name: rows(name, value) for name, value in context.items()},
     )
 
 

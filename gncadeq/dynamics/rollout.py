@@ -89,6 +89,26 @@ class GraphNCA(nn.Module):
         self.start = check_start(start)
         self.checkpoint_every, self.tol = checkpoint_every, tol
 
+    @classmethod
+    def from_conv(cls, conv: nn.Module, in_channels: int, **options: Any) -> GraphNCA:
+        """The automaton of any conv of PyTorch Geometric, see :meth:`gncadeq.GraphDEQ.from_conv`.
+
+        Args:
+            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`.
+            in_channels: Channels of the input ``x``.
+            options: Of :class:`gncadeq.WrappedConvCell` and of this class.
+
+        Example:
+            >>> from torch_geometric.nn import GCNConv
+            >>> nca = GraphNCA.from_conv(GCNConv(16, 16), in_channels=3, steps=8)
+            >>> nca(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
+            torch.Size([4, 16])
+        """
+        from gncadeq.cells.wrap import WrappedConvCell
+
+        cell, rest = WrappedConvCell.from_options(conv, in_channels, options)
+        return cls(cell, **rest)
+
     def reset_parameters(self) -> None:
         """Draw fresh parameters of the cell."""
         self.cell.reset_parameters()
@@ -107,6 +127,7 @@ class GraphNCA(nn.Module):
         generator: torch.Generator | None = ...,
         return_trajectory: Literal[False] = ...,
         return_solution: Literal[False] = ...,
+        **context: Tensor,
     ) -> Tensor: ...
 
     @overload
@@ -123,6 +144,7 @@ class GraphNCA(nn.Module):
         generator: torch.Generator | None = ...,
         return_trajectory: bool = ...,
         return_solution: bool = ...,
+        **context: Tensor,
     ) -> Any: ...
 
     def forward(
@@ -138,6 +160,7 @@ class GraphNCA(nn.Module):
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
         return_solution: bool = False,
+        **context: Tensor,
     ) -> Any:
         """Run the automaton.
 
@@ -153,6 +176,7 @@ class GraphNCA(nn.Module):
             return_trajectory: Also return ``[steps + 1, num_nodes, channels]``, start included.
             return_solution: Also return a :class:`Solution` with the last state's residual, for
                 one more evaluation of the cell.
+            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`.
 
         Returns:
             The last state, followed by what was asked for.
@@ -160,7 +184,9 @@ class GraphNCA(nn.Module):
         steps = self.steps if steps is None else _check_steps(steps)
         partition = Partition(batch, x.size(0), batch_size, like=x)
         z = start_state(z0, x, self.cell.channels, self.start, generator)
-        step = self.cell.prepare(x, edge_index, edge_attr)
+        if "batch" in self.cell.context:
+            context["batch"] = partition.batch
+        step = self.cell.bind(x, edge_index, edge_attr, **context)
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0

@@ -1,0 +1,130 @@
+"""One step of a wrapped conv: the conv with its graph, its edges normalised once."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.typing import OptTensor
+
+if TYPE_CHECKING:
+    from gncadeq.cells.wrap import WrappedConvCell
+
+_CACHES = ("_cached_edge_index", "_cached_adj_t")
+_STATE_CACHES = ("_cached_x", "_cached_h")
+
+
+class WrappedConvStep:
+    """One step of a :class:`WrappedConvCell` with graph and injection bound."""
+
+    def __init__(
+        self, cell: WrappedConvCell, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
+    ) -> None:
+        self.cell, self.edge_index, self.drive, self.arguments = cell, edge_index, drive, arguments
+        self.scale: OptTensor = None
+        self.conv, self.caches = _with_empty_cache(cell.conv)
+        # Indices, hyperedges and an explainer's mask of all edges cannot be cut down.
+        whole = cell.signature.graph != "edge_index" or getattr(cell.conv, "explain", None)
+        if not whole and not any("index" in name for name in arguments):
+            self.restrict = self._restrict
+
+    def image(self, z: Tensor) -> Tensor:
+        """The conv, and the norm if there is one, of a state."""
+        known = self.arguments
+        passed = {n: v for n, v in known.items() if n in self.cell.conv_names}
+        if self.cell.signature.initial:
+            passed["x_0"] = self.drive
+        passed[self.cell.signature.graph] = self.edge_index
+        try:
+            y = self.conv(z, **passed)
+        except (AssertionError, TypeError, AttributeError) as error:
+            edge = self.cell.signature.edge
+            missing = edge is not None and edge not in passed
+            if not missing and not isinstance(error, AssertionError):
+                raise
+            given = [name for name in self.cell.conv_names if name in passed]
+            advice = f"Pass {edge}=..., or see" if missing else "See"
+            raise ValueError(
+                f"Expected other arguments for {self.conv} (got {given or 'the edges alone'}, and "
+                f"its forward failed: {error or type(error).__name__}). {advice} its documentation"
+            ) from error
+        if not isinstance(y, Tensor) or y.shape != z.shape:
+            width = z.size(1)
+            got = f"{width} → {y.size(-1)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise ValueError(
+                f"Expected a conv that maps states [num_nodes, {width}] to the same shape (got "
+                f"{got} from {type(self.conv).__name__}). Give it as many output as input channels "
+                "(heads that are concatenated count), and project with 'in_channels'"
+            )
+        if z.requires_grad and torch.is_grad_enabled() and not y.requires_grad:
+            raise ValueError(
+                "Expected a conv that is differentiable to its state (got "
+                f"{type(self.conv).__name__}, whose output has no gradient). An equilibrium of it "
+                "could not be trained"
+            )
+        if self.cell.norm is None:
+            return y
+        y = (
+            self.cell.norm(y, batch=known.get("batch"))
+            if self.cell.norm_batch
+            else self.cell.norm(y)
+        )
+        return y  # type: ignore[no-any-return]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        # σ(s · norm(conv(z)) + d),  d = x Uᵀ + b computed once
+        y = self.image(z)
+        if self.scale is not None:
+            y = y * self.scale
+        if not self.cell.signature.initial:
+            y = y + self.drive
+        return self.cell.activation(y)  # type: ignore[no-any-return]
+
+    def _restrict(self, nodes: Tensor) -> WrappedConvStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        keep = torch.zeros(self.drive.size(0), dtype=torch.bool, device=nodes.device)
+        keep[nodes] = True
+        position = keep.cumsum(0) - 1
+        edges = keep[self.edge_index[1]]
+        arguments = {
+            name: _rows(value, edges if "edge" in name else keep)
+            for name, value in self.arguments.items()
+        }
+        step = WrappedConvStep(
+            self.cell, position[self.edge_index[:, edges]], self.drive[nodes], arguments
+        )
+        if self.scale is not None:
+            step.scale = self.scale if self.scale.dim() == 0 else self.scale[nodes]
+        return step
+
+
+def _rows(value: Tensor, mask: Tensor) -> Tensor:
+    # What has no row for every node or edge belongs to all graphs.
+    return value if value.dim() == 0 or value.size(0) != mask.numel() else value[mask]
+
+
+def _with_empty_cache(conv: nn.Module) -> tuple[nn.Module, bool]:
+    """The conv with a cache of edges that lives as long as a step, and whether it has one.
+
+    A shallow copy: its submodules and parameters are the conv's own. What it may cache are edges; a
+    cache of states would be that of another step.
+    """
+    new: Any = copy.copy(conv)
+    for name in (*_CACHES, *_STATE_CACHES):
+        if hasattr(conv, name):
+            setattr(new, name, None)
+    caches = hasattr(conv, _CACHES[0]) and hasattr(conv, "cached")
+    if hasattr(conv, "cached"):
+        new.cached = caches
+    if hasattr(conv, "__norm__"):  # ChebConv's Laplacian
+        normalize: Any = conv.__norm__
+        new.__norm__, caches = functools.cache(normalize), True
+    return new, caches
+
+
+__all__ = ["WrappedConvStep"]

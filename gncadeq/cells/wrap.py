@@ -1,0 +1,298 @@
+"""Any conv of PyTorch Geometric as the rule of a cell."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
+from torch_geometric.utils import is_undirected
+
+from gncadeq.cells.adjacency import WeightedAdjacency
+from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.conv_signature import conv_arguments, read_signature
+from gncadeq.cells.conv_step import WrappedConvStep
+from gncadeq.neighborhood import Neighborhood, check_range
+from gncadeq.typing import Adj, OptTensor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+_SETTLING = 3
+_TINY = 1e-30
+_NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
+
+
+class WrappedConvCell(Cell):
+    r"""Any conv of PyTorch Geometric that maps :math:`[N, C]` to :math:`[N, C]`, as a cell.
+
+    .. math::
+        \mathbf{z}' = \sigma \big( s \; \mathrm{norm}(\mathrm{conv}(\mathbf{z}; \mathcal{G})) +
+        \mathbf{U} \mathbf{x} + \mathbf{b} \big) , \qquad
+        s = \min \big( 1, \, \kappa / L \big)
+
+    For a conv with an initial residual (``x_0``: :class:`~torch_geometric.nn.GCN2Conv`,
+    :class:`~torch_geometric.nn.FAConv`), :math:`\mathbf{U} \mathbf{x} + \mathbf{b}` is that, and
+    isn't added again.
+
+    :math:`L` is what keeps a stack of convs from having an equilibrium, and :math:`s`, computed
+    once in :meth:`prepare`, takes it away:
+
+    - **Proven.** For linear convs with a normalised adjacency (GCN, SAGE with means, TAG, Cheb, SG,
+      SSG, LG, GCN2, APPNP) :math:`L` is a Lipschitz constant on every undirected graph, from the
+      spectral norms of the weights (:func:`~gncadeq.cells.proven_bound`): the cell is a
+      contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so.
+    - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
+      grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
+      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and
+      promises nothing; the solution's status tells. That one number a component, alone of all the
+      cell computes, is not local.
+
+    Both are differentiable: the gradient of a solve is that of the map with :math:`s` in it.
+
+    What the conv calls ``edge_weight``, ``edge_attr`` or ``edge_type`` is the dynamics'
+    ``edge_attr``, or can be given by its own name; whatever else its forward takes (``pos``,
+    ``node_type``) by name. A normalisation of the edges that the conv would repeat in every step
+    (``ChebConv``, ``GCNConv`` and all that have ``cached``) is computed once a solve. The conv
+    itself is left as it is; its own cache is never used, so graphs may change.
+
+    Args:
+        conv: The conv.
+        in_channels: Channels of the injection ``x``.
+        channels: Channels :math:`C` of the state; by default the conv's ``in_channels``.
+        activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
+        norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
+            nothing is then proven.
+        contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
+        bias: Whether to add :math:`\mathbf{b}`.
+        init: ``"conv"`` leaves the conv's weights as they come; ``"identity"`` overwrites its
+            square matrices ``[C, C]`` by identities, here and in :meth:`reset_parameters`: the
+            state then starts as the injection smoothed over the graph, which trains better than a
+            random mixture of it.
+        power_steps: Vector-Jacobian products for a measured :math:`L`.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
+          indices :math:`(2, |\mathcal{E}|)`, what the conv wants of edges
+        - **output:** state :math:`(|\mathcal{V}|, C)`
+
+    Raises:
+        ValueError: If the conv takes no edge indices, its width can't be read off it, or an option
+            is out of range.
+
+    Example:
+        >>> from torch_geometric.nn import GATConv
+        >>> from gncadeq import GraphDEQ
+        >>> deq = GraphDEQ(WrappedConvCell(GATConv(8, 4, heads=2), in_channels=3))
+        >>> deq(torch.rand(4, 3), torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])).shape
+        torch.Size([4, 8])
+    """
+
+    def __init__(
+        self,
+        conv: nn.Module,
+        in_channels: int,
+        channels: int | None = None,
+        activation: str | nn.Module | None = "relu",
+        norm: str | nn.Module | None = None,
+        contraction: float | None = 0.9,
+        bias: bool = True,
+        init: Literal["conv", "identity"] = "conv",
+        power_steps: int = 8,
+    ) -> None:
+        super().__init__()
+        self.signature = read_signature(conv)
+        channels = _width(conv) if channels is None else channels
+        if in_channels < 1 or channels < 1:
+            raise ValueError(
+                f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
+            )
+        if contraction is not None and not 0.0 < contraction < float("inf"):
+            raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
+        if init not in ("conv", "identity"):
+            raise ValueError(f"Expected 'init' to be 'conv' or 'identity' (got {init!r})")
+        if power_steps < 2:
+            raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
+        self.in_channels, self.channels = in_channels, channels
+        self.contraction, self.power_steps = contraction, power_steps
+        self.conv = conv
+        self.inject = nn.Linear(in_channels, channels, bias=bias)
+        self.activation = nn.Identity() if activation is None else activation_resolver(activation)
+        self.norm = None if norm is None else normalization_resolver(norm, channels)
+        self.norm_batch = (
+            self.norm is not None and "batch" in inspect.signature(self.norm.forward).parameters
+        )
+        edge = self.signature.edge
+        self.conv_names = (*self.signature.context, *([edge] if edge else []))
+        extra = {"batch"} if self.norm_batch else set()
+        extra |= {edge} if edge and edge != "edge_attr" else set()
+        self.context = (*self.signature.context, *sorted(extra - set(self.signature.context)))
+        self.init: Literal["conv", "identity"] = init
+        self._reset_own()
+
+    @classmethod
+    def from_options(
+        cls, conv: nn.Module, in_channels: int, options: dict[str, Any]
+    ) -> tuple[WrappedConvCell, dict[str, Any]]:
+        """The cell that takes its own of ``options``, and the others, for the dynamics."""
+        mine = inspect.signature(cls.__init__).parameters
+        own = {name: value for name, value in options.items() if name in mine}
+        rest = {name: value for name, value in options.items() if name not in mine}
+        return cls(conv, in_channels, **own), rest
+
+    def _reset_own(self) -> None:
+        if self.init == "identity":
+            for parameter in self.conv.parameters():
+                if parameter.shape == (self.channels, self.channels):
+                    nn.init.eye_(parameter)
+        nn.init.xavier_uniform_(self.inject.weight)
+        if self.inject.bias is not None:
+            nn.init.zeros_(self.inject.bias)
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters, the conv's and the norm's included."""
+        for module in (self.conv, self.norm):
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+        self._reset_own()
+
+    def proven_bound(self) -> OptTensor:
+        """The conv's Lipschitz constant before scaling, ``None`` where nothing is proven."""
+        return proven_bound(self.conv) if self.norm is None else None
+
+    @torch.no_grad()
+    def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
+        r"""An upper bound on the Lipschitz constant of one step: :math:`s L`.
+
+        It holds in the Euclidean norm (for ``SAGEConv`` in that with every node weighted by its
+        degree) on undirected graphs whose edge weights, if any, are not negative: the graphs the
+        proof is about.
+
+        Args:
+            graph: Data with ``edge_index``, and ``edge_attr`` if edges are weighted.
+
+        Returns:
+            A scalar; infinity for any other conv, activation or graph, and with a norm.
+        """
+        bound = self.proven_bound()
+        if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
+            return super().lipschitz_bound(graph)
+        if graph is not None:
+            weight = graph.edge_attr
+            symmetric = is_undirected(graph.edge_index, weight, num_nodes=int(graph.num_nodes))
+            if not symmetric or (weight is not None and bool((weight < 0).any())):
+                return super().lipschitz_bound(graph)
+        return bound if self.contraction is None else bound.clamp(max=self.contraction)
+
+    def prepare(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
+    ) -> WrappedConvStep:
+        """Bind graph and injection; see :class:`gncadeq.Cell`.
+
+        Args:
+            x: The injection ``[num_nodes, in_channels]``.
+            edge_index: Edge indices ``[2, num_edges]``.
+            edge_attr: What the conv calls ``edge_attr``, ``edge_weight`` or ``edge_type``.
+            context: What else the conv's forward takes, by its name.
+
+        Raises:
+            ValueError: On shapes, indices or devices that don't fit, or where the conv needs what
+                it wasn't given.
+            TypeError: On a wrong dtype.
+        """
+        weight = self.inject.weight
+        check_graph(x, edge_index, self.in_channels, weight.dtype)
+        if isinstance(edge_index, Neighborhood):
+            if edge_attr is not None:
+                raise ValueError(
+                    "Expected edge indices [2, num_edges] together with 'edge_attr' (got a "
+                    "neighborhood, whose edges have another order). Pass the edge indices"
+                )
+            entries = edge_index.incoming
+            edge_index = torch.stack([entries.sender, entries.receiver])
+        for name, value in (("edge_index", edge_index), ("parameters", weight)):
+            if value.device != x.device:
+                raise ValueError(
+                    f"Expected '{name}' on the device of 'x', {x.device} (got {value.device}). Use "
+                    ".to(device) for model and data"
+                )
+        # The second row of a hypergraph's is of hyperedges.
+        nodes = edge_index[:1] if self.signature.graph == "hyperedge_index" else edge_index
+        check_range("edge_index", nodes, x.size(0), "num_nodes")
+        arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
+        step = WrappedConvStep(self, edge_index.long(), self.inject(x), arguments)
+        if self.contraction is not None:
+            bound = self.proven_bound()
+            if bound is None:
+                bound = self._measured(step)
+            step.scale = (self.contraction / bound.clamp(min=self.contraction)).to(x.dtype)
+        if step.caches and any(v.requires_grad for v in arguments.values()):
+            step.image(step.drive.new_zeros(x.size(0), self.channels))  # the cache, with gradients
+        return step
+
+    def _measured(self, step: WrappedConvStep) -> Tensor:
+        """``[num_nodes, 1]``, the growth rate of the conv on every node's component."""
+        component, count = self._components(step)
+        z = self._settled(step, component, count)
+        # Any vector would do but one without the growing direction: not the same in all channels.
+        ramp = torch.arange(1, self.channels + 1, dtype=z.dtype, device=z.device).cos()
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels differentiate only once
+            rate = growth_rate(step.image, z, z + ramp, component, count, self.power_steps)
+        return rate[component].unsqueeze(1)
+
+    def _settled(self, step: WrappedConvStep, component: Tensor, count: int) -> Tensor:
+        """A state on the way to the equilibrium, where the rate matters: a few steps, in which the
+        conv's output is scaled to the size of its input."""
+
+        def size(z: Tensor) -> Tensor:
+            square = z.new_zeros(count).index_add(0, component, z.square().sum(1))
+            return square.clamp(min=_TINY).sqrt()
+
+        z = self.activation(step.drive)
+        for _ in range(_SETTLING):
+            y = step.image(z)
+            y = y * (size(z) / size(y))[component].unsqueeze(1)
+            z = self.activation(y if self.signature.initial else y + step.drive)
+        return z  # type: ignore[no-any-return]
+
+    def _components(self, step: WrappedConvStep) -> tuple[Tensor, int]:
+        """``[num_nodes]`` labels of what shares no messages, and their number."""
+        edge_index, n = step.edge_index, step.drive.size(0)
+        if "batch" in step.arguments:  # the conv may look at all nodes of a graph
+            batch = step.arguments["batch"]
+            return batch, int(batch.max()) + 1 if n else 0
+        total = n
+        if self.signature.graph == "hyperedge_index":  # a hyperedge joins nodes, and is one here
+            total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
+            edge_index = torch.stack([edge_index[0], edge_index[1] + n])
+        for name in step.arguments:
+            if name.endswith("edge_index"):
+                edge_index = torch.cat([edge_index, step.arguments[name]], dim=1)
+        label, count = WeightedAdjacency(edge_index, None, total, like=step.drive).components()
+        return label[:n], count
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        return (
+            f"{self.in_channels}, {self.channels}, contraction={self.contraction}, "
+            f"init={self.init!r}"
+        )
+
+
+def _width(conv: nn.Module) -> int:
+    for name in ("in_channels", "channels"):
+        width: Any = getattr(conv, name, None)
+        if isinstance(width, int) and width > 0:
+            return width
+    raise ValueError(
+        f"Expected 'channels', the width C of the state, which {type(conv).__name__} doesn't say "
+        "(got None). Pass channels=..."
+    )
+
+
+__all__ = ["WrappedConvCell"]

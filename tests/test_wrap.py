@@ -1,0 +1,359 @@
+"""The cell around a conv: bounds, what is computed once, gradients of the scale, and errors."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from conftest import REPOSITORY
+from conv_table import Works, graph
+from graphs import dense
+from torch import nn
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch, Data
+from torch_geometric.nn.conv import gcn_conv
+
+from gncadeq import ConvCell, GraphDEQ, GraphNCA, WrappedConvCell
+from gncadeq.cells import growth_rate, proven_bound
+from gncadeq.testing import (
+    assert_batch_independent,
+    assert_deterministic,
+    assert_gradients_exact,
+    assert_honest_residual,
+    assert_one_rule,
+)
+
+PROVEN = {
+    "gcn": lambda: pyg.GCNConv(4, 4),
+    "gcn-no-loops": lambda: pyg.GCNConv(4, 4, add_self_loops=False),
+    "gcn-improved": lambda: pyg.GCNConv(4, 4, improved=True),
+    "sage": lambda: pyg.SAGEConv(4, 4),
+    "tag": lambda: pyg.TAGConv(4, 4),
+    "cheb": lambda: pyg.ChebConv(4, 4, 4),
+    "sg": lambda: pyg.SGConv(4, 4, 2),
+    "ssg": lambda: pyg.SSGConv(4, 4, 0.1, 2),
+    "gcn2": lambda: pyg.GCN2Conv(4, 0.1, 0.5, 1),
+    "gcn2-two": lambda: pyg.GCN2Conv(4, 0.1, shared_weights=False),
+    "lg": lambda: pyg.LGConv(),
+    "appnp": lambda: pyg.APPNP(3, 0.1),
+}
+WEIGHTED = set(PROVEN) - {"sage"}
+
+
+def weighted() -> Data:
+    return graph(Works(lambda: None, "weight"), 12, seed=3)
+
+
+def plain() -> Data:
+    return graph(Works(lambda: None), 8, seed=4)
+
+
+def cell_of(conv: nn.Module, **options) -> WrappedConvCell:
+    return WrappedConvCell(conv, 3, **{"channels": 4, **options}).double().eval()
+
+
+@pytest.mark.parametrize("name", PROVEN)
+def test_proven_bounds_hold(name):
+    """Against the matrix of the step, in the norm that the proof is about."""
+    data = weighted()
+    edge_attr = data.edge_attr if name in WEIGHTED else None
+    n = data.num_nodes
+    for contraction in (None, 0.7):
+        torch.manual_seed(2)
+        cell = cell_of(PROVEN[name](), activation=None, contraction=contraction)
+        step = cell.prepare(data.x, data.edge_index, edge_attr)
+        zero = step(torch.zeros(n, 4, dtype=torch.double)).detach()
+        matrix = dense(lambda z, s=step, o=zero: s(z).detach() - o, n, 4)
+        if name == "sage":
+            root = torch.bincount(data.edge_index[1], minlength=n).sqrt().repeat_interleave(4)
+            matrix = root[:, None] * matrix / root
+        stretch = float(torch.linalg.matrix_norm(matrix, 2))
+        bound = float(cell.lipschitz_bound(Data(data.x, data.edge_index, edge_attr)))
+        assert stretch <= bound + 1e-9
+        assert stretch >= 0.3 * bound  # a bound that says something
+        assert contraction is None or bound <= contraction + 1e-12
+
+
+def test_no_bound_where_nothing_is_proven():
+    data, inf = plain(), float("inf")
+    undirected = Data(data.x, data.edge_index)
+    directed = Data(data.x, data.edge_index[:, data.edge_index[0] < data.edge_index[1]])
+    negative = Data(data.x, data.edge_index, -torch.ones(data.num_edges, dtype=torch.double))
+    gcn = cell_of(pyg.GCNConv(4, 4))
+    assert float(gcn.lipschitz_bound(undirected)) < 1
+    assert float(gcn.lipschitz_bound()) < 1
+    assert float(gcn.lipschitz_bound(directed)) == inf
+    assert float(gcn.lipschitz_bound(negative)) == inf
+    for cell in (
+        cell_of(pyg.GATConv(4, 4)),
+        cell_of(pyg.GCNConv(4, 4), norm="LayerNorm"),
+        cell_of(pyg.GCNConv(4, 4), activation="gelu"),
+        cell_of(pyg.GCNConv(4, 4, normalize=False)),
+        cell_of(pyg.GCNConv(4, 4, aggr="max")),
+        cell_of(pyg.SAGEConv(4, 4, aggr="max")),
+        cell_of(pyg.ChebConv(4, 4, 2, normalization=None)),
+    ):
+        assert float(cell.lipschitz_bound(undirected)) == inf
+
+    class Mine(pyg.GCNConv):
+        """A subclass may do anything."""
+
+    assert proven_bound(Mine(4, 4)) is None
+
+
+def test_growth_rate_is_the_spectral_radius():
+    matrix = torch.diag(torch.tensor([3.0, 1.0, 0.5])).double()
+    basis = torch.randn(3, 3, dtype=torch.double)
+    matrix = basis @ matrix @ basis.inverse()
+    z, start = torch.zeros(4, 3).double(), torch.ones(4, 3).double()
+    component = torch.tensor([0, 0, 1, 1])
+    gain = torch.tensor([1.0, 1.0, 2.0, 2.0]).double().unsqueeze(1)
+    rate = growth_rate(lambda z: gain * (z @ matrix), z, start, component, 2, steps=40)
+    torch.testing.assert_close(rate, torch.tensor([3.0, 6.0]).double(), atol=1e-6, rtol=0)
+    assert growth_rate(lambda z: 0 * z, z, start, component, 2, 4).max() < 1e-100
+    constant = growth_rate(lambda z: torch.ones(4, 3), z, start, component, 2, 4)
+    assert constant.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("build", [lambda: pyg.GATConv(2, 2), lambda: pyg.GCNConv(2, 2)])
+def test_the_gradient_of_the_scale_is_exact(build):
+    """Against finite differences, where the scale is active."""
+    data = graph(Works(lambda: None), 3)
+    torch.manual_seed(0)
+    cell = cell_of(build(), channels=2, contraction=0.3, power_steps=4, activation="tanh")
+    step = cell.prepare(data.x, data.edge_index)
+    assert float(step.scale.max()) < 1
+    deq = GraphDEQ(cell, tol=1e-13, max_steps=200)
+    parameters = dict(deq.named_parameters())
+    names = [n for n in parameters if "inject" not in n]
+    values = [parameters[n].detach().clone().requires_grad_() for n in names]
+
+    def run(*values):
+        return torch.func.functional_call(
+            deq, dict(zip(names, values, strict=True)), (data.x, data.edge_index)
+        )
+
+    assert torch.autograd.gradcheck(run, values, atol=1e-6)
+
+
+def test_second_order_equals_unrolling():
+    data = graph(Works(lambda: None, "attr"), 6)
+    cell = cell_of(pyg.GATv2Conv(4, 4, edge_dim=3), activation="tanh", contraction=0.3)
+    assert_gradients_exact(GraphDEQ(cell, tol=1e-12), data, order=2, steps=30)
+    cell = cell_of(pyg.GCNConv(4, 4), activation="tanh", contraction=0.3)
+    assert_gradients_exact(GraphDEQ(cell, tol=1e-12), weighted(), order=2, steps=30)
+
+
+@pytest.mark.parametrize("build", [lambda: pyg.GCNConv(4, 4), lambda: pyg.GINConv(nn.Linear(4, 4))])
+def test_laws_of_the_dynamics(build):
+    torch.manual_seed(3)
+    deq = GraphDEQ(cell_of(build(), contraction=0.6), tol=1e-10, max_steps=200)
+    batch = Batch.from_data_list([plain(), graph(Works(lambda: None), 20, seed=9)])
+    assert_one_rule(deq, batch, steps=100)
+    assert_honest_residual(deq, batch)
+    broken = [plain() for _ in range(3)]
+    broken[1].x = broken[1].x * float("nan")
+    deq.on_failure = "ignore"
+    assert_batch_independent(deq, Batch.from_data_list(broken), step_slack=2)
+
+
+@pytest.mark.parametrize("build", [lambda: pyg.GCNConv(4, 4), lambda: pyg.GATConv(4, 4)])
+def test_converged_graphs_leave_the_batch(build):
+    cell = cell_of(build())
+    batch = Batch.from_data_list([graph(Works(lambda: None), n) for n in (12, 8, 20)])
+    step = cell.prepare(batch.x, batch.edge_index)
+    nodes = (batch.batch != 1).nonzero().flatten()
+    z = torch.randn(batch.num_nodes, 4, dtype=torch.double)
+    torch.testing.assert_close(step.restrict(nodes)(z[nodes]), step(z)[nodes])
+    hyper = cell_of(pyg.HypergraphConv(4, 4)).prepare(batch.x, batch.edge_index)
+    assert not hasattr(hyper, "restrict")
+
+
+def test_a_broken_graph_spares_a_conv_with_attention_over_graphs():
+    batch = Batch.from_data_list([graph(Works(lambda: None), n) for n in (8, 6, 12)])
+    batch.x[3] = float("nan")
+    conv = pyg.GPSConv(4, pyg.SAGEConv(4, 4), heads=2)
+    deq = GraphDEQ(cell_of(conv, contraction=0.3), tol=1e-9, on_failure="ignore")
+    z = deq(batch.x, batch.edge_index, batch=batch.batch)
+    z[batch.batch > 0].sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in deq.parameters())
+    assert float(deq.cell.inject.weight.grad.norm()) > 0
+
+
+def test_a_broken_graph_takes_its_context_along():
+    entry = Works(lambda: None, "attr", ("node_type", "edge_type"))
+    batch = [graph(entry, n, seed=n) for n in (5, 7, 6)]
+    batch[1].x[2] = float("nan")
+    conv = pyg.HEATConv(4, 4, 2, 3, 4, 3, 4)
+    deq = GraphDEQ(cell_of(conv, contraction=0.3), tol=1e-10, on_failure="ignore")
+    assert_batch_independent(deq, Batch.from_data_list(batch), step_slack=2)
+
+
+def test_dropout_is_frozen_for_a_solve():
+    data = plain()
+    deq = GraphDEQ.from_conv(pyg.GATConv(4, 4, dropout=0.5), 3).double()
+    assert_deterministic(deq, data)
+    one, two = (deq(data.x, data.edge_index) for _ in range(2))
+    assert not torch.equal(one, two)
+
+
+def test_norms_that_look_at_a_graph_get_the_batch():
+    torch.manual_seed(0)
+    graphs = Batch.from_data_list([plain(), graph(Works(lambda: None), 12)])
+    deq = GraphDEQ(
+        cell_of(pyg.GCNConv(4, 4), norm="GraphNorm", contraction=0.3), "picard", tol=1e-9,
+        max_steps=500,
+    )  # fmt: skip
+    assert deq.cell.context == ("batch", "edge_weight")
+    assert_batch_independent(deq, graphs, step_slack=2)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_edges_are_normalised_once_a_solve(cached, monkeypatch):
+    calls = []
+    gcn_norm = gcn_conv.gcn_norm
+    monkeypatch.setattr(gcn_conv, "gcn_norm", lambda *a, **k: calls.append(1) or gcn_norm(*a, **k))
+    conv = pyg.GCNConv(4, 4, cached=cached)
+    deq = GraphDEQ(cell_of(conv), tol=1e-10, max_steps=200)
+    for data in (plain(), weighted()):  # another graph: the conv's own cache would be stale
+        calls.clear()
+        z, solution = deq(data.x, data.edge_index, return_solution=True)
+        assert int(solution.num_steps) > 5
+        assert len(calls) == 1
+        z.sum().backward()
+        assert len(calls) == 1
+        step = deq.cell.prepare(data.x, data.edge_index)
+        expected = step.scale * pyg.GCNConv.forward(_uncached(conv), z, data.edge_index)
+        expected = (expected + deq.cell.inject(data.x)).relu()
+        torch.testing.assert_close(step(z), expected)
+    assert conv._cached_edge_index is None
+
+
+def _uncached(conv):
+    new = pyg.GCNConv(4, 4).double()
+    new.load_state_dict(conv.state_dict())
+    return new
+
+
+def test_caches_of_states_are_not_used():
+    data = plain()
+    deq = GraphDEQ(cell_of(pyg.SGConv(4, 4, cached=True)), tol=1e-10, max_steps=200)
+    assert_gradients_exact(deq, data, steps=300)
+
+
+def test_identity_start_smooths_the_injection():
+    data = plain()
+    cell = cell_of(pyg.GCNConv(4, 4, bias=False), activation=None, init="identity")
+    z = GraphDEQ(cell, tol=1e-12, max_steps=300)(data.x, data.edge_index)
+    smooth = dense(lambda z: pyg.LGConv()(z, *_with_loops(data)), data.num_nodes, 1)
+    eye = torch.eye(data.num_nodes, dtype=torch.double)
+    expected = torch.linalg.solve(eye - 0.9 * smooth, cell.inject(data.x))
+    torch.testing.assert_close(z, expected, atol=1e-9, rtol=0)
+    cell.reset_parameters()
+    assert torch.equal(cell.conv.lin.weight, torch.eye(4).double())
+
+
+def _with_loops(data):
+    from torch_geometric.utils import add_self_loops
+
+    return (add_self_loops(data.edge_index, num_nodes=data.num_nodes)[0],)
+
+
+def test_constructors_share_options_out():
+    deq = GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3, contraction=0.5, tol=1e-5, solver="picard")
+    assert (deq.cell.contraction, deq.tol, deq.solver) == (0.5, 1e-5, "picard")
+    nca = GraphNCA.from_conv(pyg.GCNConv(4, 4), 3, activation="tanh", steps=7)
+    assert isinstance(nca.cell.activation, nn.Tanh)
+    assert nca.steps == 7
+    assert deq.as_nca().cell is deq.cell
+    with pytest.raises(TypeError, match="unexpected keyword argument 'contractoin'"):
+        GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3, contractoin=0.5)
+
+
+def call(conv: nn.Module, data: Data | None = None, edge_attr=None, **context):
+    data = plain() if data is None else data
+    deq = GraphDEQ.from_conv(conv, 3, channels=4, on_failure="ignore").double()
+    return deq(data.x, data.edge_index, edge_attr, **context)
+
+
+def test_errors_name_the_remedy():
+    data, edges = plain(), plain().num_edges
+    with pytest.raises(ValueError, match=r"same shape \(got 4 → 2 from GCNConv\)"):
+        call(pyg.GCNConv(4, 2))
+    with pytest.raises(
+        ValueError, match=r"Expected \['pos'\] for PointTransformerConv .*pos=\.\.\."
+    ):
+        call(pyg.PointTransformerConv(4, 4))
+    with pytest.raises(ValueError, match=r"Pass edge_type=\.\.\."):
+        call(pyg.RGCNConv(4, 4, 2))
+    with pytest.raises(ValueError, match=r"Pass edge_attr=\.\.\."):
+        call(pyg.GMMConv(4, 4, 2, 2))
+    with pytest.raises(ValueError, match=r"got \['edge_weight'\], and its forward failed"):
+        call(pyg.FAConv(4), None, torch.ones(edges).double())
+    with pytest.raises(TypeError, match=r"integer 'edge_type' .*\.long\(\)"):
+        call(pyg.RGCNConv(4, 4, 2), None, torch.ones(edges).double())
+    with pytest.raises(TypeError, match=r"floating-point 'edge_weight'"):
+        call(pyg.GCNConv(4, 4), None, torch.ones(edges).long())
+    with pytest.raises(TypeError, match=r"'edge_weight' in the type of 'x'"):
+        call(pyg.GCNConv(4, 4), None, torch.ones(edges))
+    with pytest.raises(ValueError, match=r"\[num_edges\] = \[\d+\] \(got \[\d+, 3\]\)"):
+        call(pyg.GCNConv(4, 4), None, torch.ones(edges, 3).double())
+    with pytest.raises(ValueError, match=f"a row for each of {edges} edges"):
+        call(pyg.GCNConv(4, 4), None, torch.ones(edges + 1).double())
+    with pytest.raises(ValueError, match="takes nothing of an edge"):
+        call(pyg.SAGEConv(4, 4), None, torch.ones(edges).double())
+    ones = torch.ones(edges).double()
+    with pytest.raises(ValueError, match="got both"):
+        call(pyg.GCNConv(4, 4), None, ones, edge_weight=ones)
+    with pytest.raises(TypeError, match="Did you mean 'pos'"):
+        call(pyg.PointTransformerConv(4, 4), posi=data.x)
+    with pytest.raises(TypeError, match="takes none"):
+        GraphDEQ(ConvCell(1, 2))(torch.rand(1, 1), torch.zeros(2, 0).long(), pos=data.x)
+    with pytest.raises(ValueError, match=r"in \[0, 8\) .* \(got 0 to 8\)"):
+        call(pyg.GCNConv(4, 4), Data(data.x, torch.tensor([[0], [8]])))
+    with pytest.raises(TypeError, match="in the type of the parameters"):
+        call(pyg.GCNConv(4, 4), Data(data.x.float(), data.edge_index))
+    with pytest.raises(ValueError, match="on the device of 'x'"):
+        call(pyg.GCNConv(4, 4), Data(data.x, data.edge_index.to("meta")))
+    with pytest.raises(ValueError, match=r"shape \[num_nodes\] = \[8\] \(got \[7\]\)"):
+        GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3).double()(
+            data.x, data.edge_index, batch=torch.zeros(7).long()
+        )
+    with pytest.raises(ValueError, match="differentiable to its state"):
+        call(pyg.LabelPropagation(2, 0.5))
+    with pytest.raises(ValueError, match=r"takes 'edge_index'.*got MLP"):
+        call(pyg.MLP([4, 4]))
+    with pytest.raises(ValueError, match=r"Pass channels="):
+        WrappedConvCell(pyg.GINConv(nn.Linear(4, 4)), 3)
+    for options, match in (
+        ({"contraction": 0.0}, "positive 'contraction'"),
+        ({"power_steps": 1}, "'power_steps' of at least 2"),
+        ({"init": "eye"}, "'conv' or 'identity'"),
+        ({"channels": 0}, "positive 'in_channels'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            WrappedConvCell(pyg.GCNConv(4, 4), 3, **options)
+
+
+def test_edge_index_class_and_names_of_edges():
+    data = weighted()
+    deq = GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3).double()
+    expected = deq(data.x, data.edge_index, data.edge_attr)
+    typed = EdgeIndex(data.edge_index.contiguous(), sparse_size=(12, 12))
+    torch.testing.assert_close(deq(data.x, typed, data.edge_attr), expected)
+    torch.testing.assert_close(deq(data.x, data.edge_index, data.edge_attr[:, None]), expected)
+    named = deq(data.x, data.edge_index, edge_weight=data.edge_attr)
+    torch.testing.assert_close(named, expected)
+
+
+def test_the_examples_of_the_page_run(capsys):
+    page = (REPOSITORY / "docs" / "from_convs_to_equilibrium.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "from_convs_to_equilibrium.md", "exec"), names)
+    assert "converged=1" in capsys.readouterr().out
+    assert names["h"].shape == (34, 16)
+    assert float(names["conv"].cell.lipschitz_bound(names["data"])) <= 0.9 + 1e-6
+    assert list(names["steps"].values()) == sorted(names["steps"].values())
