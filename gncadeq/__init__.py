@@ -12,6 +12,7 @@ with warnings.catch_warnings():  # torch_geometric scripts a function, of which 
 from gncadeq.cells import (
     Cell,
     ConvCell,
+    EquivariantCell,
     GrowingCell,
     IGNNCell,
     MonotoneCell,
@@ -37,6 +38,7 @@ __all__ = [
     "ConvCell",
     "ConvergenceError",
     "ConvergenceWarning",
+    "EquivariantCell",
     "GraphDEQ",
     "GraphNCA",
     "GrowingCell",
