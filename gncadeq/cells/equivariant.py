@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +34,14 @@ class EquivariantStep:
         others = F.linear(h, there)
         moves, heard = [], []
         for rows, target, source, ptr in self._blocks():
-            offset = pos[target] - pos[source]
+            offset = pos.index_select(0, target) - pos.index_select(0, source)
             square = offset.square().sum(1, keepdim=True)
-            m = F.silu(own[target] + others[source] + square * far.t())
+            m = own.index_select(0, target) + others.index_select(0, source)
+            m = F.silu(torch.addcmul(m, square, far.t()))
             m = F.silu(c.message_out(m))
             weight = F.linear(F.silu(c.move_in(m)), c.move_out)
-            both = _segment_sum(torch.cat([offset * weight, m], dim=1), ptr)
-            moves.append(both[:, : c.dim] / self.degree[rows])
-            heard.append(both[:, c.dim :])
+            moves.append(_SegmentSum.apply(offset * weight, target, ptr) / self.degree[rows])
+            heard.append(_SegmentSum.apply(m, target, ptr))
         update = c.update_out(F.silu(c.update_in(torch.cat([h, torch.cat(heard)], dim=1))))
         return torch.cat([pos + torch.cat(moves), h + update], dim=1)
 
@@ -66,10 +67,24 @@ class EquivariantStep:
 _BLOCK = 512  # receivers
 
 
-def _segment_sum(value: Tensor, ptr: Tensor) -> Tensor:
-    if value.size(0) == 0:
-        return value.new_zeros(ptr.numel() - 1, value.size(1))
-    return torch.segment_reduce(value, "sum", offsets=ptr, axis=0, unsafe=True, initial=0)
+class _SegmentSum(torch.autograd.Function):
+    """Sums over the edges of each receiver; the gradient is a gather, many times faster."""
+
+    @staticmethod
+    def forward(value: Tensor, target: Tensor, ptr: Tensor) -> Tensor:
+        if value.size(0) == 0:
+            return value.new_zeros(ptr.numel() - 1, value.size(1))
+        return torch.segment_reduce(value, "sum", offsets=ptr, axis=0, unsafe=True, initial=0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, target, _ = inputs
+        ctx.save_for_backward(target)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (target,) = ctx.saved_tensors
+        return grad.index_select(0, target), None, None
 
 
 class EquivariantCell(Cell):
