@@ -132,7 +132,7 @@ def test_import_is_light():
     script = (
         "import sys, gncadeq;"
         "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn',"
-        "'trimesh'};"
+        "'trimesh', 'scipy.sparse', 'scipy.spatial', 'networkx'};"
         "print(heavy & set(sys.modules))"
     )
     done = subprocess.run(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import scipy  # its parts load when they are used
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gncadeq.neighborhood import Neighborhood, check_range
@@ -127,8 +126,10 @@ class WeightedAdjacency:
         """``[num_nodes]`` labels of the weakly connected components, and their number."""
         n, e = self.num_nodes, self._rows
         row, col = e.row.cpu().numpy(), e.col.cpu().numpy()
-        matrix = coo_matrix((np.ones(row.size, dtype=np.int8), (row, col)), shape=(n, n))
-        count, label = connected_components(matrix, directed=False)
+        matrix = scipy.sparse.coo_matrix(
+            (np.ones(row.size, dtype=np.int8), (row, col)), shape=(n, n)
+        )
+        count, label = scipy.sparse.csgraph.connected_components(matrix, directed=False)
         return torch.from_numpy(label).to(e.row.device, torch.long), int(count)
 
     def perron(self, steps: int = 30) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+import scipy  # its parts load when they are used
 from torch_geometric.data import Data
 
 from gncadeq.transforms.surface_operators import degenerate_faces
@@ -85,7 +84,9 @@ def mesh_report(data: Data) -> MeshReport:
     _, start, count = np.unique(key, return_index=True, return_counts=True)
     first = start[count == 2]
     alike = forward[first] == forward[first + 1]
-    parts = connected_components(coo_matrix((np.ones(len(side)), side.T), shape=(n, n)))[0]
+    parts = scipy.sparse.csgraph.connected_components(
+        scipy.sparse.coo_matrix((np.ones(len(side)), side.T), shape=(n, n))
+    )[0]
     distinct = len(np.unique(np.sort(face, axis=1), axis=0))
     return MeshReport(
         vertices=n,
@@ -106,8 +107,8 @@ def _orientable(a: np.ndarray, b: np.ndarray, flips: np.ndarray, num_faces: int)
     """Whether the two copies of every face, one of each orientation, stay apart."""
     f = num_faces
     rows, cols = np.concatenate([a, a + f]), np.concatenate([b + flips * f, b + ~flips * f])
-    graph = coo_matrix((np.ones(len(rows)), (rows, cols)), shape=(2 * f, 2 * f))
-    _, label = connected_components(graph, directed=False)
+    graph = scipy.sparse.coo_matrix((np.ones(len(rows)), (rows, cols)), shape=(2 * f, 2 * f))
+    _, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
     return bool((label[:f] != label[f:]).all())
 
 

@@ -6,8 +6,8 @@ import math
 from typing import Literal, get_args
 
 import numpy as np
+import scipy  # its parts load when they are used
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
@@ -108,7 +108,7 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
 
     def _edges(self, pos: Tensor) -> Tensor:
         place = pos.detach().double().cpu().numpy()
-        n, tree = len(place), KDTree(place)
+        n, tree = len(place), scipy.spatial.KDTree(place)
         if self.k is not None:
             if self.k >= n:
                 raise ValueError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy  # its parts load when they are used
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
 
@@ -38,7 +38,9 @@ def surface_balls(
     place = pos.double().cpu().numpy()
     source, target = edge_index.cpu().numpy()
     n = len(place)
-    adjacency = csr_matrix((np.ones(len(source), np.int32), (target, source)), shape=(n, n))
+    adjacency = scipy.sparse.csr_matrix(
+        (np.ones(len(source), np.int32), (target, source)), shape=(n, n)
+    )
     for first in range(0, n, rows):
         last = min(first + rows, n)
         pairs, distances = _reach(place, adjacency, np.arange(first, last), radius)
@@ -47,12 +49,12 @@ def surface_balls(
 
 
 def _reach(
-    place: np.ndarray, adjacency: csr_matrix, center: np.ndarray, radius: float
+    place: np.ndarray, adjacency: scipy.sparse.csr_matrix, center: np.ndarray, radius: float
 ) -> tuple[np.ndarray, np.ndarray]:
     shape = (len(center), len(place))
     ones = np.ones(len(center), np.int32)
-    layer = csr_matrix((ones, center, np.arange(len(center) + 1)), shape=shape)
-    before = csr_matrix(shape, dtype=np.int32)
+    layer = scipy.sparse.csr_matrix((ones, center, np.arange(len(center) + 1)), shape=shape)
+    before = scipy.sparse.csr_matrix(shape, dtype=np.int32)
     found, distances = [], []
     while layer.nnz:
         # Breadth first: an edge leads into the layer before, the same or the next, nowhere else.
@@ -66,7 +68,10 @@ def _reach(
         found.append(np.stack([col, row]))
         distances.append(distance[inside])
         start = np.concatenate([[0], np.bincount(row, minlength=shape[0]).cumsum()])
-        before, layer = layer, csr_matrix((np.ones(len(row), np.int32), col, start), shape=shape)
+        before, layer = (
+            layer,
+            scipy.sparse.csr_matrix((np.ones(len(row), np.int32), col, start), shape=shape),
+        )
     pairs, distance = np.concatenate(found, axis=1), np.concatenate(distances)
     order = np.argsort(pairs[1] * shape[1] + pairs[0])
     return pairs[:, order], distance[order]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import scipy  # its parts load when they are used
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_matrix
 from torch import Tensor
 
 Weights = Literal["cotangent", "distance", "uniform"]
@@ -111,7 +111,9 @@ def _summed_edges(face: Tensor, opposite: Tensor, num_nodes: int) -> tuple[Tenso
     proper = u != v
     u, v, value = u[proper], v[proper], value[proper]
     entries = np.concatenate([value, value]), (np.concatenate([v, u]), np.concatenate([u, v]))
-    matrix = coo_matrix(entries, shape=(num_nodes, num_nodes)).tocsr()  # sums, and sorts by bucket
+    matrix = scipy.sparse.coo_matrix(
+        entries, shape=(num_nodes, num_nodes)
+    ).tocsr()  # sums, and sorts by bucket
     matrix.sort_indices()
     target = np.repeat(np.arange(num_nodes), np.diff(matrix.indptr))
     edge_index = torch.from_numpy(np.stack([matrix.indices.astype(np.int64), target]))
