@@ -147,6 +147,10 @@ def train(
     crop: Annotated[
         float, typer.Option(help="Share of the training images of which only a window is shown.")
     ] = 0.0,
+    warm_start: Annotated[
+        bool, typer.Option(help="Start every solve from the image's equilibrium an epoch ago.")
+    ] = False,
+    warm_start_mb: Annotated[float, typer.Option(help="Memory for these equilibria.")] = 512.0,
     validation: Annotated[
         int, typer.Option(help="Training images to hold out and measure every epoch.")
     ] = 0,
@@ -172,7 +176,8 @@ def train(
         "fire_rate": fire_rate, "start": start, "optimizer": optimizer, "lr": lr,
         "momentum": momentum, "schedule": schedule, "batch_size": batch_size,
         "clip": _number_or_none("clip", clip), "validation": validation,
-        "augment": augment, "crop": crop,
+        "augment": augment, "crop": crop, "warm_start": warm_start,
+        "warm_start_mb": warm_start_mb,
         "train_limit": None if limit_ is None else int(limit_), "accelerator": accelerator,
     }  # fmt: skip
     folder = out_folder or f"runs/{dataset.value}"

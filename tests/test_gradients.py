@@ -204,6 +204,49 @@ def test_first_order_builds_no_graph_and_no_cycle(small):
         gc.enable()
 
 
+@pytest.mark.parametrize("kind", ["conv", "automatic", "wrapped"])
+def test_training_steps_leave_nothing_to_collect(kind, small):
+    """No reference cycle holds a state: memory doesn't wait for the garbage collector."""
+    from torch_geometric.nn import GCNConv
+
+    edge_attr = small.edge_attr
+    if kind == "wrapped":
+        deq = GraphDEQ.from_conv(GCNConv(3, 3), in_channels=2).double()
+        edge_attr = None
+    else:
+        deq = GraphDEQ(conv_cell(), tol=1e-6)
+    if kind == "automatic":
+        prepare = deq.cell.prepare
+
+        class Plain:  # a step that can be cut down and has no adjoint
+            def __init__(self, step):
+                self.step = step
+
+            def __call__(self, z):
+                return self.step(z)
+
+            def restrict(self, nodes):
+                return Plain(self.step.restrict(nodes))
+
+        deq.cell.prepare = lambda *graph: Plain(prepare(*graph))
+
+    def step():
+        z = deq(small.x, small.edge_index, edge_attr, small.batch)
+        z.pow(2).sum().backward()
+
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        step()
+        before = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        for _ in range(3):
+            step()
+        assert sum(isinstance(o, torch.Tensor) for o in gc.get_objects()) == before
+    finally:
+        gc.enable()
+
+
 # torch.func
 
 

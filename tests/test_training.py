@@ -136,6 +136,7 @@ def test_same_seed_same_run(tmp_path):
          "schedule": "constant", "standardize": False, "clip": None, "living_threshold": None},
         {"validation": 200, "augment": True},
         {"crop": 0.5},
+        {"warm_start": True},
     ],
 )  # fmt: skip
 def test_every_way_to_train(tmp_path, options):
@@ -144,6 +145,34 @@ def test_every_way_to_train(tmp_path, options):
     last = rows(tmp_path / "run")[-1]
     assert float(last["loss"]) < 2.6
     assert bool(last["validation_accuracy"]) == ("validation" in options)
+
+
+def test_warm_starts_spare_solver_steps(tmp_path):
+    """The same learning from fewer steps, once every image has an equilibrium to start from."""
+    options = {"epochs": 6, "tol": 1e-3, "lr": 2e-3, "schedule": "constant"}
+    last = {}
+    for warm in (False, True):
+        train(tiny(tmp_path, f"warm{warm}", warm_start=warm, **options), progress=False)
+        last[warm] = rows(tmp_path / f"warm{warm}")[-1]
+    assert float(last[True]["solver_steps"]) < float(last[False]["solver_steps"]) - 1
+    assert abs(float(last[True]["loss"]) - float(last[False]["loss"])) < 0.02
+
+
+def test_warm_starts_keep_within_their_memory():
+    from gncadeq.training.warm import WarmStarts
+
+    warm = WarmStarts(megabytes=100e-6)
+    index, count = torch.arange(3), torch.tensor([4, 4, 4])
+    z = torch.ones(12, 4)
+    warm.keep(index, count, z)
+    assert warm.nbytes == 96
+    start = warm.start(index, count, torch.zeros(12, 4))
+    assert start[:12].sum(1).tolist() == [4.0] * 12
+    warm.keep(torch.tensor([9]), torch.tensor([1]), torch.ones(1, 4))
+    assert warm.start(torch.tensor([9]), torch.tensor([1]), torch.zeros(1, 4)).sum() == 0
+    z[0] = float("nan")
+    warm.keep(index, count, 2 * z)  # a state that isn't finite is no start
+    assert float(warm.start(index, count, torch.zeros(12, 4))[0].sum()) == 4.0
 
 
 def test_nan_stops_the_run_with_its_cause(tmp_path):
@@ -169,6 +198,7 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
         ({"batch_size": 1}, "at least 2"),
         ({"validation": -1}, "validation"),
         ({"crop": 2.0}, "crop"),
+        ({"crop": 0.5, "warm_start": True}, "the same images in every epoch"),
         ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
         ({"schedule": "cosine"}, "one_cycle"),
         ({"train_limit": 0}, "train_limit"),

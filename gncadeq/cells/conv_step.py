@@ -27,10 +27,17 @@ class WrappedConvStep:
         self.cell, self.edge_index, self.drive, self.arguments = cell, edge_index, drive, arguments
         self.scale: OptTensor = None
         self.conv, self.caches = _with_empty_cache(cell.conv)
-        # Indices, hyperedges and an explainer's mask of all edges cannot be cut down.
+
+    @staticmethod
+    def of(
+        cell: WrappedConvCell, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
+    ) -> WrappedConvStep:
+        """With the method ``restrict``, if the graph can be cut down."""
+        # Indices, hyperedges and an explainer's mask of all edges cannot.
         whole = cell.signature.graph != "edge_index" or getattr(cell.conv, "explain", None)
-        if not whole and not any("index" in name for name in arguments):
-            self.restrict = self._restrict
+        cut = not whole and not any("index" in name for name in arguments)
+        kind = RestrictableConvStep if cut else WrappedConvStep
+        return kind(cell, edge_index, drive, arguments)
 
     def image(self, z: Tensor) -> Tensor:
         """The conv, and the norm if there is one, of a state."""
@@ -85,7 +92,11 @@ class WrappedConvStep:
             y = y + self.drive
         return self.cell.activation(y)  # type: ignore[no-any-return]
 
-    def _restrict(self, nodes: Tensor) -> WrappedConvStep:
+
+class RestrictableConvStep(WrappedConvStep):
+    """A :class:`WrappedConvStep` on a graph that can be cut down."""
+
+    def restrict(self, nodes: Tensor) -> RestrictableConvStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         keep = torch.zeros(self.drive.size(0), dtype=torch.bool, device=nodes.device)
         keep[nodes] = True
@@ -95,7 +106,7 @@ class WrappedConvStep:
             name: _rows(value, edges if "edge" in name else keep)
             for name, value in self.arguments.items()
         }
-        step = WrappedConvStep(
+        step = RestrictableConvStep(
             self.cell, position[self.edge_index[:, edges]], self.drive[nodes], arguments
         )
         if self.scale is not None:

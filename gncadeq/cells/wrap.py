@@ -225,7 +225,7 @@ class WrappedConvCell(Cell):
         nodes = edge_index[:1] if self.signature.graph == "hyperedge_index" else edge_index
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
-        step = WrappedConvStep(self, edge_index.long(), self.inject(x), arguments)
+        step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
         if self.contraction is not None:
             bound = self.proven_bound()
             if bound is None:

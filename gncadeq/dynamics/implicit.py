@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,19 +136,28 @@ def implicit(
 
 
 class _AdjointStep:
-    """``u ↦ v + Jᵀ u`` at the fixed point, on all graphs or on some of them."""
+    """``u ↦ v + Jᵀ u`` at the fixed point."""
 
     def __init__(self, product: Step, cotangent: Tensor) -> None:
         self.product, self.cotangent = product, cotangent
+
+    @staticmethod
+    def of(product: Step, cotangent: Tensor) -> _AdjointStep:
+        """With the method ``restrict`` if the product has one."""
         if isinstance(product, RestrictableStep):
-            self.restrict = self._restrict
+            return _RestrictableAdjointStep(product, cotangent)
+        return _AdjointStep(product, cotangent)
 
     def __call__(self, u: Tensor) -> Tensor:
         return self.cotangent + self.product(u)
 
-    def _restrict(self, nodes: Tensor) -> _AdjointStep:
-        product = cast(RestrictableStep, self.product).restrict(nodes)
-        return _AdjointStep(product, self.cotangent[nodes])
+
+class _RestrictableAdjointStep(_AdjointStep):
+    product: RestrictableStep
+
+    def restrict(self, nodes: Tensor) -> _RestrictableAdjointStep:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        return _RestrictableAdjointStep(self.product.restrict(nodes), self.cotangent[nodes])
 
 
 class _Product:
@@ -156,8 +165,12 @@ class _Product:
 
     def __init__(self, h: Tensor, fh: Tensor, step: Step) -> None:
         self.h, self.fh, self.step = h, fh, step
-        if isinstance(step, RestrictableStep):
-            self.restrict = self._restrict
+
+    @staticmethod
+    def of(h: Tensor, fh: Tensor, step: Step) -> _Product:
+        """With the method ``restrict`` if the step has one."""
+        kind = _RestrictableProduct if isinstance(step, RestrictableStep) else _Product
+        return kind(h, fh, step)
 
     def __call__(self, u: Tensor) -> Tensor:
         (product,) = torch.autograd.grad(
@@ -165,13 +178,18 @@ class _Product:
         )
         return torch.zeros_like(u) if product is None else product
 
-    def _restrict(self, nodes: Tensor) -> _Product:
-        step = cast(RestrictableStep, self.step).restrict(nodes)
+
+class _RestrictableProduct(_Product):
+    step: RestrictableStep
+
+    def restrict(self, nodes: Tensor) -> _RestrictableProduct:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        step = self.step.restrict(nodes)
         with torch.enable_grad():
             h = self.h.detach()[nodes].requires_grad_()
             fh = step(h)
         _check_unchanged(fh, self.fh.detach()[nodes])
-        return _Product(h, fh, step)
+        return _RestrictableProduct(h, fh, step)
 
 
 class _Equation:
@@ -195,8 +213,8 @@ class _Equation:
             with torch.no_grad():
                 product = self.step.adjoint(self.h.detach(), self.fh.detach())
         else:
-            product = _Product(self.h, self.fh, self.step)
-        return self.linear(_AdjointStep(product, cotangent), cotangent, self.partition)
+            product = _Product.of(self.h, self.fh, self.step)
+        return self.linear(_AdjointStep.of(product, cotangent), cotangent, self.partition)
 
     def gradient(
         self, cotangent: Tensor, z: Tensor, inputs: Sequence[Tensor]

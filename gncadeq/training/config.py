@@ -50,6 +50,8 @@ class TrainConfig:
     clip: float | None = 1.0
     augment: bool = False
     crop: float = 0.0
+    warm_start: bool = False
+    warm_start_mb: float = 512.0
     validation: int = 0
     train_limit: int | None = None
     accelerator: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
@@ -80,6 +82,7 @@ class TrainConfig:
             "tol",
             "nca_steps",
             "phantom_steps",
+            "warm_start_mb",
         )
         for name in positive:
             if not getattr(self, name) > 0:
@@ -88,6 +91,12 @@ class TrainConfig:
             raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
         if not 0.0 <= self.crop <= 1.0:
             raise ValueError(f"Expected 'crop' in [0, 1] (got {self.crop})")
+        if self.warm_start and (self.dynamics == "nca" or self.augment or self.crop > 0):
+            raise ValueError(
+                "Expected an equilibrium of the same images in every epoch to start from (got "
+                f"warm_start=True with dynamics={self.dynamics!r}, augment={self.augment}, "
+                f"crop={self.crop:g}). Leave the distortions out, or warm_start"
+            )
         if self.validation < 0:
             raise ValueError(f"Expected non-negative 'validation' (got {self.validation})")
         if (self.gradient == "bptt") != (self.dynamics == "nca"):

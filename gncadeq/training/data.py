@@ -63,7 +63,9 @@ class _Batches(Dataset[Batch]):
                 images = random_affine(images, seed)
             return random_window(images, seed, self.crop) if self.crop > 0 else images
 
-        return self.dataset.batch(index, distort)
+        batch = self.dataset.batch(index, distort)
+        batch.image = index
+        return batch
 
 
 def batch_loader(

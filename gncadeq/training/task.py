@@ -19,6 +19,7 @@ from gncadeq.dynamics import Status
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.config import TrainConfig
+from gncadeq.training.warm import WarmStarts
 
 LOG_EVERY = 50
 COLUMNS = (
@@ -33,16 +34,24 @@ class PixelClassification(L.LightningModule):
     def __init__(self, model: PixelGraphClassifier, config: TrainConfig, total_steps: int) -> None:
         super().__init__()
         self.model, self.config, self.total_steps = model, config, total_steps
+        self.warm = WarmStarts(config.warm_start_mb) if config.warm_start else None
 
     def training_step(self, data: Batch, _: int) -> dict[str, Tensor]:
         """The loss of a batch; stops the run with the cause if it isn't a number."""
         # Randomness depends on seed and step alone, so a resumed run repeats it.
         generator = torch.Generator(data.x.device)
         generator.manual_seed(self.config.seed * 1_000_003 + self.global_step)
+        z0 = count = None
+        if self.warm is not None:
+            count = data.ptr.diff()
+            zeros = data.x.new_zeros(data.num_nodes, self.config.channels)
+            z0 = self.warm.start(data.image, count, zeros)
         logits, solution = self.model(
-            data.x, data.edge_index, data.edge_attr, batch=data.batch,
+            data.x, data.edge_index, data.edge_attr, batch=data.batch, z0=z0,
             batch_size=data.num_graphs, generator=generator, return_solution=True,
         )  # fmt: skip
+        if self.warm is not None and count is not None:
+            self.warm.keep(data.image, count, solution.state)
         loss = F.cross_entropy(logits, data.y)
         if not bool(loss.isfinite()):
             raise FloatingPointError(self._cause(data, solution.status))
