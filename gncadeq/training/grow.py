@@ -83,19 +83,19 @@ class Growth:
         loss = color_error(z, self.data.color, c.batch_size).mean()
         over = overflow_loss(z, c.overflow_bound)
         rest = rest_loss(self.cell.prepare(*self._graph(batch)), z) if c.rest else z.new_zeros(())
-        total = loss + c.overflow * over + c.rest * rest
+        total = loss + c.overflow * over + c.rest_weight(self.step) * rest
         if not bool(total.isfinite()):
             raise FloatingPointError(self._cause(z))
         lr = c.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         norm = normalize_gradients(self.cell.parameters())
         if not norm < float("inf"):
             raise FloatingPointError(
-                f"Expected a finite gradient (got {norm} in step {self.step}). Lower 'lr', or train "
-                "through fewer steps (max_rollout)"
+                f"Expected a finite gradient (got {norm} in step {self.step}). Lower 'lr', or "
+                "train through fewer steps (max_rollout)"
             )
         self.optimizer.step()
         self.pool.update(index, z, steps)

@@ -40,7 +40,8 @@ class GrowConfig(RunConfig):
         reset_every: The worst of a draw goes back to the seed in every so many training steps.
         damage: How many of the best of a draw are injured.
         damage_from: Share of the training after which injuries and settling begin, in [0, 1].
-        rest: Weight of :func:`gncadeq.training.losses.rest_loss`.
+        rest: Weight of :func:`gncadeq.training.losses.rest_loss` at the end of the training, to
+            which it rises in proportion to the training steps done.
         overflow: Weight of :func:`gncadeq.training.losses.overflow_loss`.
         overflow_bound: Bound on states.
         lr: Adam's learning rate; divided by 3 after half of the training, and by 10 after 80 %.
@@ -123,6 +124,10 @@ class GrowConfig(RunConfig):
         """The learning rate of a training step."""
         share = step / self.steps
         return self.lr * (1.0 if share < 0.5 else 0.3 if share < 0.8 else 0.1)
+
+    def rest_weight(self, step: int) -> float:
+        """The weight of the rest loss in a training step."""
+        return self.rest * step / self.steps
 
     def command_line(self) -> str:
         """The command that repeats the run, without its folder."""

@@ -150,7 +150,9 @@ class SamplePool:
         """
         n = index.numel()
         if list(loss.shape) != [n] or not bool(loss.isfinite().all()):
-            raise ValueError(f"Expected one finite loss for each of {n} slots (got {loss.tolist()})")
+            raise ValueError(
+                f"Expected one finite loss for each of {n} slots (got {loss.tolist()})"
+            )
         for name, count in (("reset", reset), ("damage", damage)):
             if not 0 <= count <= n:
                 raise ValueError(f"Expected {name!r} between 0 and {n} (got {count})")
@@ -192,7 +194,7 @@ class SamplePool:
                 "Expected finite states for the pool (got NaN or infinity). The rule has blown up: "
                 "lower the learning rate"
             )
-        for slot, state in zip(index.tolist(), z.detach().split(sizes), strict=True):
+        for slot, state in zip(index.tolist(), torch.split(z.detach(), sizes), strict=True):
             self.states[slot].copy_(state)
         self.age[index] += steps
 

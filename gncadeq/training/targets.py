@@ -62,8 +62,8 @@ def picture_target(rgba: Tensor) -> Data:
         rgba: ``[4, H, W]`` in [0, 1], colours multiplied by alpha (:func:`read_rgba`).
 
     Returns:
-        ``Data`` with ``edge_index``, ``edge_attr`` ``[num_edges, 3]`` (Sobel and Laplacian), ``pos``,
-        ``image_size`` and ``color`` ``[num_nodes, 4]``.
+        ``Data`` with ``edge_index``, ``edge_attr`` ``[num_edges, 3]`` (Sobel and Laplacian),
+        ``pos``, ``image_size`` and ``color`` ``[num_nodes, 4]``.
 
     Example:
         >>> picture_target(torch.rand(4, 5, 6)).color.shape

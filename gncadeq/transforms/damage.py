@@ -90,7 +90,8 @@ def cut(
     if ranked.numel() == 0:
         return torch.zeros_like(among)
     kept = min(ranked.numel() - 1, max(0, round((1 - share) * ranked.numel()) - 1))
-    return height > ranked[kept]
+    beyond: Tensor = height > ranked[kept]
+    return beyond
 
 
 def _check(pos: Tensor, among: OptTensor) -> Tensor:
