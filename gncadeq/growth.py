@@ -75,11 +75,15 @@ class Trial:
 
     Args:
         cell: The rule.
-        data: The target graph, with ``color`` ``[num_nodes, 4]``.
+        data: The target graph, with ``color`` ``[num_nodes, 4]``, and the injection as ``x`` if the
+            cell has one.
         z0: The state to start from, such as :func:`gncadeq.training.targets.seed_state`.
         fire_rate: Probability that a node updates in a step.
         seed: Seed of update masks and injuries.
         keep_colors: Whether moments keep their colours, for pictures.
+
+    Raises:
+        ValueError: If the cell has an injection and the graph has none.
 
     Example:
         >>> from gncadeq.training.targets import picture_target, seed_state
@@ -98,11 +102,16 @@ class Trial:
         seed: int = 0,
         keep_colors: bool = True,
     ) -> None:
+        if cell.in_channels and data.get("x") is None:
+            raise ValueError(
+                f"Expected an injection 'x' of {cell.in_channels} channels in the target graph (got "
+                "none). data.x = gncadeq.training.targets.anchor(data)"
+            )
         self.nca = GraphNCA(cell, fire_rate=fire_rate)
         self.cell, self.data, self.keep_colors = cell, data, keep_colors
         self.z, self.steps = z0, 0
         self.graph: tuple[Tensor, Adj, Tensor] = (
-            z0.new_zeros(z0.size(0), cell.in_channels), data.edge_index, data.edge_attr,
+            data.x if cell.in_channels else z0[:, :0], data.edge_index, data.edge_attr,
         )  # fmt: skip
         self._generator = torch.Generator().manual_seed(seed)
         self.moments: list[Moment] = []

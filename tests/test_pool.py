@@ -57,6 +57,19 @@ def test_the_worst_starts_again_and_the_best_is_injured():
     assert torch.equal(everyone, torch.cat([pool.seeds[0], pool.seeds[1], pool.seeds[0]]))
 
 
+def test_elders_return_to_the_seed_only_when_dead():
+    pool = SamplePool(grid(5, 5), torch.ones(25, 6), size=4, elders=2)
+    index = torch.tensor([0, 1, 2])
+    z = torch.full((75, 6), 3.0)
+    z[25:50] = 0.0  # slot 1 is dead
+    pool.update(index, z, steps=100)
+    new = pool.refresh(index, torch.tensor([9.0, 0.1, 0.2]), reset=1, alive_channel=3)
+    assert new.view(3, -1).amax(1).tolist() == [3.0, 1.0, 1.0]
+    assert pool.age.tolist() == [100, 0, 0, 0]
+    whole = pool.refresh(index, torch.zeros(3), reset=0, damage=0)  # nothing is said of life
+    assert torch.equal(whole, z)
+
+
 def test_injuries_take_the_living():
     pool = SamplePool(grid(12, 12), torch.zeros(144, 6), size=2)
     z = torch.zeros(144, 6)

@@ -66,6 +66,9 @@ def grow(
     seed_node: Annotated[
         str, typer.Option(help="The node that lives at first, or none for the one in the middle.")
     ] = "none",
+    anchor: Annotated[
+        bool, typer.Option(help="Mark the seed node for ever, which holds the pattern in place.")
+    ] = True,
     fire_rate: Annotated[
         float, typer.Option(help="Probability that a node updates in a step (bptt).")
     ] = 0.5,
@@ -84,6 +87,9 @@ def grow(
     tol: Annotated[float, typer.Option(help="Relative residual to reach (implicit).")] = 1e-3,
     max_steps: Annotated[int, typer.Option(help="Most iterations to it (implicit).")] = 96,
     pool_size: Annotated[int, typer.Option(help="States in the pool.")] = 64,
+    elders: Annotated[
+        int, typer.Option(help="How many of them never return to the seed, so that they grow old.")
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="States a training step.")] = 4,
     reset_every: Annotated[
         int, typer.Option(help="The worst starts again from the seed every so many steps.")
@@ -105,11 +111,11 @@ def grow(
     given: dict[str, Any] = {
         "on": on, "size": _count("size", size), "steps": steps, "method": method.value,
         "seed": seed, "channels": channels, "hidden_channels": hidden,
-        "seed_node": _count("seed-node", seed_node), "fire_rate": fire_rate,
+        "seed_node": _count("seed-node", seed_node), "fire_rate": fire_rate, "anchor": anchor,
         "min_rollout": min_rollout, "max_rollout": max_rollout, "settle": settle,
         "checkpoint_every": _count("checkpoint-every", checkpoint_every),
         "gradient": gradient.value, "phantom_steps": phantom_steps, "tol": tol,
-        "max_steps": max_steps, "pool_size": pool_size, "batch_size": batch_size,
+        "max_steps": max_steps, "pool_size": pool_size, "elders": elders, "batch_size": batch_size,
         "reset_every": reset_every, "damage": damage, "damage_from": damage_from, "rest": rest,
         "overflow": overflow, "overflow_bound": overflow_bound, "lr": lr,
         "save_every": save_every,

@@ -22,6 +22,7 @@ from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_los
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.targets import (
+    anchor,
     check_target,
     load_target,
     read_graph,
@@ -45,12 +46,15 @@ class Growth:
     """
 
     def __init__(self, config: GrowConfig, data: Data) -> None:
-        self.config, self.data = config, check_target(data)
+        self.config, self.data = config, check_target(data).clone()
+        self.data.x = anchor(data, config.seed_node, int(config.anchor))
         torch.manual_seed(config.seed)
-        self.cell = GrowingCell(config.channels, data.edge_attr.size(1), config.hidden_channels)
+        self.cell = GrowingCell(
+            config.channels, data.edge_attr.size(1), config.hidden_channels, int(config.anchor)
+        )
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         seed = seed_state(self.data, config.channels, config.seed_node)
-        self.pool = SamplePool(self.data, seed, config.pool_size, config.seed)
+        self.pool = SamplePool(self.data, seed, config.pool_size, config.seed, config.elders)
         self.nca = GraphNCA(
             self.cell, fire_rate=config.fire_rate, checkpoint_every=config.checkpoint_every
         )
@@ -64,7 +68,7 @@ class Growth:
         """One step of training; returns its figures.
 
         Raises:
-            FloatingPointError: If the loss is not finite; the message names the cause.
+            FloatingPointError: If a state or gradient is not finite; the message names the cause.
         """
         c = self.config
         # Randomness depends on seed and step alone, so a resumed run repeats it.
@@ -84,8 +88,7 @@ class Growth:
         over = overflow_loss(z, c.overflow_bound)
         rest = rest_loss(self.cell.prepare(*self._graph(batch)), z) if c.rest else z.new_zeros(())
         total = loss + c.overflow * over + c.rest_weight(self.step) * rest
-        if not bool(total.isfinite()):
-            raise FloatingPointError(self._cause(z))
+        self._check_finite(z)
         lr = c.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -108,8 +111,7 @@ class Growth:
         }  # fmt: skip
 
     def _graph(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        nothing = batch.z.new_zeros(batch.z.size(0), 0)
-        return nothing, batch.edge_index, batch.edge_attr
+        return batch.x, batch.edge_index, batch.edge_attr
 
     @torch.no_grad()
     def _settle(self, index: Tensor, batch: Batch, generator: torch.Generator) -> None:
@@ -120,6 +122,7 @@ class Growth:
             *graph, batch.batch, z0=batch.z, steps=steps, batch_size=batch.num_graphs,
             generator=generator,
         )  # fmt: skip
+        self._check_finite(batch.z)
         self.pool.update(index, batch.z, steps)
 
     def _run(self, batch: Batch, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -137,15 +140,17 @@ class Growth:
         )  # fmt: skip
         return z, torch.full((batch.num_graphs,), steps)
 
-    def _cause(self, z: Tensor) -> str:
+    def _check_finite(self, z: Tensor) -> None:
+        if bool(z.isfinite().all()):
+            return
         bad = [n for n, p in self.cell.named_parameters() if not bool((p.abs() < 1e6).all())]
         if bad:
             cause = f"the parameters {bad} have exploded"
         else:
             rows = int((~z.isfinite().all(1)).sum())
             cause = f"{rows} nodes of the states are NaN or infinite, though no parameter is"
-        return (
-            f"Expected a finite loss (got NaN or infinity in step {self.step}): {cause}. Lower "
+        raise FloatingPointError(
+            f"Expected finite states (got NaN or infinity in step {self.step}): {cause}. Lower "
             "'lr', or raise 'overflow'"
         )
 
@@ -187,7 +192,7 @@ def grow(
     Raises:
         KeyboardInterrupt: On Ctrl-C; the folder can be resumed.
         FileExistsError: If the folder holds a run already and ``resume`` is false.
-        FloatingPointError: If the loss is not finite; the message names the cause.
+        FloatingPointError: If a state or gradient is not finite; the message names the cause.
     """
     folder = Path(config.out)
     config.check_folder(folder, resume, places=("out",))
@@ -265,7 +270,7 @@ class _Log:
 
 
 def load_grown(run: str | Path) -> tuple[GrowingCell, Data, Tensor, dict[str, Any]]:
-    """The rule of a run, its target graph, its seed state and the card of its weights.
+    """The rule of a run, its target graph (the injection as ``x``), its seed state, and its card.
 
     Raises:
         FileNotFoundError: If the folder holds no such run, or not yet.
@@ -281,7 +286,9 @@ def load_grown(run: str | Path) -> tuple[GrowingCell, Data, Tensor, dict[str, An
     cell = load_pretrained(GrowingCell, weights)
     data = read_graph(folder / "target.safetensors")
     card: dict[str, Any] = cell.card  # type: ignore[assignment]
-    return cell, data, seed_state(data, cell.channels, card.get("seed_node")), card
+    node = card.get("seed_node")
+    data.x = anchor(data, node, cell.in_channels)
+    return cell, data, seed_state(data, cell.channels, node), card
 
 
 __all__ = ["Growth", "grow", "load_grown"]

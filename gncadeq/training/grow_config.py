@@ -23,6 +23,8 @@ class GrowConfig(RunConfig):
         channels: Channels of the state, at least 4 (red, green, blue, alpha).
         hidden_channels: Width of the rule's MLP.
         seed_node: The node that lives at first; by default the one in the middle.
+        anchor: Whether the seed node stays marked for ever
+            (:func:`gncadeq.training.targets.anchor`), which holds the pattern in its place.
         method: ``"bptt"`` trains through the steps of the automaton; ``"implicit"`` iterates the
             rule to a residual and differentiates there.
         fire_rate: Probability that a node updates in a step (``"bptt"``).
@@ -36,6 +38,7 @@ class GrowConfig(RunConfig):
         tol: Relative residual to iterate to (``"implicit"``).
         max_steps: Most iterations (``"implicit"``).
         pool_size: States in the pool.
+        elders: How many of them are never sent back to the seed, so that they grow old.
         batch_size: States a training step.
         reset_every: The worst of a draw goes back to the seed in every so many training steps.
         damage: How many of the best of a draw are injured.
@@ -61,6 +64,7 @@ class GrowConfig(RunConfig):
     channels: int = 16
     hidden_channels: int = 96
     seed_node: int | None = None
+    anchor: bool = True
     method: Literal["bptt", "implicit"] = "bptt"
     fire_rate: float = 0.5
     min_rollout: int = 24
@@ -72,6 +76,7 @@ class GrowConfig(RunConfig):
     tol: float = 1e-3
     max_steps: int = 96
     pool_size: int = 64
+    elders: int = 0
     batch_size: int = 4
     reset_every: int = 2
     damage: int = 1
@@ -114,6 +119,11 @@ class GrowConfig(RunConfig):
                 f"Expected 'pool_size' of at least 'batch_size' = {self.batch_size} "
                 f"(got {self.pool_size})"
             )
+        if not 0 <= self.elders < self.pool_size:
+            raise ValueError(
+                f"Expected 'elders' in [0, {self.pool_size}), so that seeds are grown too "
+                f"(got {self.elders})"
+            )
         if self.damage >= self.batch_size and self.damage:
             raise ValueError(
                 f"Expected 'damage' below 'batch_size' = {self.batch_size}, so that something "
@@ -137,7 +147,10 @@ class GrowConfig(RunConfig):
             if field.name in ("target", "out") or value == field.default:
                 continue
             name = "hidden" if field.name == "hidden_channels" else field.name.replace("_", "-")
-            words.append(f"--{name} {'none' if value is None else value}")
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{name}")
+            else:
+                words.append(f"--{name} {'none' if value is None else value}")
         return " ".join(words)
 
 

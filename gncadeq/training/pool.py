@@ -29,6 +29,10 @@ class SamplePool:
         z = nca(x, batch.edge_index, batch.edge_attr, batch.batch, z0=z, steps=steps)
         pool.update(index, z, steps)
 
+    The worst are always those that have gone wrong with age, so a pool in which every slot is sent
+    back grows no old states to learn from. ``elders`` slots are spared: they grow as old as the
+    training lets them, and what drifts only after thousands of steps is seen, and trained away.
+
     All randomness comes from the seed. Memory is bounded by ``nbytes``, which is allocated at once;
     the graphs of the last few draws are kept besides.
 
@@ -37,6 +41,7 @@ class SamplePool:
         seeds: Their seed states ``[num_nodes, channels]``, one a graph.
         size: Number of slots, at least one a graph.
         seed: Seed of all draws.
+        elders: How many slots, the first ones, return to the seed only when nothing lives in them.
 
     Raises:
         ValueError: If graphs and seeds don't fit, or the pool has fewer slots than graphs.
@@ -59,6 +64,7 @@ class SamplePool:
         seeds: Tensor | Sequence[Tensor],
         size: int = 256,
         seed: int = 0,
+        elders: int = 0,
     ) -> None:
         self.graphs = [graphs] if isinstance(graphs, Data) else list(graphs)
         self.seeds = [seeds] if isinstance(seeds, Tensor) else list(seeds)
@@ -71,6 +77,8 @@ class SamplePool:
                 f"Expected 'size' of at least one slot for each of {len(self.graphs)} graphs "
                 f"(got {size})"
             )
+        if not 0 <= elders <= size:
+            raise ValueError(f"Expected 'elders' between 0 and 'size' = {size} (got {elders})")
         channels = self.seeds[0].size(-1)
         for k, (data, state) in enumerate(zip(self.graphs, self.seeds, strict=True)):
             if list(state.shape) != [data.num_nodes, channels]:
@@ -80,7 +88,7 @@ class SamplePool:
                 )
             if data.pos is None:
                 raise ValueError(f"Expected positions 'pos' in graph {k}, to injure it (got none)")
-        self.size = size
+        self.size, self.elders = size, elders
         self.states = [self.seeds[self.graph_of(s)].clone() for s in range(size)]
         self.age = torch.zeros(size, dtype=torch.long)
         self._generator = torch.Generator().manual_seed(seed)
@@ -136,7 +144,8 @@ class SamplePool:
         Args:
             index: Slots, as drawn.
             loss: ``[n]``, the loss of each state as it is now.
-            reset: How many of the worst start again from the seed.
+            reset: How many of the worst start again from the seed, elders excepted. A state in
+                which nothing lives does so in any case.
             damage: How many of the best are injured (never one that was reset).
             alive_channel: The channel that tells which nodes live; ``None`` takes all.
             alive_threshold: The least value of a living node there.
@@ -156,16 +165,19 @@ class SamplePool:
         for name, count in (("reset", reset), ("damage", damage)):
             if not 0 <= count <= n:
                 raise ValueError(f"Expected {name!r} between 0 and {n} (got {count})")
+        slots = index.tolist()
+        states = [self.states[s] for s in slots]
+        living = [None if alive_channel is None else z[:, alive_channel] > alive_threshold
+                  for z in states]  # fmt: skip
         order = loss.argsort(descending=True, stable=True).tolist()
-        states = [self.states[s] for s in index.tolist()]
-        for k in order[:reset]:
-            slot = int(index[k])
-            states[k], self.age[slot] = self.seeds[self.graph_of(slot)], 0
-        for k in order[max(reset, n - damage) :]:
-            z = states[k]
-            pos = self.graphs[self.graph_of(int(index[k]))].pos
-            alive = None if alive_channel is None else z[:, alive_channel] > alive_threshold
-            states[k] = z.masked_fill(self._injury(pos, alive).unsqueeze(1), 0.0)
+        again = [k for k in order if slots[k] >= self.elders][:reset]
+        again += [k for k in order if (a := living[k]) is not None and not bool(a.any())]
+        for k in set(again):
+            states[k], self.age[slots[k]] = self.seeds[self.graph_of(slots[k])], 0
+        for k in [k for k in order[n - damage :] if k not in again]:
+            pos = self.graphs[self.graph_of(slots[k])].pos
+            hurt = self._injury(pos, living[k])
+            states[k] = states[k].masked_fill(hurt.unsqueeze(1), 0.0)
         return torch.cat(states)
 
     def _injury(self, pos: Tensor, alive: Tensor | None) -> Tensor:

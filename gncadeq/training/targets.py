@@ -176,18 +176,43 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
     """
     if channels < 4:
         raise ValueError(f"Expected 'channels' of at least 4, red to alpha (got {channels})")
-    n = data.num_nodes
-    if node is None:
-        middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
-        node = int((data.pos - middle).norm(dim=1).argmin())
-    if not 0 <= node < n:
-        raise ValueError(f"Expected a seed 'node' in [0, {n}) (got {node})")
-    z = data.pos.new_zeros(n, channels)
-    z[node, 3:] = 1.0
+    z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
+    z[_seed_node(data, node), 3:] = 1.0
     return z
 
 
+def anchor(data: Data, node: int | None = None, channels: int = 1) -> Tensor:
+    r"""An injection that marks the seed node for ever: :math:`x_i = [i = s]`.
+
+    A rule that senses only differences does the same wherever it is. All translates of its pattern
+    on a large grid are then as good, nothing holds it in place, and in thousands of steps it drifts
+    off. One marked node is enough to tell where it belongs.
+
+    Args:
+        data: The target graph.
+        node: The node :math:`s`; by default as :func:`seed_state` takes it.
+        channels: 1, or 0 for an injection that says nothing.
+
+    Example:
+        >>> anchor(picture_target(torch.rand(4, 1, 3))).flatten()
+        tensor([0., 1., 0.])
+    """
+    x: Tensor = data.pos.new_zeros(data.num_nodes, channels)
+    x[_seed_node(data, node)] = 1.0
+    return x
+
+
+def _seed_node(data: Data, node: int | None) -> int:
+    if node is None:
+        middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
+        return int((data.pos - middle).norm(dim=1).argmin())
+    if not 0 <= node < data.num_nodes:
+        raise ValueError(f"Expected a seed 'node' in [0, {data.num_nodes}) (got {node})")
+    return node
+
+
 __all__ = [
+    "anchor",
     "check_target",
     "load_target",
     "picture_target",

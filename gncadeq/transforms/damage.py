@@ -47,7 +47,8 @@ def ball(
         return torch.zeros_like(among)
     draw = int(torch.randint(candidates.numel(), (), generator=generator))
     side = (pos.amax(0) - pos.amin(0)).max()
-    return (pos - pos[candidates[draw]]).norm(dim=1) <= radius * side
+    inside: Tensor = (pos - pos[candidates[draw]]).norm(dim=1) <= radius * side
+    return inside
 
 
 def cut(
