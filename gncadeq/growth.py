@@ -104,8 +104,8 @@ class Trial:
     ) -> None:
         if cell.in_channels and data.get("x") is None:
             raise ValueError(
-                f"Expected an injection 'x' of {cell.in_channels} channels in the target graph (got "
-                "none). data.x = gncadeq.training.targets.anchor(data)"
+                f"Expected an injection 'x' of {cell.in_channels} channels in the target graph "
+                "(got none). data.x = gncadeq.training.targets.anchor(data)"
             )
         self.nca = GraphNCA(cell, fire_rate=fire_rate)
         self.cell, self.data, self.keep_colors = cell, data, keep_colors

@@ -56,7 +56,7 @@ def grow(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the interrupted run in the folder.")
     ] = False,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 600,
     method: Annotated[
         Method, typer.Option(help="Through the steps, or at the state where they settle.")
     ] = Method.bptt,
@@ -71,12 +71,12 @@ def grow(
     ] = True,
     fire_rate: Annotated[
         float, typer.Option(help="Probability that a node updates in a step (bptt).")
-    ] = 0.5,
-    min_rollout: Annotated[int, typer.Option(help="Fewest steps to train through (bptt).")] = 24,
-    max_rollout: Annotated[int, typer.Option(help="Most steps to train through (bptt).")] = 40,
+    ] = 1.0,
+    min_rollout: Annotated[int, typer.Option(help="Fewest steps to train through (bptt).")] = 20,
+    max_rollout: Annotated[int, typer.Option(help="Most steps to train through (bptt).")] = 32,
     settle: Annotated[
         int, typer.Option(help="Let drawn states age by up to so many steps first (bptt).")
-    ] = 96,
+    ] = 100,
     checkpoint_every: Annotated[
         str, typer.Option(help="Recompute in segments of so many steps, for less memory (bptt).")
     ] = "none",
@@ -86,10 +86,10 @@ def grow(
     phantom_steps: Annotated[int, typer.Option(help="Steps of the phantom gradient.")] = 16,
     tol: Annotated[float, typer.Option(help="Relative residual to reach (implicit).")] = 1e-3,
     max_steps: Annotated[int, typer.Option(help="Most iterations to it (implicit).")] = 96,
-    pool_size: Annotated[int, typer.Option(help="States in the pool.")] = 64,
+    pool_size: Annotated[int, typer.Option(help="States in the pool.")] = 16,
     elders: Annotated[
         int, typer.Option(help="How many of them never return to the seed, so that they grow old.")
-    ] = 0,
+    ] = 8,
     batch_size: Annotated[int, typer.Option(help="States a training step.")] = 4,
     reset_every: Annotated[
         int, typer.Option(help="The worst starts again from the seed every so many steps.")
@@ -98,7 +98,7 @@ def grow(
     damage_from: Annotated[
         float, typer.Option(help="Share of the training before injuries.")
     ] = 0.1,
-    rest: Annotated[float, typer.Option(help="Weight of the pressure to be still.")] = 0.3,
+    rest: Annotated[float, typer.Option(help="Weight of the pressure to be still.")] = 30.0,
     overflow: Annotated[float, typer.Option(help="Weight of the penalty on large states.")] = 1.0,
     overflow_bound: Annotated[float, typer.Option(help="What is large.")] = 2.0,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
