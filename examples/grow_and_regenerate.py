@@ -26,8 +26,8 @@ from torch import Tensor
 
 from gncadeq.growth import Trial
 from gncadeq.models.pretrained import write_atomically
-from gncadeq.training import GrowConfig, grow
-from gncadeq.training.grow import load_grown
+from gncadeq.training import GrowConfig
+from gncadeq.training.grow import grow, load_grown
 from gncadeq.training.targets import load_target, picture_target
 from gncadeq.viz.growth import save_animation, save_strip
 

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from gncadeq import GrowingCell
 from gncadeq.cli import app
 from gncadeq.growth import Trial, color_error
-from gncadeq.training import GrowConfig, grow
-from gncadeq.training.grow import Growth, load_grown
+from gncadeq.training import GrowConfig
+from gncadeq.training.grow import Growth, grow, load_grown
 from gncadeq.training.targets import (
     anchor,
     load_target,
@@ -156,8 +156,8 @@ def test_the_anchor_is_the_only_thing_that_knows_a_place(tmp_path):
 
 def _kill_in_step(step, config):
     script = (
-        "import os, signal; from gncadeq.training import GrowConfig, grow;"
-        "from gncadeq.training.grow import Growth; step = Growth.train_step\n"
+        "import os, signal; from gncadeq.training import GrowConfig;"
+        "from gncadeq.training.grow import Growth, grow; step = Growth.train_step\n"
         "def die(self):\n"
         f"    if self.step == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return step(self)\n"

@@ -106,7 +106,7 @@ def grow(
 ) -> None:
     """Train a rule that grows a picture from one living cell, keeps it and mends it."""
     from gncadeq.training import GrowConfig
-    from gncadeq.training import grow as train
+    from gncadeq.training.grow import grow as train
 
     given: dict[str, Any] = {
         "on": on, "size": _count("size", size), "steps": steps, "method": method.value,

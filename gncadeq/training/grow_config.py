@@ -11,7 +11,7 @@ from gncadeq.training.config import RunConfig
 
 @dataclass
 class GrowConfig(RunConfig):
-    r"""The options of :func:`gncadeq.training.grow`.
+    r"""The options of :func:`gncadeq.training.grow.grow`.
 
     Args:
         target: A picture, or ``"color"`` for the colours of a graph file.
