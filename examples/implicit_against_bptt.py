@@ -117,8 +117,8 @@ def main() -> None:
     if args.smoke and args.out == parser.get_default("out"):
         args.out = tempfile.mkdtemp(prefix="implicit_")
     rows = {}
-    columns = ("seconds", "on the CPU", "saved MB", "peak MB", "error", "at 200", "at 10,000", "mended",
-               "residual at 200", "at 10,000")  # fmt: skip
+    columns = ("seconds", "on the CPU", "saved MB", "peak MB", "error", "at 200", "at 10,000",
+               "mended", "residual at 200", "at 10,000")  # fmt: skip
     print(f"{'':10s}" + "".join(f"{c:>16s}" for c in columns))
     for name in args.methods:
         command = [sys.executable, "-W", "ignore", __file__, args.target, "--one", name,
@@ -132,8 +132,8 @@ def main() -> None:
         rows[name] = row = json.loads(done.stdout.splitlines()[-1])
         print(
             f"{name:10s}{row['seconds']:16.0f}{row['cpu_seconds']:16.0f}"
-            f"{row['saved_megabytes']:16.1f}"
-            f"{row['peak_megabytes']:16.0f}{row['error_trained']:16.5f}{row['error_200']:16.5f}"
+            f"{row['saved_megabytes']:16.1f}{row['peak_megabytes']:16.0f}"
+            f"{row['error_trained']:16.5f}{row['error_200']:16.5f}"
             f"{row['error_10000']:16.5f}{row['error_mended']:16.5f}"
             f"{row['residual_200']:16.1e}{row['residual_10000']:16.1e}", flush=True,
         )  # fmt: skip
