@@ -103,7 +103,7 @@ def test_a_flag_is_grown(tmp_path, method):
 @pytest.mark.parametrize("method", ["bptt", "implicit"])
 def test_killed_and_resumed_gives_the_same_result(tmp_path, method, monkeypatch):
     options = {"steps": 14, "save_every": 5, "method": method, "damage_from": 0.2, "max_steps": 9,
-               "elders": 2, "fire_rate": 0.5}  # fmt: skip
+               "elders": 0.3, "fire_rate": 0.5}  # fmt: skip
     save_target(picture_target(flag()), tmp_path / "flag.safetensors")
     place = {"target": "color", "on": str(tmp_path / "flag.safetensors")}
     whole = grow(tiny(tmp_path, "whole", **place, **options), progress=False)
@@ -284,6 +284,7 @@ def test_what_cannot_be_grown_is_refused(tmp_path, picture):
         ({"max_rollout": 4}, "at least 'min_rollout' = 5"),
         ({"damage": 4}, "stays whole"),
         ({"channels": 3}, "at least 4"),
+        ({"elders": 1.0}, "seeds are grown too"),
         ({"pool_size": 3}, "at least 'batch_size' = 4"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -60,6 +60,9 @@ def grow(
     method: Annotated[
         Method, typer.Option(help="Through the steps, or at the state where they settle.")
     ] = Method.bptt,
+    pretrain: Annotated[
+        float, typer.Option(help="Share of implicit training that begins through the steps.")
+    ] = 0.4,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     channels: Annotated[int, typer.Option(help="Channels of the state.")] = 16,
     hidden: Annotated[int, typer.Option(help="Width of the rule's MLP.")] = 96,
@@ -88,8 +91,8 @@ def grow(
     max_steps: Annotated[int, typer.Option(help="Most iterations to it (implicit).")] = 96,
     pool_size: Annotated[int, typer.Option(help="States in the pool.")] = 16,
     elders: Annotated[
-        int, typer.Option(help="How many of them never return to the seed, so that they grow old.")
-    ] = 8,
+        float, typer.Option(help="Share of them that never return to the seed, and grow old.")
+    ] = 0.5,
     batch_size: Annotated[int, typer.Option(help="States a training step.")] = 4,
     reset_every: Annotated[
         int, typer.Option(help="The worst starts again from the seed every so many steps.")
@@ -110,7 +113,7 @@ def grow(
 
     given: dict[str, Any] = {
         "on": on, "size": _count("size", size), "steps": steps, "method": method.value,
-        "seed": seed, "channels": channels, "hidden_channels": hidden,
+        "pretrain": pretrain, "seed": seed, "channels": channels, "hidden_channels": hidden,
         "seed_node": _count("seed-node", seed_node), "fire_rate": fire_rate, "anchor": anchor,
         "min_rollout": min_rollout, "max_rollout": max_rollout, "settle": settle,
         "checkpoint_every": _count("checkpoint-every", checkpoint_every),

@@ -31,6 +31,7 @@ from gncadeq.training.targets import (
 )
 
 LOG_EVERY = 25
+LOOK_EVERY = 16  # steps between two looks at the residual
 COLUMNS = (
     "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
     "seconds",
@@ -54,12 +55,15 @@ class Growth:
         )
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         seed = seed_state(self.data, config.channels, config.seed_node)
-        self.pool = SamplePool(self.data, seed, config.pool_size, config.seed, config.elders)
+        elders = int(config.elders * config.pool_size)
+        self.pool = SamplePool(self.data, seed, config.pool_size, config.seed, elders)
         self.nca = GraphNCA(
             self.cell, fire_rate=config.fire_rate, checkpoint_every=config.checkpoint_every
         )
+        # The rollout is the solve: max_steps=0 leaves the state where the automaton brought it. A
+        # solver would return the best state on its way, and hide from the loss what blows up later.
         self.deq = GraphDEQ(
-            self.cell, "picard", tol=config.tol, max_steps=config.max_steps,
+            self.cell, "picard", tol=config.tol, max_steps=0, backward_max_steps=config.max_steps,
             gradient=config.gradient, phantom_steps=config.phantom_steps, on_failure="ignore",
         )  # fmt: skip
         self.step = 0
@@ -75,7 +79,7 @@ class Growth:
         generator = torch.Generator().manual_seed(c.seed * 1_000_003 + self.step)
         index, batch = self.pool.sample(c.batch_size)
         grown_up = self.step >= c.damage_from * c.steps
-        if c.method == "bptt" and grown_up and c.settle and self.step % 2:
+        if not self._implicit() and grown_up and c.settle and self.step % 2:
             self._settle(index, batch, generator)
         before = color_error(batch.z, self.data.color, c.batch_size)
         z = self.pool.refresh(
@@ -110,6 +114,10 @@ class Growth:
             "gradient_norm": norm, "lr": lr,
         }  # fmt: skip
 
+    def _implicit(self) -> bool:
+        c = self.config
+        return c.method == "implicit" and self.step >= c.pretrain * c.steps
+
     def _graph(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         return batch.x, batch.edge_index, batch.edge_attr
 
@@ -128,17 +136,33 @@ class Growth:
     def _run(self, batch: Batch, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The states that the loss sees, and how many steps each took."""
         c, graph = self.config, self._graph(batch)
-        if c.method == "implicit":
-            z, solution = self.deq(
-                *graph, batch.batch, z0=z, batch_size=batch.num_graphs, return_solution=True
-            )
-            return z, solution.num_steps
+        if self._implicit():
+            z, done = self._iterate(batch, z, generator)
+            z = self.deq(*graph, batch.batch, z0=z, batch_size=batch.num_graphs)
+            return z, torch.full((batch.num_graphs,), done)
         steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
         z = self.nca(
             *graph, batch.batch, z0=z, steps=steps, batch_size=batch.num_graphs,
             generator=generator,
         )  # fmt: skip
         return z, torch.full((batch.num_graphs,), steps)
+
+    @torch.no_grad()
+    def _iterate(self, batch: Batch, z: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Run the automaton until every state is at rest, or for a random number of steps."""
+        c, done = self.config, 0
+        steps = int(torch.randint(c.min_rollout, c.max_steps + 1, (), generator=generator))
+        while done < steps:
+            count = min(LOOK_EVERY, steps - done)
+            z, solution = self.nca(
+                *self._graph(batch), batch.batch, z0=z, steps=count, batch_size=batch.num_graphs,
+                generator=generator, return_solution=True,
+            )  # fmt: skip
+            done += count
+            if bool((solution.residual <= c.tol).all()):
+                break
+        self._check_finite(z)
+        return z, done
 
     def _check_finite(self, z: Tensor) -> None:
         if bool(z.isfinite().all()):

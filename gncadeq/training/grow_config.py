@@ -25,20 +25,23 @@ class GrowConfig(RunConfig):
         seed_node: The node that lives at first; by default the one in the middle.
         anchor: Whether the seed node stays marked for ever
             (:func:`gncadeq.training.targets.anchor`), which holds the pattern in its place.
-        method: ``"bptt"`` trains through the steps of the automaton; ``"implicit"`` iterates the
-            rule to a residual and differentiates there.
-        fire_rate: Probability that a node updates in a step (``"bptt"``).
-        min_rollout: Fewest steps to train through; the number is drawn for every training step.
-        max_rollout: Most steps to train through.
+        method: ``"bptt"`` trains through the steps of the automaton; ``"implicit"`` runs it without
+            gradient until it is at rest, and differentiates there (:class:`gncadeq.GraphDEQ`).
+        pretrain: Share of the training, in [0, 1), that ``"implicit"`` begins with ``"bptt"``: an
+            implicit gradient is one only near an equilibrium, and at first there is none.
+        fire_rate: Probability that a node updates in a step.
+        min_rollout: Fewest steps; the number is drawn for every training step.
+        max_rollout: Most steps to train through (``"bptt"``).
         settle: Every other training step lets the drawn states age by up to so many steps first,
-            without gradient; 0 never does.
+            without gradient (``"bptt"``); 0 never does.
         checkpoint_every: As of :class:`gncadeq.GraphNCA`.
         gradient: ``"phantom"``, ``"one_step"`` or ``"ift"`` (``"implicit"``).
         phantom_steps: Steps of the phantom gradient.
-        tol: Relative residual to iterate to (``"implicit"``).
-        max_steps: Most iterations (``"implicit"``).
+        tol: Relative residual that is rest, and to which ``"ift"`` solves (``"implicit"``).
+        max_steps: Most steps on the way to rest (``"implicit"``).
         pool_size: States in the pool.
-        elders: How many of them are never sent back to the seed, so that they grow old.
+        elders: Share of them, in [0, 1), that are never sent back to the seed, so that they grow
+            old.
         batch_size: States a training step.
         reset_every: The worst of a draw goes back to the seed in every so many training steps.
         damage: How many of the best of a draw are injured.
@@ -66,6 +69,7 @@ class GrowConfig(RunConfig):
     seed_node: int | None = None
     anchor: bool = True
     method: Literal["bptt", "implicit"] = "bptt"
+    pretrain: float = 0.4
     fire_rate: float = 1.0
     min_rollout: int = 20
     max_rollout: int = 32
@@ -76,7 +80,7 @@ class GrowConfig(RunConfig):
     tol: float = 1e-3
     max_steps: int = 96
     pool_size: int = 16
-    elders: int = 8
+    elders: float = 0.5
     batch_size: int = 4
     reset_every: int = 2
     damage: int = 1
@@ -114,15 +118,21 @@ class GrowConfig(RunConfig):
                 f"Expected 'max_rollout' of at least 'min_rollout' = {self.min_rollout} "
                 f"(got {self.max_rollout})"
             )
+        if self.max_steps < self.min_rollout:
+            raise ValueError(
+                f"Expected 'max_steps' of at least 'min_rollout' = {self.min_rollout} "
+                f"(got {self.max_steps})"
+            )
         if self.pool_size < self.batch_size:
             raise ValueError(
                 f"Expected 'pool_size' of at least 'batch_size' = {self.batch_size} "
                 f"(got {self.pool_size})"
             )
-        if not 0 <= self.elders < self.pool_size:
+        if not 0.0 <= self.pretrain < 1.0:
+            raise ValueError(f"Expected 'pretrain' in [0, 1) (got {self.pretrain})")
+        if not 0.0 <= self.elders < 1.0:
             raise ValueError(
-                f"Expected 'elders' in [0, {self.pool_size}), so that seeds are grown too "
-                f"(got {self.elders})"
+                f"Expected 'elders' in [0, 1), so that seeds are grown too (got {self.elders})"
             )
         if self.damage >= self.batch_size and self.damage:
             raise ValueError(
