@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
+from gncadeq.training.step_log import StepLog
 from gncadeq.training.targets import (
     anchor,
     check_target,
@@ -30,7 +29,6 @@ from gncadeq.training.targets import (
     seed_state,
 )
 
-LOG_EVERY = 25
 LOOK_EVERY = 16  # steps between two looks at the residual
 COLUMNS = (
     "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
@@ -225,7 +223,7 @@ def grow(
     elif data is None:
         data = load_target(config.target, config.on, config.size)
     run = Growth(config, data)
-    log = _Log(folder / "metrics.csv")
+    log = StepLog(folder / "metrics.csv")
     if not resume:
         save_target(run.data, folder / "target.safetensors")
         config.save(folder / "config.json")
@@ -254,43 +252,6 @@ def grow(
                 )
                 run.save(folder / "checkpoint.pt")
     return run.cell.eval()
-
-
-class _Log:
-    """The rows of ``metrics.csv``: averages over some training steps."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-        self._sums: dict[str, list[float]] = {}
-        self._elapsed, self._began = 0.0, time.perf_counter()
-
-    def read(self, step: int) -> None:
-        """Keep the rows of an interrupted run up to a checkpoint."""
-        with self.path.open() as file:
-            self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= step]
-        self._elapsed = float(self.rows[-1]["seconds"]) if self.rows else 0.0
-
-    def add(self, step: int, figures: dict[str, float], flush: bool) -> dict[str, Any] | None:
-        """Take the figures of a step; return a row when one is complete."""
-        for name, value in figures.items():
-            self._sums.setdefault(name, []).append(value)
-        if not flush and step % LOG_EVERY:
-            return None
-        row: dict[str, Any] = {k: sum(v) / len(v) for k, v in self._sums.items()}
-        row["step"] = step
-        row["seconds"] = round(self._elapsed + time.perf_counter() - self._began, 1)
-        self.rows.append(row)
-        self._sums = {}
-        return row
-
-    def write(self) -> None:
-        """Write the file, by way of a temporary one."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode())
 
 
 def load_grown(run: str | Path) -> tuple[GrowingCell, Data, Tensor, dict[str, Any]]:
