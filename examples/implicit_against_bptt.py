@@ -5,8 +5,8 @@
     python examples/implicit_against_bptt.py --smoke     # seconds, a small flag
 
 The same rule, target, pool and number of training steps. ``bptt`` differentiates through 14 to 26
-steps. The others begin like it (the first 40 % of the training), and then run the automaton without
-gradient to a relative residual of 1e-3, or for 14 to 64 steps, and differentiate there: through
+steps. The others begin like it (the first half of the training), and then run the automaton without
+gradient to a relative residual of 1e-3, or for 26 to 64 steps, and differentiate there: through
 some steps more (``phantom``), by the implicit function theorem (``ift``), or through a single step
 (``one_step``).
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", nargs="?", default="datasets/emoji24/lizard.png")
     parser.add_argument("--size", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=400, help="training steps")
+    parser.add_argument("--steps", type=int, default=600, help="training steps")
     parser.add_argument("--phantom-steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))

@@ -62,7 +62,7 @@ def grow(
     ] = Method.bptt,
     pretrain: Annotated[
         float, typer.Option(help="Share of implicit training that begins through the steps.")
-    ] = 0.4,
+    ] = 0.5,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     channels: Annotated[int, typer.Option(help="Channels of the state.")] = 16,
     hidden: Annotated[int, typer.Option(help="Width of the rule's MLP.")] = 96,

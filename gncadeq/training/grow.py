@@ -29,6 +29,7 @@ from gncadeq.training.targets import (
     seed_state,
 )
 
+FAR_OUT = 5.0  # times the bound on states
 LOOK_EVERY = 16  # steps between two looks at the residual
 COLUMNS = (
     "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
@@ -135,9 +136,11 @@ class Growth:
         """The states that the loss sees, and how many steps each took."""
         c, graph = self.config, self._graph(batch)
         if self._implicit():
-            z, done = self._iterate(batch, z, generator)
-            z = self.deq(*graph, batch.batch, z0=z, batch_size=batch.num_graphs)
-            return z, torch.full((batch.num_graphs,), done)
+            end, done = self._iterate(batch, z, generator)
+            # What runs away has no equilibrium to differentiate at: it is trained through time.
+            if float(end.abs().max()) < FAR_OUT * c.overflow_bound:
+                end = self.deq(*graph, batch.batch, z0=end, batch_size=batch.num_graphs)
+                return end, torch.full((batch.num_graphs,), done)
         steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
         z = self.nca(
             *graph, batch.batch, z0=z, steps=steps, batch_size=batch.num_graphs,
@@ -149,7 +152,7 @@ class Growth:
     def _iterate(self, batch: Batch, z: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
         """Run the automaton until every state is at rest, or for a random number of steps."""
         c, done = self.config, 0
-        steps = int(torch.randint(c.min_rollout, c.max_steps + 1, (), generator=generator))
+        steps = int(torch.randint(c.max_rollout, c.max_steps + 1, (), generator=generator))
         while done < steps:
             count = min(LOOK_EVERY, steps - done)
             z, solution = self.nca(
@@ -159,7 +162,6 @@ class Growth:
             done += count
             if bool((solution.residual <= c.tol).all()):
                 break
-        self._check_finite(z)
         return z, done
 
     def _check_finite(self, z: Tensor) -> None:

@@ -28,10 +28,11 @@ class GrowConfig(RunConfig):
         method: ``"bptt"`` trains through the steps of the automaton; ``"implicit"`` runs it without
             gradient until it is at rest, and differentiates there (:class:`gncadeq.GraphDEQ`).
         pretrain: Share of the training, in [0, 1), that ``"implicit"`` begins with ``"bptt"``: an
-            implicit gradient is one only near an equilibrium, and at first there is none.
+            implicit gradient is one only near an equilibrium, and at first there is none. Later
+            training steps whose states run away are taken through time as well.
         fire_rate: Probability that a node updates in a step.
-        min_rollout: Fewest steps; the number is drawn for every training step.
-        max_rollout: Most steps to train through (``"bptt"``).
+        min_rollout: Fewest steps to train through; the number is drawn for every training step.
+        max_rollout: Most steps to train through; the fewest on the way to rest (``"implicit"``).
         settle: Every other training step lets the drawn states age by up to so many steps first,
             without gradient (``"bptt"``); 0 never does.
         checkpoint_every: As of :class:`gncadeq.GraphNCA`.
@@ -69,7 +70,7 @@ class GrowConfig(RunConfig):
     seed_node: int | None = None
     anchor: bool = True
     method: Literal["bptt", "implicit"] = "bptt"
-    pretrain: float = 0.4
+    pretrain: float = 0.5
     fire_rate: float = 1.0
     min_rollout: int = 20
     max_rollout: int = 32
@@ -118,9 +119,9 @@ class GrowConfig(RunConfig):
                 f"Expected 'max_rollout' of at least 'min_rollout' = {self.min_rollout} "
                 f"(got {self.max_rollout})"
             )
-        if self.max_steps < self.min_rollout:
+        if self.max_steps < self.max_rollout:
             raise ValueError(
-                f"Expected 'max_steps' of at least 'min_rollout' = {self.min_rollout} "
+                f"Expected 'max_steps' of at least 'max_rollout' = {self.max_rollout} "
                 f"(got {self.max_steps})"
             )
         if self.pool_size < self.batch_size:
