@@ -85,7 +85,7 @@ def grow(
     ] = "none",
     gradient: Annotated[
         GradientName, typer.Option(help="The gradient (implicit).")
-    ] = GradientName.phantom,
+    ] = GradientName.ift,
     phantom_steps: Annotated[int, typer.Option(help="Steps of the phantom gradient.")] = 16,
     tol: Annotated[float, typer.Option(help="Relative residual to reach (implicit).")] = 1e-3,
     max_steps: Annotated[int, typer.Option(help="Most iterations to it (implicit).")] = 96,
