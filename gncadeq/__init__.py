@@ -30,6 +30,7 @@ from gncadeq.dynamics import (
     Status,
 )
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.training.pool import SamplePool
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "IGNNCell",
     "MonotoneCell",
     "PixelGraphClassifier",
+    "SamplePool",
     "Solution",
     "Status",
     "StencilConv",

@@ -13,13 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gncadeq.commands import growing
+
 if TYPE_CHECKING:
     from gncadeq.datasets import PixelGraphs
     from gncadeq.models import PixelGraphClassifier
     from gncadeq.training import TrainConfig
 
 app = typer.Typer(
-    help="Train a local rule on pixel graphs as an equilibrium, run it as a cellular automaton.",
+    help="Train a local rule on a graph as an equilibrium, run it as a cellular automaton.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -536,6 +538,9 @@ def doctor() -> None:
     out.print(table)
     if broken:
         raise typer.Exit(1)
+
+
+growing.register(app)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Jacobian regularisation against the exact Frobenius norm."""
+"""Jacobian regularisation against the exact Frobenius norm; rest, overflow, gradient norms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import torch
 
 from gncadeq import ConvCell, GraphDEQ, IGNNCell, MonotoneCell
 from gncadeq.testing import graph_of
-from gncadeq.training.losses import jacobian_penalty
+from gncadeq.training.losses import (
+    jacobian_penalty,
+    normalize_gradients,
+    overflow_loss,
+    rest_loss,
+)
 from gncadeq.transforms import ImageToGraph
 
 
@@ -88,3 +93,43 @@ def test_training_against_the_jacobian_penalty_speeds_convergence():
         jacobian_penalty(cell.prepare(*graph_of(data)), z).backward()
         optimizer.step()
     assert steps() < before
+
+
+def test_the_rest_loss_is_zero_at_an_equilibrium_and_is_the_residual_elsewhere():
+    data = ImageToGraph()(torch.rand(1, 4, 5, dtype=torch.double))
+    cell = ConvCell(1, 3, contraction=0.5).double()
+    step = cell.prepare(data.x, data.edge_index, data.edge_attr)
+    z = GraphDEQ(cell, tol=1e-12)(data.x, data.edge_index, data.edge_attr)
+    assert float(rest_loss(step, z).detach()) < 1e-20
+    away = torch.randn(20, 3, dtype=torch.double, requires_grad=True)
+    value = rest_loss(step, away)
+    assert float(value.detach()) == pytest.approx(
+        float((step(away) - away).square().mean().detach())
+    )
+    assert torch.autograd.gradcheck(lambda z: rest_loss(step, z), (away,))
+
+
+def test_overflow_is_felt_outside_the_bound_alone():
+    z = torch.tensor([[-3.0, -2.0, 0.0], [1.9, 2.5, 6.0]], requires_grad=True)
+    value = overflow_loss(z, bound=2.0)
+    assert float(value.detach()) == pytest.approx((1 + 0.5 + 4) / 6)
+    (grad,) = torch.autograd.grad(value, z)
+    torch.testing.assert_close(grad * 6, torch.tensor([[-1.0, 0, 0], [0, 1, 1]]))
+    with pytest.raises(ValueError, match="positive 'bound'"):
+        overflow_loss(z, bound=0.0)
+
+
+def test_normalised_gradients_keep_their_direction():
+    torch.manual_seed(0)
+    parameters = [torch.randn(3, 2), torch.randn(4), torch.randn(2)]
+    for p, size in zip(parameters, (1e6, 1e-3), strict=False):
+        p.grad = size * torch.randn_like(p)
+    before = [p.grad.clone() for p in parameters[:2]]
+    total = normalize_gradients(parameters)
+    assert total == pytest.approx(float(torch.cat([g.flatten() for g in before]).norm()))
+    for p, g in zip(parameters, before, strict=False):
+        assert float(p.grad.norm()) == pytest.approx(1.0, rel=1e-4)
+        torch.testing.assert_close(p.grad, g / g.norm(), atol=1e-4, rtol=1e-4)
+    assert parameters[2].grad is None
+    parameters[0].grad[0, 0] = float("inf")
+    assert not normalize_gradients(parameters) < float("inf")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -152,6 +154,15 @@ class GrowingCell(Cell):
         perception = Perception(edge_index, edge_attr, x.size(0))
         drive = None if self.weight_x is None else F.linear(x, self.weight_x, self.bias)
         return GrowingStep(self, perception, drive)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make a cell like this one, without its weights."""
+        names = (
+            "channels", "num_kernels", "hidden_channels", "in_channels", "alive_channel",
+            "alive_threshold",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

@@ -7,13 +7,84 @@ import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from gncadeq.models.pretrained import write_atomically
 
 
+class RunConfig:
+    """What the configurations of all kinds of runs have in common; they are dataclasses."""
+
+    def check_choices(self) -> None:
+        """Refuse a value that isn't among the strings its type names."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            choices = get_args(get_type_hints(type(self))[field.name])
+            value = getattr(self, field.name)
+            if choices and all(isinstance(c, str) for c in choices) and value not in choices:
+                near = get_close_matches(str(value), choices, n=1)
+                hint = f". Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"Expected {field.name!r} of {choices} (got {value!r}){hint}")
+
+    def check_positive(self, *names: str) -> None:
+        """Refuse options that aren't positive."""
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        options = dataclasses.asdict(self)  # type: ignore[call-overload]
+        write_atomically(path, json.dumps(options, indent=2).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a configuration.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it isn't one of this version's.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected a training run with {path} (got no such file)")
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(
+                f"Expected a configuration of gncadeq's (got {path}: {error})"
+            ) from error
+
+    def check_folder(self, folder: Path, resume: bool, places: tuple[str, ...]) -> None:
+        """Refuse to overwrite a run, or to resume one with other options.
+
+        Args:
+            folder: The run's folder.
+            resume: Whether an interrupted run is to be continued.
+            places: Options that say where things are, and may change.
+
+        Raises:
+            FileExistsError: If the folder holds a run already and ``resume`` is false.
+            FileNotFoundError: If it holds none and ``resume`` is true.
+            ValueError: If the options are not those of the run.
+        """
+        if not resume:
+            if (folder / "config.json").exists():
+                raise FileExistsError(
+                    f"Expected a new folder for the run (got {folder}, which holds one). Use "
+                    "--resume to continue it, or another --out"
+                )
+            return
+        saved = dataclasses.asdict(type(self).load(folder / "config.json"))  # type: ignore[call-overload]
+        mine = dataclasses.asdict(self)  # type: ignore[call-overload]
+        changed = [k for k, v in mine.items() if k not in places and saved[k] != v]
+        if changed:
+            raise ValueError(
+                f"Expected the options of the run in {folder} to resume it (got other "
+                f"{', '.join(changed)}). Leave them out, or train into another folder"
+            )
+
+
 @dataclass
-class TrainConfig:
+class TrainConfig(RunConfig):
     """The options of a training run, with the defaults of the best recipe.
 
     Example:
@@ -62,31 +133,16 @@ class TrainConfig:
         Raises:
             ValueError: If options are out of range or contradict each other.
         """
-        for field in dataclasses.fields(self):
-            choices = get_args(get_type_hints(type(self))[field.name])
-            value = getattr(self, field.name)
-            if choices and all(isinstance(c, str) for c in choices) and value not in choices:
-                near = get_close_matches(str(value), choices, n=1)
-                hint = f". Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Expected {field.name!r} of {choices} (got {value!r}){hint}")
+        self.check_choices()
         if not 0.0 < self.fire_rate <= 1.0:
             raise ValueError(f"Expected 'fire_rate' in (0, 1] (got {self.fire_rate})")
         if self.train_limit is not None and self.train_limit < 1:
             raise ValueError(f"Expected a positive 'train_limit' or None (got {self.train_limit})")
-        positive = (
-            "epochs",
-            "channels",
-            "hidden_channels",
-            "batch_size",
-            "lr",
-            "tol",
-            "nca_steps",
+        self.check_positive(
+            "epochs", "channels", "hidden_channels", "batch_size", "lr", "tol", "nca_steps",
             "phantom_steps",
             "warm_start_mb",
-        )
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
+        )  # fmt: skip
         if self.batch_size < 2 and self.standardize:
             raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
         if not 0.0 <= self.crop <= 1.0:
@@ -127,26 +183,5 @@ class TrainConfig:
             "deq": {"start": self.start},
         }  # fmt: skip
 
-    def save(self, path: Path) -> None:
-        """Write the configuration as JSON."""
-        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=2).encode())
 
-    @classmethod
-    def load(cls, path: Path) -> TrainConfig:
-        """Read a configuration.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it isn't one of this version's.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected a training run with {path} (got no such file)")
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(
-                f"Expected a configuration of gncadeq's (got {path}: {error})"
-            ) from error
-
-
-__all__ = ["TrainConfig"]
+__all__ = ["RunConfig", "TrainConfig"]

@@ -1,6 +1,8 @@
-"""Loss terms that act on the rule itself."""
+"""Loss terms that act on states and on the rule itself, and a normaliser of gradients."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -72,4 +74,81 @@ def jacobian_penalty(
         return total / (probes * z.numel())
 
 
-__all__ = ["jacobian_penalty"]
+def overflow_loss(z: Tensor, bound: float = 2.0) -> Tensor:
+    r"""How far states are outside ``[-bound, bound]``, on average.
+
+    .. math::
+        \frac{1}{|\mathcal{V}| \, C} \sum_{i,c} \max(0, |z_{ic}| - k)
+
+    The loss of `"Self-Organising Textures" <https://doi.org/10.23915/distill.00027.003>`_
+    (Niklasson et al. 2021): nothing else keeps hidden channels from growing for ever.
+
+    Args:
+        z: States of any shape.
+        bound: The bound :math:`k`, positive.
+
+    Raises:
+        ValueError: If the bound isn't positive.
+
+    Example:
+        >>> overflow_loss(torch.tensor([[0.5, -3.0]]), bound=2.0)
+        tensor(0.5000)
+    """
+    if not bound > 0:
+        raise ValueError(f"Expected a positive 'bound' (got {bound})")
+    return z.abs().sub(bound).relu().sum() / max(1, z.numel())
+
+
+def rest_loss(step: Step, z: Tensor) -> Tensor:
+    r"""How much one more step changes the state: the squared residual, as a pressure to be still.
+
+    .. math::
+        \frac{1}{|\mathcal{V}| \, C} \lVert f(\mathbf{z}) - \mathbf{z} \rVert^2
+
+    Zero exactly at a fixed point. Differentiable in the state as well as in the rule.
+
+    Args:
+        step: The step, ``cell.prepare(x, edge_index, edge_attr)``.
+        z: The state ``[num_nodes, channels]``.
+
+    Example:
+        >>> rest_loss(lambda z: z / 2, torch.tensor([[2.0]]))
+        tensor(1.)
+    """
+    return (step(z) - z).square().sum() / max(1, z.numel())
+
+
+def normalize_gradients(parameters: Iterable[Tensor], eps: float = 1e-8) -> float:
+    r"""Divide the gradient of every parameter tensor by its norm, in place.
+
+    .. math::
+        \mathbf{g} \leftarrow \mathbf{g} / (\lVert \mathbf{g} \rVert + \varepsilon)
+
+    What keeps training through many steps of an automaton stable
+    (`Mordvintsev et al. 2020 <https://doi.org/10.23915/distill.00023>`_): the gradients explode
+    now and then, in size but not in direction.
+
+    Args:
+        parameters: Parameters, of which those without gradient are left alone.
+        eps: :math:`\varepsilon`, positive.
+
+    Returns:
+        The norm of all gradients together, as it was before; NaN or infinity tells a caller that
+        the step is lost.
+
+    Example:
+        >>> w = torch.zeros(2, requires_grad=True)
+        >>> (3 * w[0] + 4 * w[1]).backward()
+        >>> normalize_gradients([w]), w.grad
+        (5.0, tensor([0.6000, 0.8000]))
+    """
+    norms = []
+    for p in parameters:
+        if p.grad is not None:
+            norm = p.grad.norm()
+            p.grad.div_(norm + eps)
+            norms.append(norm)
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+__all__ = ["jacobian_penalty", "normalize_gradients", "overflow_loss", "rest_loss"]

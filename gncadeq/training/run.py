@@ -148,27 +148,9 @@ def train(
 
 
 def _find_checkpoint(folder: Path, config: TrainConfig, resume: bool) -> Path | None:
+    config.check_folder(folder, resume, places=("out", "data_root"))
     found = sorted((folder / "checkpoints").glob("*.ckpt"))
-    if resume:
-        saved = TrainConfig.load(folder / "config.json")
-        changed = [
-            f.name
-            for f in dataclasses.fields(config)
-            if f.name not in ("out", "data_root")
-            and getattr(saved, f.name) != getattr(config, f.name)
-        ]
-        if changed:
-            raise ValueError(
-                f"Expected the options of the run in {folder} to resume it (got other "
-                f"{', '.join(changed)}). Leave them out, or train into another folder"
-            )
-        return found[-1] if found else None
-    if (folder / "config.json").exists():
-        raise FileExistsError(
-            f"Expected a new folder for the run (got {folder}, which holds one). Use --resume to "
-            "continue it, or another --out"
-        )
-    return None
+    return found[-1] if resume and found else None
 
 
 def _portable(config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Commands of ``gncadeq`` that have a module of their own."""

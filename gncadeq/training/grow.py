@@ -1,0 +1,281 @@
+"""Training a growing automaton; plain torch, since its data is a pool that it writes itself."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from tqdm import tqdm
+
+from gncadeq.cells import GrowingCell
+from gncadeq.dynamics import GraphDEQ, GraphNCA
+from gncadeq.growth import color_error
+from gncadeq.models.pretrained import load_pretrained, save_pretrained, write_atomically
+from gncadeq.training.grow_config import GrowConfig
+from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
+from gncadeq.training.pool import SamplePool
+from gncadeq.training.run import versions
+from gncadeq.training.step_log import StepLog
+from gncadeq.training.targets import (
+    anchor,
+    check_target,
+    load_target,
+    read_graph,
+    save_target,
+    seed_state,
+)
+
+FAR_OUT = 5.0  # times the bound on states
+LOOK_EVERY = 16  # steps between two looks at the residual
+COLUMNS = (
+    "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
+    "seconds",
+)  # fmt: skip
+
+
+class Growth:
+    """The state of a training run: rule, optimiser, pool and how far it is.
+
+    Args:
+        config: What to train.
+        data: The target graph.
+    """
+
+    def __init__(self, config: GrowConfig, data: Data) -> None:
+        self.config, self.data = config, check_target(data).clone()
+        self.data.x = anchor(data, config.seed_node, int(config.anchor))
+        torch.manual_seed(config.seed)
+        self.cell = GrowingCell(
+            config.channels, data.edge_attr.size(1), config.hidden_channels, int(config.anchor)
+        )
+        self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
+        seed = seed_state(self.data, config.channels, config.seed_node)
+        elders = int(config.elders * config.pool_size)
+        self.pool = SamplePool(self.data, seed, config.pool_size, config.seed, elders)
+        self.nca = GraphNCA(
+            self.cell, fire_rate=config.fire_rate, checkpoint_every=config.checkpoint_every
+        )
+        # The rollout is the solve: max_steps=0 leaves the state where the automaton brought it. A
+        # solver would return the best state on its way, and hide from the loss what blows up later.
+        self.deq = GraphDEQ(
+            self.cell, "picard", tol=config.tol, max_steps=0, backward_max_steps=config.max_steps,
+            gradient=config.gradient, phantom_steps=config.phantom_steps, on_failure="ignore",
+        )  # fmt: skip
+        self.step = 0
+
+    def train_step(self) -> dict[str, float]:
+        """One step of training; returns its figures.
+
+        Raises:
+            FloatingPointError: If a state or gradient is not finite; the message names the cause.
+        """
+        c = self.config
+        # Randomness depends on seed and step alone, so a resumed run repeats it.
+        generator = torch.Generator().manual_seed(c.seed * 1_000_003 + self.step)
+        index, batch = self.pool.sample(c.batch_size)
+        grown_up = self.step >= c.damage_from * c.steps
+        if not self._implicit() and grown_up and c.settle and self.step % 2:
+            self._settle(index, batch, generator)
+        before = color_error(batch.z, self.data.color, c.batch_size)
+        z = self.pool.refresh(
+            index, before, reset=int(self.step % c.reset_every == 0),
+            damage=c.damage if grown_up else 0, alive_channel=self.cell.alive_channel,
+            alive_threshold=self.cell.alive_threshold,
+        )  # fmt: skip
+        z, steps = self._run(batch, z, generator)
+        loss = color_error(z, self.data.color, c.batch_size).mean()
+        over = overflow_loss(z, c.overflow_bound)
+        rest = rest_loss(self.cell.prepare(*self._graph(batch)), z) if c.rest else z.new_zeros(())
+        total = loss + c.overflow * over + c.rest_weight(self.step) * rest
+        self._check_finite(z)
+        lr = c.learning_rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        torch.autograd.backward(total)
+        norm = normalize_gradients(self.cell.parameters())
+        if not norm < float("inf"):
+            raise FloatingPointError(
+                f"Expected a finite gradient (got {norm} in step {self.step}). Lower 'lr', or "
+                "train through fewer steps (max_rollout)"
+            )
+        self.optimizer.step()
+        self.pool.update(index, z, steps)
+        self.step += 1
+        return {
+            "loss": float(loss.detach()), "pool_loss": float(before.mean()),
+            "overflow": float(over.detach()), "rest": float(rest.detach()),
+            "rollout": float(steps.double().mean()), "age": float(self.pool.age.double().mean()),
+            "gradient_norm": norm, "lr": lr,
+        }  # fmt: skip
+
+    def _implicit(self) -> bool:
+        c = self.config
+        return c.method == "implicit" and self.step >= c.pretrain * c.steps
+
+    def _graph(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return batch.x, batch.edge_index, batch.edge_attr
+
+    @torch.no_grad()
+    def _settle(self, index: Tensor, batch: Batch, generator: torch.Generator) -> None:
+        """Let drawn states age: what goes wrong only after many steps is seen, and trained away."""
+        steps = int(torch.randint(1, self.config.settle + 1, (), generator=generator))
+        graph = self._graph(batch)
+        batch.z = self.nca(
+            *graph, batch.batch, z0=batch.z, steps=steps, batch_size=batch.num_graphs,
+            generator=generator,
+        )  # fmt: skip
+        self._check_finite(batch.z)
+        self.pool.update(index, batch.z, steps)
+
+    def _run(self, batch: Batch, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The states that the loss sees, and how many steps each took."""
+        c, graph = self.config, self._graph(batch)
+        if self._implicit():
+            end, done = self._iterate(batch, z, generator)
+            # What runs away has no equilibrium to differentiate at: it is trained through time.
+            if float(end.abs().max()) < FAR_OUT * c.overflow_bound:
+                end = self.deq(*graph, batch.batch, z0=end, batch_size=batch.num_graphs)
+                return end, torch.full((batch.num_graphs,), done)
+        steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
+        z = self.nca(
+            *graph, batch.batch, z0=z, steps=steps, batch_size=batch.num_graphs,
+            generator=generator,
+        )  # fmt: skip
+        return z, torch.full((batch.num_graphs,), steps)
+
+    @torch.no_grad()
+    def _iterate(self, batch: Batch, z: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Run the automaton until every state is at rest, or for a random number of steps."""
+        c, done = self.config, 0
+        steps = int(torch.randint(c.max_rollout, c.max_steps + 1, (), generator=generator))
+        while done < steps:
+            count = min(LOOK_EVERY, steps - done)
+            z, solution = self.nca(
+                *self._graph(batch), batch.batch, z0=z, steps=count, batch_size=batch.num_graphs,
+                generator=generator, return_solution=True,
+            )  # fmt: skip
+            done += count
+            if bool((solution.residual <= c.tol).all()):
+                break
+        return z, done
+
+    def _check_finite(self, z: Tensor) -> None:
+        if bool(z.isfinite().all()):
+            return
+        bad = [n for n, p in self.cell.named_parameters() if not bool((p.abs() < 1e6).all())]
+        if bad:
+            cause = f"the parameters {bad} have exploded"
+        else:
+            rows = int((~z.isfinite().all(1)).sum())
+            cause = f"{rows} nodes of the states are NaN or infinite, though no parameter is"
+        raise FloatingPointError(
+            f"Expected finite states (got NaN or infinity in step {self.step}): {cause}. Lower "
+            "'lr', or raise 'overflow'"
+        )
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, by way of a temporary file."""
+        buffer = io.BytesIO()
+        state = {
+            "step": self.step, "cell": self.cell.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
+        }  # fmt: skip
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint, to the same result."""
+        state = torch.load(path, weights_only=True)
+        self.step = state["step"]
+        self.cell.load_state_dict(state["cell"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pool.load_state_dict(state["pool"])
+
+
+def grow(
+    config: GrowConfig, data: Data | None = None, *, resume: bool = False, progress: bool = True
+) -> GrowingCell:
+    """Train a rule that grows a target from a seed, keeps it and mends it.
+
+    The run's folder receives ``config.json``, ``target.safetensors`` (the graph with its colours),
+    ``checkpoint.pt`` (for ``resume``), ``metrics.csv`` and ``model.safetensors``.
+
+    Args:
+        config: What to train.
+        data: The target graph, with ``pos``, ``edge_index``, ``edge_attr`` ``[num_edges,
+            num_kernels]`` and ``color`` ``[num_nodes, 3 or 4]`` in [0, 1] (of four channels, the
+            first three multiplied by the fourth); by default read as the configuration says.
+        resume: Continue an interrupted run in its folder, to the same result.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C; the folder can be resumed.
+        FileExistsError: If the folder holds a run already and ``resume`` is false.
+        FloatingPointError: If a state or gradient is not finite; the message names the cause.
+    """
+    folder = Path(config.out)
+    config.check_folder(folder, resume, places=("out",))
+    if resume:
+        data = read_graph(folder / "target.safetensors")
+    elif data is None:
+        data = load_target(config.target, config.on, config.size)
+    run = Growth(config, data)
+    log = StepLog(folder / "metrics.csv")
+    if not resume:
+        save_target(run.data, folder / "target.safetensors")
+        config.save(folder / "config.json")
+    elif (folder / "checkpoint.pt").is_file():
+        run.load(folder / "checkpoint.pt")
+        log.read(run.step)
+    card = {
+        "command": config.command_line(), "versions": versions(),
+        "seed_node": config.seed_node, "fire_rate": config.fire_rate,
+        "max_rollout": config.max_rollout,
+    }  # fmt: skip
+    bar = tqdm(total=config.steps, initial=run.step, desc="grow", disable=not progress)
+    with bar:
+        while run.step < config.steps:
+            figures = run.train_step()
+            bar.update()
+            done = run.step == config.steps
+            keep = done or run.step % config.save_every == 0
+            row = log.add(run.step, figures, flush=keep)
+            if row:
+                bar.set_postfix({"loss": f"{row['loss']:.4f}", "pool": f"{row['pool_loss']:.4f}"})
+            if keep:
+                log.write()
+                save_pretrained(
+                    run.cell, folder / "model.safetensors", {**card, "steps_done": run.step}
+                )
+                run.save(folder / "checkpoint.pt")
+    return run.cell.eval()
+
+
+def load_grown(run: str | Path) -> tuple[GrowingCell, Data, Tensor, dict[str, Any]]:
+    """The rule of a run, its target graph (the injection as ``x``), its seed state, and its card.
+
+    Raises:
+        FileNotFoundError: If the folder holds no such run, or not yet.
+        ValueError: If a file is corrupt.
+    """
+    folder = Path(run)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"Expected a run of 'gncadeq grow' with {weights} (got no such file). It is written "
+            "with the first checkpoint"
+        )
+    cell = load_pretrained(GrowingCell, weights)
+    data = read_graph(folder / "target.safetensors")
+    card: dict[str, Any] = cell.card  # type: ignore[assignment]
+    node = card.get("seed_node")
+    data.x = anchor(data, node, cell.in_channels)
+    return cell, data, seed_state(data, cell.channels, node), card
+
+
+__all__ = ["Growth", "grow", "load_grown"]

@@ -1,0 +1,169 @@
+"""What a run of a growing automaton is made of; written to ``config.json`` in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from gncadeq.training.config import RunConfig
+
+
+@dataclass
+class GrowConfig(RunConfig):
+    r"""The options of :func:`gncadeq.training.grow.grow`.
+
+    Args:
+        target: A picture, or ``"color"`` for the colours of a graph file.
+        on: ``"grid"``, or the graph file.
+        size: Side of the grid in pixels, into which a picture is shrunk; ``None`` keeps its size.
+        out: The run's folder.
+        steps: Training steps.
+        seed: Seed of all randomness.
+        channels: Channels of the state, at least 4 (red, green, blue, alpha).
+        hidden_channels: Width of the rule's MLP.
+        seed_node: The node that lives at first; by default the one in the middle.
+        anchor: Whether the seed node stays marked for ever
+            (:func:`gncadeq.training.targets.anchor`), which holds the pattern in its place.
+        method: ``"bptt"`` trains through the steps of the automaton; ``"implicit"`` runs it without
+            gradient until it is at rest, and differentiates there (:class:`gncadeq.GraphDEQ`).
+        pretrain: Share of the training, in [0, 1), that ``"implicit"`` begins with ``"bptt"``: an
+            implicit gradient is one only near an equilibrium, and at first there is none. Later
+            training steps whose states run away are taken through time as well.
+        fire_rate: Probability that a node updates in a step.
+        min_rollout: Fewest steps to train through; the number is drawn for every training step.
+        max_rollout: Most steps to train through; the fewest on the way to rest (``"implicit"``).
+        settle: Every other training step lets the drawn states age by up to so many steps first,
+            without gradient (``"bptt"``); 0 never does.
+        checkpoint_every: As of :class:`gncadeq.GraphNCA`.
+        gradient: ``"ift"``, ``"phantom"`` or ``"one_step"`` (``"implicit"``). Of the three only the
+            first was measured to keep a grown pattern (``docs/growing.md``).
+        phantom_steps: Steps of the phantom gradient.
+        tol: Relative residual that is rest, and to which ``"ift"`` solves (``"implicit"``).
+        max_steps: Most steps on the way to rest (``"implicit"``).
+        pool_size: States in the pool.
+        elders: Share of them, in [0, 1), that are never sent back to the seed, so that they grow
+            old.
+        batch_size: States a training step.
+        reset_every: The worst of a draw goes back to the seed in every so many training steps.
+        damage: How many of the best of a draw are injured.
+        damage_from: Share of the training after which injuries and settling begin, in [0, 1].
+        rest: Weight of :func:`gncadeq.training.losses.rest_loss` at the end of the training, to
+            which it rises in proportion to the training steps done.
+        overflow: Weight of :func:`gncadeq.training.losses.overflow_loss`.
+        overflow_bound: Bound on states.
+        lr: Adam's learning rate; divided by 3 after half of the training, and by 10 after 80 %.
+        save_every: Training steps between checkpoints.
+
+    Example:
+        >>> GrowConfig("lizard.png", steps=500).command_line()
+        'gncadeq grow lizard.png --steps 500'
+    """
+
+    target: str
+    on: str = "grid"
+    size: int | None = 40
+    out: str = "runs/grow"
+    steps: int = 600
+    seed: int = 0
+    channels: int = 16
+    hidden_channels: int = 96
+    seed_node: int | None = None
+    anchor: bool = True
+    method: Literal["bptt", "implicit"] = "bptt"
+    pretrain: float = 0.5
+    fire_rate: float = 1.0
+    min_rollout: int = 20
+    max_rollout: int = 32
+    settle: int = 100
+    checkpoint_every: int | None = None
+    gradient: Literal["ift", "phantom", "one_step"] = "ift"
+    phantom_steps: int = 16
+    tol: float = 1e-3
+    max_steps: int = 96
+    pool_size: int = 16
+    elders: float = 0.5
+    batch_size: int = 4
+    reset_every: int = 2
+    damage: int = 1
+    damage_from: float = 0.1
+    rest: float = 30.0
+    overflow: float = 1.0
+    overflow_bound: float = 2.0
+    lr: float = 2e-3
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before any work is done.
+
+        Raises:
+            ValueError: If options are out of range or contradict each other.
+        """
+        self.check_choices()
+        self.check_positive(
+            "steps", "hidden_channels", "min_rollout", "phantom_steps", "tol", "max_steps",
+            "batch_size", "reset_every", "overflow_bound", "lr", "save_every",
+        )  # fmt: skip
+        for name in ("settle", "damage", "rest", "overflow"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"Expected a positive 'size' or None (got {self.size})")
+        if self.channels < 4:
+            raise ValueError(f"Expected 'channels' of at least 4 (got {self.channels})")
+        if not 0.0 < self.fire_rate <= 1.0:
+            raise ValueError(f"Expected 'fire_rate' in (0, 1] (got {self.fire_rate})")
+        if not 0.0 <= self.damage_from <= 1.0:
+            raise ValueError(f"Expected 'damage_from' in [0, 1] (got {self.damage_from})")
+        if self.max_rollout < self.min_rollout:
+            raise ValueError(
+                f"Expected 'max_rollout' of at least 'min_rollout' = {self.min_rollout} "
+                f"(got {self.max_rollout})"
+            )
+        if self.max_steps < self.max_rollout:
+            raise ValueError(
+                f"Expected 'max_steps' of at least 'max_rollout' = {self.max_rollout} "
+                f"(got {self.max_steps})"
+            )
+        if self.pool_size < self.batch_size:
+            raise ValueError(
+                f"Expected 'pool_size' of at least 'batch_size' = {self.batch_size} "
+                f"(got {self.pool_size})"
+            )
+        if not 0.0 <= self.pretrain < 1.0:
+            raise ValueError(f"Expected 'pretrain' in [0, 1) (got {self.pretrain})")
+        if not 0.0 <= self.elders < 1.0:
+            raise ValueError(
+                f"Expected 'elders' in [0, 1), so that seeds are grown too (got {self.elders})"
+            )
+        if self.damage >= self.batch_size and self.damage:
+            raise ValueError(
+                f"Expected 'damage' below 'batch_size' = {self.batch_size}, so that something "
+                f"stays whole (got {self.damage})"
+            )
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a training step."""
+        share = step / self.steps
+        return self.lr * (1.0 if share < 0.5 else 0.3 if share < 0.8 else 0.1)
+
+    def rest_weight(self, step: int) -> float:
+        """The weight of the rest loss in a training step."""
+        return self.rest * step / self.steps
+
+    def command_line(self) -> str:
+        """The command that repeats the run, without its folder."""
+        words = ["gncadeq grow", self.target]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("target", "out") or value == field.default:
+                continue
+            name = "hidden" if field.name == "hidden_channels" else field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{name}")
+            else:
+                words.append(f"--{name} {'none' if value is None else value}")
+        return " ".join(words)
+
+
+__all__ = ["GrowConfig"]

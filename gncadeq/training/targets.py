@@ -1,0 +1,223 @@
+"""What a growing automaton is to become: colours on the nodes of a graph, and the seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gncadeq.models.pretrained import write_atomically
+from gncadeq.transforms import ImageToGraph, PixelKernels
+
+_FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size")
+
+
+def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
+    r"""Read a picture as ``[4, H, W]`` in [0, 1], its colours multiplied by alpha.
+
+    .. math::
+        (r, g, b, \alpha) \mapsto (\alpha r, \alpha g, \alpha b, \alpha)
+
+    so that transparent pixels are zero, and two pictures differ only where one sees it.
+
+    Args:
+        path: A picture in any format that Pillow reads.
+        size: Side of a square to shrink the picture into, centred on transparency; by default the
+            picture's own size.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no picture, or nothing of it is visible.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a picture (got {path}, which does not exist)")
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGBA").convert("RGBa")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"Expected a picture (got {path}: {error})") from error
+    if size is not None and picture.size != (size, size):
+        scale = size / max(picture.size)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        small = picture.resize((width, height), Image.Resampling.BOX)
+        picture = Image.new("RGBa", (size, size))
+        picture.paste(small, ((size - width) // 2, (size - height) // 2))
+    rgba = torch.from_numpy(np.array(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+    if not bool((rgba[3] > 0).any()):
+        raise ValueError(f"Expected a picture with visible pixels (got {path}, all transparent)")
+    return rgba.contiguous()
+
+
+def picture_target(rgba: Tensor) -> Data:
+    """The pixel grid of a picture, with kernel weights and the picture as ``color``.
+
+    Args:
+        rgba: ``[4, H, W]`` in [0, 1], colours multiplied by alpha (:func:`read_rgba`).
+
+    Returns:
+        ``Data`` with ``edge_index``, ``edge_attr`` ``[num_edges, 3]`` (Sobel and Laplacian),
+        ``pos``, ``image_size`` and ``color`` ``[num_nodes, 4]``.
+
+    Example:
+        >>> picture_target(torch.rand(4, 5, 6)).color.shape
+        torch.Size([30, 4])
+    """
+    if rgba.dim() != 3 or rgba.size(0) != 4:
+        raise ValueError(f"Expected a picture of shape [4, H, W] (got {list(rgba.shape)})")
+    data = PixelKernels()(ImageToGraph()(rgba))
+    data.color = data.x
+    del data.x
+    return data
+
+
+def check_target(data: Data) -> Data:
+    """Return a target whose ``color`` has four channels, or raise what is missing.
+
+    Three channels are opaque colours: alpha is one on every node.
+
+    Raises:
+        ValueError: If the graph has no positions, kernel weights, or colours in [0, 1].
+    """
+    n = data.num_nodes
+    weight, color = data.edge_attr, data.get("color")
+    if data.pos is None or data.pos.dim() != 2 or data.pos.size(0) != n:
+        raise ValueError("Expected positions 'pos' of shape [num_nodes, dims] in the target graph")
+    if weight is None or weight.dim() != 2 or not weight.is_floating_point():
+        raise ValueError(
+            "Expected kernel weights 'edge_attr' of shape [num_edges, num_kernels] in the target "
+            f"graph (got {None if weight is None else list(weight.shape)}). "
+            "gncadeq.transforms.PixelKernels and MeshToGraph write them"
+        )
+    if color is None or color.dim() != 2 or color.size(0) != n or color.size(1) not in (3, 4):
+        raise ValueError(
+            f"Expected colours 'color' of shape [{n}, 3] or [{n}, 4] in the target graph (got "
+            f"{None if color is None else list(color.shape)})"
+        )
+    if not bool(((color >= 0) & (color <= 1)).all()):
+        raise ValueError("Expected colours in [0, 1] (got others, or NaN). Divide 8 bits by 255")
+    if color.size(1) == 4:
+        return data
+    out = data.clone()
+    out.color = torch.cat([color, color.new_ones(n, 1)], 1)
+    return out
+
+
+def load_target(target: str, on: str = "grid", size: int | None = 40) -> Data:
+    """Read a target from files.
+
+    Args:
+        target: A picture, to be grown on a pixel grid; or ``"color"``, the colours that a graph
+            file carries.
+        on: ``"grid"``, or the graph file (:func:`save_target`).
+        size: Side of the grid in pixels, into which the picture is shrunk; ``None`` keeps its size.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If target and graph don't go together.
+    """
+    if on == "grid":
+        return picture_target(read_rgba(target, size))
+    if target != "color":
+        raise ValueError(
+            f"Expected the target 'color', the graph file's own colours, with on={on!r} (got "
+            f"{target!r}). Pictures are grown on='grid'"
+        )
+    return read_graph(on)
+
+
+def save_target(data: Data, path: str | Path) -> None:
+    """Write a target graph as a safetensors file (reading it runs no code)."""
+    data = check_target(data)
+    tensors = {k: data[k].detach().cpu().contiguous() for k in _FIELDS if data.get(k) is not None}
+    write_atomically(path, save(tensors))
+
+
+def read_graph(path: str | Path) -> Data:
+    """Read a target graph that :func:`save_target` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such graph.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a graph file (got {path}, which does not exist)")
+    try:
+        tensors = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected a graph file with {', '.join(_FIELDS[:4])} in safetensors format (got "
+            f"{path}: {error})"
+        ) from error
+    return check_target(Data(**tensors))
+
+
+def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
+    r"""The state from which a target grows: one living node, all others zero.
+
+    .. math::
+        z_{ic} = [i = s \wedge c \ge 3]
+
+    Args:
+        data: The target graph.
+        channels: Channels of the state, at least 4.
+        node: The node :math:`s`; by default the one nearest to the middle of the box around all.
+
+    Example:
+        >>> seed_state(picture_target(torch.rand(4, 3, 3)), channels=5)[4]
+        tensor([0., 0., 0., 1., 1.])
+    """
+    if channels < 4:
+        raise ValueError(f"Expected 'channels' of at least 4, red to alpha (got {channels})")
+    z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
+    z[_seed_node(data, node), 3:] = 1.0
+    return z
+
+
+def anchor(data: Data, node: int | None = None, channels: int = 1) -> Tensor:
+    r"""An injection that marks the seed node for ever: :math:`x_i = [i = s]`.
+
+    A rule that senses only differences does the same wherever it is. All translates of its pattern
+    on a large grid are then as good, nothing holds it in place, and in thousands of steps it drifts
+    off. One marked node is enough to tell where it belongs.
+
+    Args:
+        data: The target graph.
+        node: The node :math:`s`; by default as :func:`seed_state` takes it.
+        channels: 1, or 0 for an injection that says nothing.
+
+    Example:
+        >>> anchor(picture_target(torch.rand(4, 1, 3))).flatten()
+        tensor([0., 1., 0.])
+    """
+    x: Tensor = data.pos.new_zeros(data.num_nodes, channels)
+    x[_seed_node(data, node)] = 1.0
+    return x
+
+
+def _seed_node(data: Data, node: int | None) -> int:
+    if node is None:
+        middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
+        return int((data.pos - middle).norm(dim=1).argmin())
+    if not 0 <= node < data.num_nodes:
+        raise ValueError(f"Expected a seed 'node' in [0, {data.num_nodes}) (got {node})")
+    return node
+
+
+__all__ = [
+    "anchor",
+    "check_target",
+    "load_target",
+    "picture_target",
+    "read_graph",
+    "read_rgba",
+    "save_target",
+    "seed_state",
+]

@@ -1,0 +1,113 @@
+"""Pictures of growing automata on pixel grids, by Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gncadeq.growth import Moment
+from gncadeq.transforms import graph_to_image
+
+
+def over_white(color: Tensor, data: Data, scale: int = 4) -> Image.Image:
+    """Node colours ``[num_nodes, 4]``, multiplied by alpha, on white.
+
+    Raises:
+        ValueError: If the graph is no pixel grid.
+    """
+    if data.get("image_size") is None:
+        raise ValueError(
+            "Expected the graph of a picture, with 'image_size' (got one without). Only pixel "
+            "grids are drawn as pictures"
+        )
+    rgba = graph_to_image(color, data).clamp(0, 1)
+    rgb = (rgba[:3] + 1 - rgba[3:]).clamp(0, 1).permute(1, 2, 0)
+    pixels = (255 * rgb).round().byte().numpy()
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    width, height = picture.size
+    return picture.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+
+
+def save_strip(
+    moments: Sequence[Moment], data: Data, path: str | Path, count: int = 12, scale: int = 4
+) -> Path:
+    """Draw moments side by side, then the target: the first and last, the injury, some between.
+
+    Args:
+        moments: Of a trial, with their colours.
+        data: The target graph, a pixel grid.
+        path: The PNG file.
+        count: Most moments to draw.
+        scale: Size of a pixel.
+    """
+    shown = _spread(moments, count)
+    pictures = [over_white(m.color, data, scale) for m in shown if m.color is not None]
+    pictures.append(over_white(data.color, data, scale))
+    gap = 2 * scale
+    width = sum(p.width + gap for p in pictures) + gap  # the target stands a little apart
+    strip = Image.new("RGB", (width, pictures[0].height), "white")
+    left = 0
+    for k, picture in enumerate(pictures):
+        left += gap if k == len(pictures) - 1 else 0
+        strip.paste(picture, (left, 0))
+        left += picture.width + gap
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip.save(path)
+    return path
+
+
+def _spread(moments: Sequence[Moment], count: int) -> list[Moment]:
+    """Few moments that tell the story: as many before the injury as from it on."""
+    hurt = next((k for k, m in enumerate(moments) if m.event == "damage"), len(moments))
+    before, after = list(moments[:hurt]), list(moments[hurt:])
+    half = count // 2 if after else count
+    return [*_thin(before, half), *_thin(after, count - half)]
+
+
+def _thin(moments: list[Moment], count: int) -> list[Moment]:
+    """The first, the last and some between, nearer to each other at the beginning."""
+    if len(moments) <= count:
+        return moments
+    places = (np.linspace(0, 1, count) ** 2 * (len(moments) - 1)).round().astype(int)
+    for k in range(1, count):  # no moment twice
+        places[k] = max(places[k], places[k - 1] + 1)
+    return [moments[min(int(p), len(moments) - 1)] for p in places]
+
+
+def save_animation(
+    moments: Sequence[Moment], data: Data, path: str | Path, scale: int = 6, ms: int = 60
+) -> Path:
+    """Write an animated GIF of moments, halting at the injury and at the end.
+
+    Args:
+        moments: Of a trial, with their colours.
+        data: The target graph, a pixel grid.
+        path: The GIF file.
+        scale: Size of a pixel.
+        ms: Milliseconds a frame.
+    """
+    kept = [m for m in moments if m.color is not None]
+    frames = [over_white(m.color, data, scale) for m in kept if m.color is not None]
+    # One palette for all frames: adaptive ones flicker.
+    sheet = Image.new("RGB", (frames[0].width, frames[0].height * 2))
+    sheet.paste(over_white(data.color, data, scale), (0, 0))
+    sheet.paste(frames[len(frames) // 3], (0, frames[0].height))
+    palette = sheet.quantize(255)
+    drawn = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    pauses = [
+        ms * 12 if k + 1 == len(kept) or m.event == "damage" or kept[k + 1].event == "damage"
+        else ms for k, m in enumerate(kept)
+    ]  # fmt: skip
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=pauses, loop=0)
+    return path
+
+
+__all__ = ["over_white", "save_animation", "save_strip"]
