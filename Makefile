@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint examples clean
+.PHONY: demo test slow lint examples bench clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ lint: .venv/installed ## style and types
 
 examples: .venv/installed ## every example in its smoke mode
 	set -e; for e in examples/*.py; do $(BIN)/python $$e --smoke; done
+
+bench: .venv/installed ## every benchmark, on an idle machine; make bench DATA=folder for real data
+	$(BIN)/python -W ignore -m benchmarks all $(if $(DATA),--data-root $(DATA))
 
 clean:
 	rm -rf .venv build dist

@@ -1,8 +1,9 @@
-"""Run a benchmark by its name: ``python -m benchmarks NAME [OPTIONS]``."""
+"""Run benchmarks by name: ``python -m benchmarks NAME [OPTIONS]``, or ``all`` of them."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,15 +19,32 @@ def names() -> dict[str, str]:
     return found
 
 
+def run_all(known: list[str], options: list[str]) -> int:
+    """Run every benchmark in a process of its own; ``options`` go to those that know them."""
+    failed = []
+    for name in known:
+        module = Path(__file__).parent / f"{name}.py"
+        wanted = "--data-root" in module.read_text()
+        print(f"== {name}", flush=True)
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks", name]
+        if subprocess.run([*command, *(options if wanted else [])], check=False).returncode:
+            failed.append(name)
+    if failed:
+        print(f"These failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
 def main() -> int:
     """List the benchmarks, or run one."""
     known = names()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("python -m benchmarks NAME [OPTIONS], with NAME one of\n")
+        print("python -m benchmarks NAME [OPTIONS], with NAME 'all' or one of\n")
         for name, text in known.items():
-            print(f"  {name:12} {text}")
+            print(f"  {name:18} {text}")
         return 0
     name = sys.argv[1]
+    if name == "all":
+        return run_all(list(known), sys.argv[2:])
     if name not in known:
         near = get_close_matches(name, known, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""

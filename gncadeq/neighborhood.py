@@ -13,6 +13,7 @@ anywhere else (``kind="csr"``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Kind = Literal["grid", "csr"]
+OptTensor = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,21 @@ class _Bags:
             self._slot = self.sender * self.num_relations + self.relation
         return self._slot
 
-    def blocks(self, rows: int) -> list[tuple[slice, Tensor, Tensor]]:
+    def gather(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """What each receiver's slots sum to, ``[rows, num_relations * channels]`` a block.
+
+        On a CPU as many receivers at a time as stay in the cache, elsewhere all.
+        """
+        width = self.num_relations * z.size(1)
+        rows = max(64, _BLOCK // width) if z.device.type == "cpu" else max(1, self.num_nodes)
+        for place, sender, ptr in self._runs(rows):
+            yield place, _bag_sum(z, sender, ptr).view(-1, width)
+
+    def _runs(self, rows: int) -> list[tuple[slice, Tensor, Tensor]]:
         """Runs of ``rows`` receivers, with the senders and the pointers of their slots."""
         if rows not in self._blocks:
             first = range(0, self.num_nodes, rows)
-            edge = self.node_ptr[::rows].tolist()
-            edge = [*edge[: len(first)], self.num_edges]
+            edge = [*self.node_ptr[::rows].tolist()[: len(first)], self.num_edges]
             self._blocks[rows] = [
                 (
                     slice(i, min(i + rows, self.num_nodes)),
@@ -97,49 +108,95 @@ def _bag_sum(values: Tensor, index: Tensor, ptr: Tensor) -> Tensor:
     return F.embedding_bag(index, values.contiguous(), ptr, mode="sum", include_last_offset=True)
 
 
-class _Reduce(torch.autograd.Function):
-    """``[N * R, C] -> [N, C]``: every node sums the slots that its incoming edges name.
-
-    With ``back``, along the reversed edges; they are sorted when they are first needed.
-    """
-
-    @staticmethod
-    def forward(y: Tensor, hood: Neighborhood, back: bool) -> Tensor:
-        edges = hood.edges(back)
-        return _bag_sum(y, edges.slot, edges.node_ptr)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.hood, ctx.back = inputs
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _Expand.apply(grad, ctx.hood, not ctx.back), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, dy: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _Reduce.apply(dy, ctx.hood, ctx.back)  # type: ignore[no-any-return]
+def _convolve(z: Tensor, weight: Tensor, hood: Neighborhood, back: bool) -> Tensor:
+    """``y_i = Σ_(j→i, r) W_rᵀ z_j``, along the reversed edges with ``back``; outside autograd."""
+    r, c_in, c_out = weight.shape
+    edges, z = hood.edges(back), z.contiguous()
+    if c_in < c_out or z.size(0) * r * c_out > _MOST_MESSAGES:  # gather, where that is narrower
+        packed = weight.reshape(r * c_in, c_out)
+        out = z.new_empty(z.size(0), c_out)
+        for rows, gathered in edges.gather(z):
+            torch.mm(gathered, packed, out=out[rows])
+        return out
+    packed = weight.transpose(0, 1).reshape(c_in, r * c_out)
+    messages = hood.workspace(z.size(0) * r * c_out, z).view(z.size(0), r * c_out)
+    torch.mm(z, packed, out=messages)
+    return _bag_sum(messages.view(-1, c_out), edges.slot, edges.node_ptr)
 
 
-class _Expand(torch.autograd.Function):
-    """``[N, C] -> [N * R, C]``: every slot (node, relation) sums the senders of its edges."""
+class _Convolve(torch.autograd.Function):
+    """:func:`_convolve`, linear in state and weight, differentiable as often as one likes."""
 
     @staticmethod
-    def forward(z: Tensor, hood: Neighborhood, back: bool) -> Tensor:
-        edges = hood.edges(back)
-        return _bag_sum(z, edges.sender, edges.slot_ptr)
+    def forward(z: Tensor, weight: Tensor, hood: Neighborhood, back: bool) -> Tensor:
+        return _convolve(z, weight, hood, back)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.hood, ctx.back = inputs
+        z, weight, ctx.hood, ctx.back = inputs
+        ctx.save_for_backward(z, weight)
+        ctx.save_for_forward(z, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _Reduce.apply(grad, ctx.hood, not ctx.back), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None, None]:  # type: ignore[override]
+        z, weight = ctx.saved_tensors
+        to_z = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_z = _Convolve.apply(grad, weight.transpose(1, 2), ctx.hood, not ctx.back)
+        if ctx.needs_input_grad[1]:
+            to_weight = _Correlate.apply(z, grad, ctx.hood, ctx.back)
+        return to_z, to_weight, None, None
 
     @staticmethod
-    def jvp(ctx: Any, dz: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _Expand.apply(dz, ctx.hood, ctx.back)  # type: ignore[no-any-return]
+    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, *_: Any) -> OptTensor:  # type: ignore[override]
+        z, weight = ctx.saved_tensors
+        out = None if dz is None else _Convolve.apply(dz, weight, ctx.hood, ctx.back)
+        if dweight is not None:
+            more = _Convolve.apply(z, dweight, ctx.hood, ctx.back)
+            out = more if out is None else out + more
+        return out
+
+
+class _Correlate(torch.autograd.Function):
+    """``Σ_(j→i, r) z_j g_iᵀ`` for every relation: the gradient of a convolution to its weight."""
+
+    @staticmethod
+    def forward(z: Tensor, g: Tensor, hood: Neighborhood, back: bool) -> Tensor:
+        r, c_in, c_out = hood.num_relations, z.size(1), g.size(1)
+        if c_in <= c_out:
+            out = z.new_zeros(r * c_in, c_out)
+            for rows, gathered in hood.edges(back).gather(z.contiguous()):
+                out.addmm_(gathered.t(), g[rows])
+            return out.view(r, c_in, c_out)
+        out = z.new_zeros(r * c_out, c_in)
+        for rows, gathered in hood.edges(not back).gather(g.contiguous()):
+            out.addmm_(gathered.t(), z[rows])
+        return out.view(r, c_out, c_in).transpose(1, 2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, g, ctx.hood, ctx.back = inputs
+        ctx.save_for_backward(z, g)
+        ctx.save_for_forward(z, g)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None, None]:  # type: ignore[override]
+        z, g = ctx.saved_tensors
+        to_z = to_g = None
+        if ctx.needs_input_grad[0]:
+            to_z = _Convolve.apply(g, grad.transpose(1, 2), ctx.hood, not ctx.back)
+        if ctx.needs_input_grad[1]:
+            to_g = _Convolve.apply(z, grad, ctx.hood, ctx.back)
+        return to_z, to_g, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dz: OptTensor, dg: OptTensor, *_: Any) -> OptTensor:  # type: ignore[override]
+        z, g = ctx.saved_tensors
+        out = None if dz is None else _Correlate.apply(dz, g, ctx.hood, ctx.back)
+        if dg is not None:
+            more = _Correlate.apply(z, dg, ctx.hood, ctx.back)
+            out = more if out is None else out + more
+        return out
 
 
 class Neighborhood:
@@ -280,45 +337,15 @@ class Stencil:
             k = isqrt(r)
             packed = weight.view(k, k, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
             self._packed = packed.contiguous(memory_format=torch.channels_last)
-        elif self._gathers:
-            self._packed = weight.reshape(r * self.in_channels, self.out_channels)
-        else:
-            self._packed = weight.transpose(0, 1).reshape(self.in_channels, r * self.out_channels)
-
-    @property
-    def _gathers(self) -> bool:
-        """Whether to gather before multiplying: where that side is narrower, or memory short."""
-        n = self.neighborhood
-        messages = n.num_nodes * n.num_relations * self.out_channels
-        return self.in_channels < self.out_channels or messages > _MOST_MESSAGES
 
     def __call__(self, z: Tensor) -> Tensor:
         """Convolve ``z``."""
         n = self.neighborhood
         if n.grid is not None:
             return self._conv2d(z, n.grid)
-        if self._gathers:
-            if not recorded() and z.device.type == "cpu":
-                return self._gather_in_blocks(z)
-            gathered: Tensor = _Expand.apply(z, n, False)
-            return gathered.view(n.num_nodes, self._packed.size(0)) @ self._packed
         if recorded():
-            messages = (z @ self._packed).view(-1, self.out_channels)
-            return _Reduce.apply(messages, n, False)  # type: ignore[no-any-return]
-        width = self._packed.size(1)
-        messages = n.workspace(n.num_nodes * width, z).view(n.num_nodes, width)
-        torch.mm(z, self._packed, out=messages)
-        return _bag_sum(messages.view(-1, self.out_channels), n.incoming.slot, n.incoming.node_ptr)
-
-    def _gather_in_blocks(self, z: Tensor) -> Tensor:
-        """Gather and multiply some receivers at a time, as many as stay in the cache."""
-        z = z.contiguous()
-        width = self._packed.size(0)
-        out = z.new_empty(z.size(0), self.out_channels)
-        for rows, sender, ptr in self.neighborhood.incoming.blocks(max(64, _BLOCK // width)):
-            gathered = _bag_sum(z, sender, ptr).view(-1, width)
-            torch.mm(gathered, self._packed, out=out[rows])
-        return out
+            return _Convolve.apply(z, self.weight, n, False)  # type: ignore[no-any-return]
+        return _convolve(z, self.weight, n, False)
 
     def transposed(self) -> Stencil:
         """The transposed operator: the transposed matrices on the reversed edges."""

@@ -181,9 +181,29 @@ def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
     """
     symbol = stencil_symbol(weight, frequencies)
     with torch.no_grad():  # the worst frequency; only there is the norm differentiated
-        worst = int(torch.linalg.svdvals(symbol)[:, 0].argmax())
+        limit = _norm_limits(symbol)
+        size = torch.linalg.svdvals(symbol[limit.argmax()])[0]
+        rivals = (limit >= size).nonzero().flatten()  # no other frequency can exceed that norm
+        worst = int(rivals[torch.linalg.svdvals(symbol[rivals])[:, 0].argmax()])
     norm: Tensor = torch.linalg.svdvals(symbol[worst])[0]
     return norm
+
+
+def _norm_limits(matrix: Tensor) -> Tensor:
+    r"""Upper bounds on the spectral norms of a batch of matrices, cheaper than the norms.
+
+    With :math:`\mathbf{G} = \mathbf{M}^H \mathbf{M}` and any power,
+    :math:`\lVert \mathbf{M} \rVert_2^{2p} \le \mathrm{tr}\, \mathbf{G}^p`.
+    """
+    g = matrix.mH @ matrix
+    log = torch.zeros(len(g), dtype=g.real.dtype, device=g.device)
+    tiny = torch.finfo(log.dtype).tiny
+    for k in range(5):  # the power p doubles each time, and the trace stays one
+        trace = g.diagonal(dim1=1, dim2=2).real.sum(1).clamp(min=tiny)
+        log = log + trace.log() / 2**k
+        g = g / trace[:, None, None]
+        g = g @ g
+    return (log / 2).exp() * (1 + 1e-4)
 
 
 def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:

@@ -126,7 +126,8 @@ def implicit(
     Returns:
         The value of ``z``.
     """
-    h = z.detach().requires_grad_()
+    # Only automatic differentiation needs to know how F depends on the state.
+    h = z.detach().requires_grad_(not isinstance(step, AdjointStep))
     fh = step(h)
     if not fh.requires_grad:
         return z

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -76,7 +79,21 @@ class Partition:
 
     def norm(self, value: Tensor) -> Tensor:
         """Euclidean norm over the nodes and channels of each graph: ``[num_graphs]``."""
-        return self.sum(value.square().sum(dim=-1)).sqrt()
+        square = value.square()
+        if torch.is_grad_enabled() or self.num_graphs < 2 or not self.num_nodes:
+            return self.sum(square.sum(dim=-1)).sqrt()
+        # One pass over the nodes, all channels at a time: several times faster than index_add.
+        total = F.embedding_bag(self._node, square, self._ptr, mode="sum", include_last_offset=True)
+        return total.sum(1).sqrt()
+
+    @cached_property
+    def _ptr(self) -> Tensor:
+        """``[num_graphs + 1]``, where each graph's nodes begin."""
+        return F.pad(torch.bincount(self.batch, minlength=self.num_graphs).cumsum(0), (1, 0))
+
+    @cached_property
+    def _node(self) -> Tensor:
+        return torch.arange(self.num_nodes, device=self.batch.device)
 
     def restrict(self, graphs: Tensor) -> tuple[Tensor, Partition]:
         """Keep the graphs marked in ``graphs`` ``[num_graphs]``.
