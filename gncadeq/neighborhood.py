@@ -382,7 +382,7 @@ def recorded() -> bool:
     return torch.is_grad_enabled() or transforms_active()
 
 
-_MOST_MESSAGES = 2**24  # entries; 64 MB in single precision
+_MOST_MESSAGES = 2**22  # entries; 16 MB in single precision, what a shared cache holds
 _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 
