@@ -13,7 +13,8 @@ def test_nothing_is_left_to_fill_in():
     assert "@@" not in README
 
 
-def test_the_python_example_runs(capsys):
+def test_the_python_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert blocks
     for block in blocks:
@@ -36,12 +37,12 @@ def test_the_commands_exist():
             assert option in help_text.output, line
 
 
-@pytest.mark.parametrize("name", ["mnist", "digits"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-crop", "mnist-small", "digits"])
 def test_pictures_of_the_readme_are_there(name):
     for path in re.findall(r"!\[.*?\]\((.*?)\)", README, re.S):
         assert (REPOSITORY / path).is_file(), path
     from gncadeq import PixelGraphClassifier
 
     card = PixelGraphClassifier.from_pretrained(name).card
-    assert card["command"].startswith(f"gncadeq train {name}")
+    assert card["command"].startswith(f"gncadeq train {name.partition('-')[0]}")
     assert card["test"]["converged"] == 1.0
