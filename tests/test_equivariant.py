@@ -4,43 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch_geometric.nn import MessagePassing
 
 import gncadeq.cells.equivariant as module
+from benchmarks.equivariant import PlainRule
 from gncadeq import EquivariantCell, GraphNCA
 from gncadeq.testing import assert_local, assert_permutation_equivariant
-
-
-class PlainRule(MessagePassing):
-    """The same rule as a MessagePassing layer of PyTorch Geometric, message by message."""
-
-    def __init__(self, cell: EquivariantCell) -> None:
-        super().__init__(aggr=None)
-        self.cell = cell
-
-    def forward(self, z, edge_index):
-        c = self.cell
-        pos, h = z[:, : c.dim], z[:, c.dim :]
-        move, heard = self.propagate(edge_index, pos=pos, h=h)
-        silu = torch.nn.functional.silu
-        update = c.update_out(silu(c.update_in(torch.cat([h, heard], dim=1))))
-        return torch.cat([pos + move, h + update], dim=1)
-
-    def message(self, pos_i, pos_j, h_i, h_j):
-        c, silu = self.cell, torch.nn.functional.silu
-        offset = pos_i - pos_j
-        square = offset.square().sum(1, keepdim=True)
-        m = silu(c.message_out(silu(c.message_in(torch.cat([h_i, h_j, square], dim=1)))))
-        return offset * (silu(c.move_in(m)) @ c.move_out.t()), m
-
-    def aggregate(self, inputs, index, dim_size):
-        from torch_geometric.utils import scatter
-
-        offset, m = inputs
-        return (
-            scatter(offset, index, dim_size=dim_size, reduce="mean"),
-            scatter(m, index, dim_size=dim_size, reduce="sum"),
-        )
 
 
 def make(dim=3):

@@ -10,6 +10,7 @@ import gncadeq.neighborhood as forms
 from gncadeq import ConvCell
 from gncadeq.dynamics import Partition, solve
 from gncadeq.neighborhood import Neighborhood
+from gncadeq.transforms import ImageToGraph
 from gncadeq.typing import AdjointStep, RestrictableStep
 
 EDGES = torch.tensor([[0, 1, 2, 2, 3, 3, 0, 4, 3], [3, 3, 3, 0, 0, 3, 3, 1, 3]])
@@ -114,3 +115,32 @@ def test_compaction_spares_the_steps_of_ended_graphs():
     steps = short.num_steps.tolist()
     ideal = sum(n * (k + 1) for n, k in zip((6, 2), steps, strict=True))
     assert spent <= ideal + 3 * 8 < most  # two steps' worth carried along, and the rounding up
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("living", [None, 0.5])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_compiled_step_serves_graphs_of_all_sizes(living, grad):
+    """The same values and gradients, and nothing is compiled again for another graph."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda step, z: step(z), backend=counter, dynamic=True)
+    cell, to_graph = ConvCell(1, 4, contraction=0.9), ImageToGraph(living_threshold=living)
+    frames = []
+    for size in (5, 6, 9, 13):
+        data = to_graph.batch(torch.rand(3, 1, size, size))
+        step = cell.prepare(data.x, data.edge_index, data.edge_attr)
+        step.stencil.neighborhood.edges(back=True)  # sorted beforehand, as a solve does
+        z = torch.randn(data.num_nodes, 4, requires_grad=grad)
+        with torch.set_grad_enabled(grad):
+            values = step(z), compiled(step, z)
+            torch.testing.assert_close(*values)
+            if grad:
+                torch.testing.assert_close(
+                    *(torch.autograd.grad(v.square().sum(), z)[0] for v in values)
+                )
+        frames.append(counter.frame_count)
+    assert 1 <= frames[1] <= 4
+    assert frames[1:] == [frames[1]] * 3

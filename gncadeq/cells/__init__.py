@@ -11,6 +11,7 @@ from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.perception import Perception
 from gncadeq.cells.stencil import (
     StencilConv,
+    prepare_neighborhood,
     stencil_bound,
     stencil_norm,
     stencil_to_conv2d,
@@ -29,6 +30,7 @@ __all__ = [
     "WeightedAdjacency",
     "WrappedConvCell",
     "growth_rate",
+    "prepare_neighborhood",
     "proven_bound",
     "stencil_bound",
     "stencil_norm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from math import isqrt
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,34 @@ from gncadeq.typing import Adj, OptTensor
 
 
 def prepare_neighborhood(
-    edge_index: Adj, relation: OptTensor, num_nodes: int, num_relations: int
+    edge_index: Adj,
+    relation: OptTensor,
+    num_nodes: int,
+    num_relations: int,
+    kind: Literal["auto", "grid", "csr"] = "auto",
 ) -> Neighborhood:
     """Sort the edges by relation and let every node sense itself through the central one.
 
+    Cells do this in every solve. Done beforehand, the neighbourhood takes the place of
+    ``edge_index`` (with ``edge_attr=None``): to solve on one graph many times, or to force a form.
     A neighbourhood that is prepared already is returned as it is.
+
+    Args:
+        edge_index: Edge indices ``[2, num_edges]``.
+        relation: The relation of every edge.
+        num_nodes: Number of nodes.
+        num_relations: Number of relations, the central one included.
+        kind: The form, see :class:`~gncadeq.neighborhood.Neighborhood`.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data, cell = ImageToGraph()(torch.rand(1, 5, 5)), ConvCell(1, 4)
+        >>> hood = prepare_neighborhood(data.edge_index, data.edge_attr, 25, 9, kind="csr")
+        >>> cell.prepare(data.x, data.edge_index, data.edge_attr).kind
+        'grid'
+        >>> cell.prepare(data.x, hood).kind
+        'csr'
 
     Raises:
         ValueError: If ``relation`` is missing, or not one entry an edge.
@@ -52,7 +76,7 @@ def prepare_neighborhood(
     node = torch.arange(num_nodes, device=edge_index.device)
     edge_index = torch.cat([edge_index.long(), node.expand(2, -1)], dim=1)
     relation = torch.cat([relation.long(), relation.new_full((num_nodes,), center).long()])
-    return Neighborhood(edge_index, relation, num_nodes, num_relations)
+    return Neighborhood(edge_index, relation, num_nodes, num_relations, kind)
 
 
 class StencilConv(nn.Module):
