@@ -13,6 +13,7 @@ anywhere else (``kind="csr"``).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
@@ -53,7 +54,7 @@ class _Bags:
         self.slot_ptr = F.pad(counts.cumsum(0), (1, 0)).to(dtype)
         self.node_ptr = self.slot_ptr[::r].contiguous()
         self._slot: Tensor | None = None
-        self._blocks: dict[int, list[tuple[slice, Tensor, Tensor]]] = {}
+        self._runs: dict[int, list[tuple[int, int, int, int]]] = {}
 
     @property
     def num_edges(self) -> int:
@@ -72,26 +73,20 @@ class _Bags:
 
         On a CPU as many receivers at a time as stay in the cache, elsewhere all.
         """
-        width = self.num_relations * z.size(1)
-        rows = max(64, _BLOCK // width) if z.device.type == "cpu" else max(1, self.num_nodes)
-        for place, sender, ptr in self._runs(rows):
-            yield place, _bag_sum(z, sender, ptr).view(-1, width)
-
-    def _runs(self, rows: int) -> list[tuple[slice, Tensor, Tensor]]:
-        """Runs of ``rows`` receivers, with the senders and the pointers of their slots."""
-        if rows not in self._blocks:
-            first = range(0, self.num_nodes, rows)
-            edge = [*self.node_ptr[::rows].tolist()[: len(first)], self.num_edges]
-            self._blocks[rows] = [
-                (
-                    slice(i, min(i + rows, self.num_nodes)),
-                    self.sender[edge[k] : edge[k + 1]],
-                    self.slot_ptr[i * self.num_relations : (i + rows) * self.num_relations + 1]
-                    - edge[k],
-                )
-                for k, i in enumerate(first)
-            ]
-        return self._blocks[rows]
+        n, r = self.num_nodes, self.num_relations
+        width = r * z.size(1)
+        if z.device.type != "cpu":
+            yield slice(0, n), _bag_sum(z, self.sender, self.slot_ptr).view(n, width)
+            return
+        rows = max(64, _BLOCK // max(1, width))
+        if rows not in self._runs:
+            cuts = [*range(0, n, rows), n]
+            edge = [*self.node_ptr[::rows].tolist()[: len(cuts) - 1], self.num_edges]
+            self._runs[rows] = list(zip(cuts, cuts[1:], edge, edge[1:], strict=False))
+        for first, last, begin, end in self._runs[rows]:
+            ptr = self.slot_ptr[first * r : last * r + 1] - begin
+            gathered = _bag_sum(z, self.sender[begin:end], ptr)
+            yield slice(first, last), gathered.view(last - first, width)
 
 
 def _order(key: Tensor, size: int) -> Tensor:
@@ -108,6 +103,23 @@ def _bag_sum(values: Tensor, index: Tensor, ptr: Tensor) -> Tensor:
     return F.embedding_bag(index, values.contiguous(), ptr, mode="sum", include_last_offset=True)
 
 
+_kept = threading.local()
+
+
+def _scratch(size: int, like: Tensor) -> Tensor:
+    """Memory for messages, at most :data:`_MOST_MESSAGES`; a CPU keeps one for each thread.
+
+    Fresh pages cost as much as the arithmetic that fills them.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(size)
+    kept: Tensor | None = getattr(_kept, "memory", None)
+    if kept is None or kept.numel() < size or kept.dtype != like.dtype:
+        with torch.inference_mode(False):
+            kept = _kept.memory = torch.empty(size, dtype=like.dtype)
+    return kept[:size]
+
+
 def _convolve(z: Tensor, weight: Tensor, hood: Neighborhood, back: bool) -> Tensor:
     """``y_i = Σ_(j→i, r) W_rᵀ z_j``, along the reversed edges with ``back``; outside autograd."""
     r, c_in, c_out = weight.shape
@@ -119,7 +131,7 @@ def _convolve(z: Tensor, weight: Tensor, hood: Neighborhood, back: bool) -> Tens
             torch.mm(gathered, packed, out=out[rows])
         return out
     packed = weight.transpose(0, 1).reshape(c_in, r * c_out)
-    messages = hood.workspace(z.size(0) * r * c_out, z).view(z.size(0), r * c_out)
+    messages = _scratch(z.size(0) * r * c_out, z).view(z.size(0), r * c_out)
     torch.mm(z, packed, out=messages)
     return _bag_sum(messages.view(-1, c_out), edges.slot, edges.node_ptr)
 
@@ -242,7 +254,6 @@ class Neighborhood:
         self.num_nodes, self.num_relations = num_nodes, num_relations
         self._incoming = _Bags(edge_index[1], edge_index[0], relation, num_nodes, num_relations)
         self._outgoing: _Bags | None = None
-        self._workspace: Tensor | None = None
         self.grid = None if kind == "csr" else _detect_grid(self._incoming)
         if kind == "grid" and self.grid is None:
             raise ValueError(
@@ -281,15 +292,8 @@ class Neighborhood:
         new = object.__new__(Neighborhood)
         new.num_nodes, new.num_relations = self.num_nodes, self.num_relations
         new._incoming, new._outgoing = self.outgoing, self._incoming
-        new._workspace = new.grid = None
+        new.grid = None
         return new
-
-    def workspace(self, size: int, like: Tensor) -> Tensor:
-        """Scratch memory of ``size`` entries, kept: fresh pages cost as much as the arithmetic."""
-        w = self._workspace
-        if w is None or w.numel() < size or w.dtype != like.dtype or w.device != like.device:
-            self._workspace = w = like.new_empty(size)
-        return w[:size]
 
     def restrict(self, nodes: Tensor) -> Neighborhood:
         """The neighbourhood of ``nodes``, the ascending indices of whole graphs."""
@@ -305,7 +309,6 @@ class Neighborhood:
             receiver, sender, e.relation[edges], new.num_nodes, self.num_relations
         )
         new._outgoing = None
-        new._workspace = self._workspace
         new.grid = None
         if self.grid is not None:
             g = self.grid
@@ -333,23 +336,29 @@ class Stencil:
                 f"Expected a weight for {neighborhood.num_relations} relations (got {r})"
             )
         self.neighborhood, self.weight = neighborhood, weight
+        # What is solved with is a copy: whoever changes a parameter before the backward pass must
+        # not change the equation.
+        self._bound = weight.detach().clone()
         if neighborhood.grid is not None:
             k = isqrt(r)
             packed = weight.view(k, k, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
-            self._packed = packed.contiguous(memory_format=torch.channels_last)
+            self._packed = packed.clone(memory_format=torch.channels_last)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Convolve ``z``."""
         n = self.neighborhood
         if n.grid is not None:
             return self._conv2d(z, n.grid)
+        dtype = torch.promote_types(z.dtype, self.weight.dtype)
+        z = z.to(dtype)
         if recorded():
-            return _Convolve.apply(z, self.weight, n, False)  # type: ignore[no-any-return]
-        return _convolve(z, self.weight, n, False)
+            weight = self.weight.to(dtype)
+            return _Convolve.apply(z, weight, n, False)  # type: ignore[no-any-return]
+        return _convolve(z, self._bound.to(dtype), n, False)
 
     def transposed(self) -> Stencil:
-        """The transposed operator: the transposed matrices on the reversed edges."""
-        n, weight = self.neighborhood, self.weight.transpose(1, 2)
+        """The transposed operator, without gradient: transposed matrices on reversed edges."""
+        n, weight = self.neighborhood, self._bound.transpose(1, 2)
         if n.grid is not None:  # the reversed edges are those of the opposite offsets
             return Stencil(n, weight.flip(0))
         return Stencil(n.reversed(), weight)

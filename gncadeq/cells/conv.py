@@ -39,7 +39,8 @@ class ConvStep:
         """Return the next state."""
         # tanh(K_z * z + d),  d = K_x * x + b computed once
         y = self.stencil(z)
-        update = torch.tanh(y + self.drive) if recorded() else y.add_(self.drive).tanh_()
+        in_place = not recorded() and y.dtype == self.drive.dtype
+        update = y.add_(self.drive).tanh_() if in_place else torch.tanh(y + self.drive)
         return z + update if self.residual else update
 
     def adjoint(self, z: Tensor, fz: Tensor) -> ConvAdjoint:

@@ -18,17 +18,19 @@ from gncadeq.typing import Adj, OptTensor
 class EquivariantStep:
     """One step of an :class:`EquivariantCell` with graph and injection bound."""
 
-    def __init__(self, cell: EquivariantCell, edges: SparseRows, drive: OptTensor) -> None:
-        self.cell, self.edges, self.drive = cell, edges, drive
+    def __init__(
+        self, dim: int, weight: dict[str, Tensor], edges: SparseRows, drive: OptTensor
+    ) -> None:
+        self.dim, self.weight, self.edges, self.drive = dim, weight, edges, drive
         self.degree = (edges.ptr[1:] - edges.ptr[:-1]).clamp(min=1).unsqueeze(1)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
-        c = self.cell
-        pos, h = z[:, : c.dim], z[:, c.dim :]
+        w = self.weight
+        pos, h = z[:, : self.dim], z[:, self.dim :]
         # W [h_i, h_j, d²] = (W_i h_i + b) + W_j h_j + w d²: two small products instead of a large
-        here, there, far = torch.split(c.message_in.weight, [c.features, c.features, 1], 1)
-        own = F.linear(h, here, c.message_in.bias)
+        here, there, far = torch.split(w["message_in.weight"], [h.size(1), h.size(1), 1], 1)
+        own = F.linear(h, here, w["message_in.bias"])
         if self.drive is not None:
             own = own + self.drive
         others = F.linear(h, there)
@@ -38,30 +40,34 @@ class EquivariantStep:
             square = offset.square().sum(1, keepdim=True)
             m = own.index_select(0, target) + others.index_select(0, source)
             m = F.silu(torch.addcmul(m, square, far.t()))
-            m = F.silu(c.message_out(m))
-            weight = F.linear(F.silu(c.move_in(m)), c.move_out)
+            m = F.silu(self._linear("message_out", m))
+            weight = F.linear(F.silu(self._linear("move_in", m)), w["move_out"])
             moves.append(_SegmentSum.apply(offset * weight, target, ptr) / self.degree[rows])
             heard.append(_SegmentSum.apply(m, target, ptr))
-        update = c.update_out(F.silu(c.update_in(torch.cat([h, torch.cat(heard)], dim=1))))
+        hidden = F.silu(self._linear("update_in", torch.cat([h, torch.cat(heard)], dim=1)))
+        update = self._linear("update_out", hidden)
         return torch.cat([pos + torch.cat(moves), h + update], dim=1)
+
+    def _linear(self, name: str, value: Tensor) -> Tensor:
+        return F.linear(value, self.weight[f"{name}.weight"], self.weight[f"{name}.bias"])
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Receivers, and their edges: some at a time, so that messages stay in the cache."""
         e, n = self.edges, self.edges.num_rows
-        size = n if recorded() or e.row.device.type != "cpu" else _BLOCK
-        for first in range(0, n, max(size, 1)):
-            last = min(first + size, n)
+        if recorded() or e.row.device.type != "cpu" or n <= _BLOCK:
+            yield slice(0, n), e.row, e.col, e.ptr.long()
+            return
+        for first in range(0, n, _BLOCK):
+            last = min(first + _BLOCK, n)
             ptr = e.ptr[first : last + 1].long()
             begin, end = int(ptr[0]), int(ptr[-1])
             yield slice(first, last), e.row[begin:end], e.col[begin:end], ptr - begin
-        if n == 0:
-            yield slice(0, 0), e.row, e.col, e.ptr.long()
 
     def restrict(self, nodes: Tensor) -> EquivariantStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         edges, _ = self.edges.restrict(nodes, nodes)
         drive = None if self.drive is None else self.drive[nodes]
-        return EquivariantStep(self.cell, edges, drive)
+        return EquivariantStep(self.dim, self.weight, edges, drive)
 
 
 _BLOCK = 512  # receivers
@@ -78,13 +84,18 @@ class _SegmentSum(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, target, _ = inputs
+        _, target, ptr = inputs
         ctx.save_for_backward(target)
+        ctx.save_for_forward(target, ptr)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (target,) = ctx.saved_tensors
         return grad.index_select(0, target), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dvalue: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
 class EquivariantCell(Cell):
@@ -166,7 +177,8 @@ class EquivariantCell(Cell):
         n = x.size(0)
         check_range("edge_index", edge_index, n, "num_nodes")
         rows, _ = SparseRows.sort(edge_index[1].long(), edge_index[0].long(), n, n)
-        return EquivariantStep(self, rows, None if self.inject is None else self.inject(x))
+        drive = None if self.inject is None else self.inject(x)
+        return EquivariantStep(self.dim, dict(self.named_parameters()), rows, drive)
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

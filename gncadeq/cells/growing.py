@@ -16,36 +16,41 @@ from gncadeq.typing import Adj, OptTensor
 class GrowingStep:
     """One step of a :class:`GrowingCell` with graph and injection bound."""
 
-    def __init__(self, cell: GrowingCell, perception: Perception, drive: OptTensor) -> None:
-        self.cell, self.perception, self.drive = cell, perception, drive
+    def __init__(
+        self,
+        perception: Perception,
+        weight: tuple[Tensor, Tensor, Tensor],
+        drive: OptTensor,
+        alive: tuple[int, float] | None,
+    ) -> None:
+        self.perception, self.weight, self.drive, self.alive = perception, weight, drive, alive
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         # z' = a(z) a(z + g) (z + g),  g = W₂ ReLU(W₁ [z, y¹, …, y^K, x] + b)
-        cell = self.cell
+        inside, bias, outside = self.weight
         parts = []
         for rows, y in self.perception.in_blocks(z):
             senses = torch.cat([z[rows], y.flatten(1)], dim=1)
-            hidden = F.linear(senses, cell.weight_z, None if self.drive is not None else cell.bias)
+            hidden = F.linear(senses, inside, None if self.drive is not None else bias)
             if self.drive is not None:
                 hidden = hidden + self.drive[rows]
-            parts.append(z[rows] + F.linear(hidden.relu_(), cell.weight_out))
+            parts.append(z[rows] + F.linear(hidden.relu_(), outside))
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if cell.alive_channel is None:
+        if self.alive is None:
             return out
-        alive = self._alive(z) & self._alive(out)
+        alive = self._alive(z, *self.alive) & self._alive(out, *self.alive)
         return out * alive.unsqueeze(1)
 
-    def _alive(self, z: Tensor) -> Tensor:
+    def _alive(self, z: Tensor, channel: int, threshold: float) -> Tensor:
         """Whether a node, or one that it senses, is above the threshold."""
-        c = self.cell
-        ripe = (z[:, c.alive_channel].detach() > c.alive_threshold).to(z.dtype).unsqueeze(1)
+        ripe = (z[:, channel].detach() > threshold).to(z.dtype).unsqueeze(1)
         return (self.perception.count(ripe) + ripe).squeeze(1) > 0
 
     def restrict(self, nodes: Tensor) -> GrowingStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         drive = None if self.drive is None else self.drive[nodes]
-        return GrowingStep(self.cell, self.perception.restrict(nodes), drive)
+        return GrowingStep(self.perception.restrict(nodes), self.weight, drive, self.alive)
 
 
 class GrowingCell(Cell):
@@ -153,7 +158,10 @@ class GrowingCell(Cell):
             )
         perception = Perception(edge_index, edge_attr, x.size(0))
         drive = None if self.weight_x is None else F.linear(x, self.weight_x, self.bias)
-        return GrowingStep(self, perception, drive)
+        weight = self.weight_z, self.bias, self.weight_out
+        channel = self.alive_channel
+        alive = None if channel is None else (channel, self.alive_threshold)
+        return GrowingStep(perception, weight, drive, alive)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -88,13 +88,13 @@ class Perception:
             return
         weight = self.weight.to(z.dtype)
         z = z.contiguous()
-        for first in range(0, self.num_nodes, _BLOCK):
+        for first in range(0, max(1, self.num_nodes), _BLOCK):
             last = min(first + _BLOCK, self.num_nodes)
             y = self._rows.block(z, weight, first * self.num_kernels, last * self.num_kernels)
             yield slice(first, last), y.view(last - first, self.num_kernels, z.size(1))
 
     def count(self, mark: Tensor) -> Tensor:
-        """How often each node senses one that is marked: ``[num_nodes, C]``, zero if never."""
+        """``[num_nodes, C]``, above zero where a node senses one that is marked."""
         ptr = self._rows.ptr[:: self.num_kernels].contiguous()
         return F.embedding_bag(
             self._rows.col, mark, ptr, mode="sum", include_last_offset=True

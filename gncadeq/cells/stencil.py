@@ -205,8 +205,11 @@ def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
     """
     symbol = stencil_symbol(weight, frequencies)
     with torch.no_grad():  # the worst frequency; only there is the norm differentiated
-        limit = _norm_limits(symbol)
-        size = torch.linalg.svdvals(symbol[limit.argmax()])[0]
+        scale = symbol.abs().max().clamp(min=torch.finfo(weight.dtype).tiny)  # squares stay finite
+        limit = _norm_limits(symbol / scale)
+        first = limit.argmax()
+        size = torch.linalg.svdvals(symbol[first] / scale)[0]
+        limit[first] = float("inf")
         rivals = (limit >= size).nonzero().flatten()  # no other frequency can exceed that norm
         worst = int(rivals[torch.linalg.svdvals(symbol[rivals])[:, 0].argmax()])
     norm: Tensor = torch.linalg.svdvals(symbol[worst])[0]

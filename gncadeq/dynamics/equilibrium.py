@@ -236,7 +236,8 @@ class GraphDEQ(nn.Module):
             trace: Record the residuals of every step in the solution.
             return_solution: Also return the :class:`Solution`.
             context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`; tensors
-                whose name says ``edge`` have a row for every edge, others for every node.
+                whose name says ``edge`` have a row for every edge, others for every node, or belong
+                to all graphs.
 
         Returns:
             The state, and the solution if it was asked for.
@@ -430,24 +431,22 @@ def _emptied(
 def _subgraph(
     x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor], nodes: Tensor
 ) -> _Graph:
-    if isinstance(edge_index, Neighborhood):
-        return x[nodes], edge_index.restrict(nodes), None, {}
     keep = torch.zeros(x.size(0), dtype=torch.bool, device=x.device)
     keep[nodes] = True
-    position = keep.cumsum(0) - 1
-    edges = keep[edge_index[1]]
+    # Beside a prepared graph nothing belongs to an edge.
+    edges = keep if isinstance(edge_index, Neighborhood) else keep[edge_index[1]]
 
     def rows(name: str, value: Tensor) -> Tensor:
         mask = edges if "edge" in name else keep
         whole = value.dim() == 0 or value.size(0) != mask.numel()  # of the graphs, such as a radius
         return value if whole else value[mask]
 
-    return (
-        x[nodes],
-        position[edge_index[:, edges]],
-        None if edge_attr is None else edge_attr[edges],
-        {name: rows(name, value) for name, value in context.items()},
-    )
+    context = {name: rows(name, value) for name, value in context.items()}
+    if isinstance(edge_index, Neighborhood):
+        return x[nodes], edge_index.restrict(nodes), None, context
+    position = keep.cumsum(0) - 1
+    edge_attr = None if edge_attr is None else edge_attr[edges]
+    return x[nodes], position[edge_index[:, edges]], edge_attr, context
 
 
 __all__ = ["GraphDEQ"]

@@ -38,7 +38,8 @@ class PixelClassification(L.LightningModule):
 
     def training_step(self, data: Batch, _: int) -> dict[str, Tensor]:
         """The loss of a batch; stops the run with the cause if it isn't a number."""
-        # Randomness depends on seed and step alone, so a resumed run repeats it.
+        # Randomness depends on seed and step alone, so a resumed run repeats it. (Warm starts are
+        # not kept in checkpoints: a resumed run begins with cold ones, and differs by rounding.)
         generator = torch.Generator(data.x.device)
         generator.manual_seed(self.config.seed * 1_000_003 + self.global_step)
         z0 = count = None

@@ -77,6 +77,7 @@ class PixelKernels(BaseTransform):  # type: ignore[misc]
                 f"Expected relations in [0, {count}) for {isqrt(count)} x {isqrt(count)} filters "
                 f"(got {int(relation.min())} to {int(relation.max())})"
             )
+        _check_window(data, relation, isqrt(count))
         x = data.x
         table = self.table.to(relation.device)
         table = table if x is None or not x.is_floating_point() else table.to(x.dtype)
@@ -91,6 +92,23 @@ class PixelKernels(BaseTransform):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({', '.join(self.names)})"
+
+
+def _check_window(data: Data, relation: Tensor, size: int) -> None:
+    """Raise if positions say that the relations number another window than the filters'."""
+    pos = data.pos
+    if pos is None or pos.dim() != 2 or pos.size(1) != 2 or not relation.numel():
+        return
+    if bool((pos.amax(0) - pos.amin(0) < size).any()):  # so narrow that neighbours may wrap around
+        return
+    half = size // 2
+    dx, dy = (pos[data.edge_index[0]] - pos[data.edge_index[1]]).long().unbind(1)
+    near = (dx.abs() <= half) & (dy.abs() <= half)
+    if bool(((dy + half) * size + dx + half != relation)[near].any()):
+        raise ValueError(
+            f"Expected relations numbered row by row in a {size} x {size} window, as the filters "
+            "are (got others, by the positions of the pixels). Use filters of the graph's window"
+        )
 
 
 def _filter(kernel: str | Tensor) -> Tensor:
