@@ -250,13 +250,14 @@ def run(
 ) -> None:
     """Grow a run's target from its seed, injure it, and watch it mend: a strip and a GIF.
 
-    On surfaces and graphs also a page to turn it, viewer.html.
+    On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
+    which 'gncadeq render' makes other pictures and coloured meshes.
     """
     from gncadeq.growth import Trial
     from gncadeq.models.pretrained import write_atomically
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
-    from gncadeq.viz.growth import save_animation, save_strip, save_viewer
+    from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer
 
     cell, data, z0, card = load_grown(run, on)
     up = GrowConfig.load(Path(run) / "config.json").up
@@ -295,6 +296,7 @@ def run(
     if data.get("image_size") is None:
         title = f"{Path(run).name} on {on}" if on else Path(run).name
         written.append(save_viewer(trial.moments, data, folder / "viewer.html", up, title))
+        written.append(save_moments(trial.moments, data, folder / "trajectory.safetensors"))
     for path in written:
         out.print(str(path), highlight=False, soft_wrap=True)
 

@@ -16,6 +16,7 @@ from gncadeq.transforms import graph_to_image
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.geometry import Up
 from gncadeq.viz.surface import SurfaceRenderer
+from gncadeq.viz.trajectory import save_trajectory
 from gncadeq.viz.viewer import write_viewer
 
 _ON_WHITE = ColorScale("rgba")
@@ -148,11 +149,28 @@ def save_viewer(
         up: The axis that points up in space.
         title: Heading of the page.
     """
-    color = torch.stack([m.color for m in moments if m.color is not None])
+    color = _colors(moments)
+    target = _ON_WHITE(data.color).expand(len(color), -1, -1)
     return write_viewer(
         path, data, _ON_WHITE(color), names=("red", "green", "blue"), up=up, title=title,
-        fields={"alpha": color[..., 3], "target": _ON_WHITE(data.color).expand(len(color), -1, -1)},
+        fields={"alpha": color[..., 3], "target": target},
     )  # fmt: skip
 
 
-__all__ = ["over_white", "painter", "save_animation", "save_strip", "save_viewer"]
+def save_moments(moments: Sequence[Moment], data: Data, path: str | Path) -> Path:
+    """Write moments as a trajectory, on white, for :func:`gncadeq.viz.render_file`.
+
+    Args:
+        moments: Of a trial, with their colours.
+        data: The target graph.
+        path: The file, ``*.safetensors``.
+    """
+    color = _colors(moments)
+    return save_trajectory(path, data, _ON_WHITE(color), {"alpha": color[..., 3]})
+
+
+def _colors(moments: Sequence[Moment]) -> Tensor:
+    return torch.stack([m.color for m in moments if m.color is not None])
+
+
+__all__ = ["over_white", "painter", "save_animation", "save_moments", "save_strip", "save_viewer"]
