@@ -283,7 +283,7 @@ def load_grown(
     node = card.get("seed_node")
     if on is not None:
         config = GrowConfig.load(folder / "config.json")
-        if not is_surface(config.on) or not is_surface(on):
+        if not config.on_surface() or not is_surface(on):
             raise ValueError(
                 "Expected a run on a surface, to go on another surface with the same kernels (got "
                 f"a run on {config.on!r}, and {on!r}). Train on 'plane' instead of 'grid'"

@@ -9,10 +9,8 @@ from typing import Literal
 from torch_geometric.data import Data
 
 from gncadeq.training.config import RunConfig
-from gncadeq.training.surfaces import Projection, is_surface
-from gncadeq.training.targets import load_target
 from gncadeq.transforms.mesh import Kernels
-from gncadeq.viz.geometry import Up
+from gncadeq.typing import Projection, Up
 
 _OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
 
@@ -126,7 +124,7 @@ class GrowConfig(RunConfig):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
         given = [k for k, usual in _OF_SURFACES.items() if getattr(self, k) != usual]
-        if given and not is_surface(self.on):
+        if given and not self.on_surface():
             raise ValueError(
                 f"Expected {given} for surfaces alone (got on={self.on!r}). Leave them out"
             )
@@ -165,8 +163,16 @@ class GrowConfig(RunConfig):
                 f"stays whole (got {self.damage})"
             )
 
+    def on_surface(self) -> bool:
+        """Whether the target is on a mesh, with kernels that are made for it."""
+        from gncadeq.training.surfaces import is_surface  # pictures load where they are used
+
+        return is_surface(self.on)
+
     def read_target(self, on: str | None = None) -> Data:
         """The target, on another surface if ``on`` names one: the same kernels, size and axes."""
+        from gncadeq.training.targets import load_target
+
         return load_target(
             self.target, on or self.on, self.size, self.kernels, self.scale, self.up,
             self.projection,

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +16,8 @@ from gncadeq.datasets import MeshWarning, load_mesh, primitives
 from gncadeq.datasets.mesh_files import READABLE
 from gncadeq.transforms import MeshToGraph
 from gncadeq.transforms.mesh import Kernels
-from gncadeq.viz.geometry import UPRIGHT, Up
-
-Projection = Literal["auto", "front", "side", "top", "sphere"]
+from gncadeq.typing import Projection, Up
+from gncadeq.viz.geometry import UPRIGHT
 
 _LIVES = 0.1  # alpha of a living node: GrowingCell's own threshold
 
@@ -254,7 +252,8 @@ def _front(pos: Tensor, up: Up, among: Tensor) -> Tensor:
     middle = torch.stack([0 * side[2], 0 * side[2], side[2] / 2])
     distance = (place - middle).norm(dim=1).masked_fill(~among, math.inf)
     # The first of equals: rounding must not choose, or other resolutions have other seeds.
-    return (distance <= distance.min() + 1e-4 * side.max()).nonzero()[0]
+    first: Tensor = (distance <= distance.min() + 1e-4 * side.max()).nonzero()[0]
+    return first
 
 
 def _parts(edge_index: Tensor, num_nodes: int) -> Tensor:
@@ -275,7 +274,6 @@ def _upright(pos: Tensor, up: Up) -> tuple[Tensor, Tensor]:
 __all__ = [
     "PATTERNS",
     "SURFACES",
-    "Projection",
     "is_surface",
     "pattern_color",
     "project_picture",

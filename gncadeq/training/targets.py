@@ -17,7 +17,6 @@ from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.surfaces import (
     PATTERNS,
     SURFACES,
-    Projection,
     is_surface,
     pattern_color,
     project_picture,
@@ -27,7 +26,7 @@ from gncadeq.training.surfaces import (
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
 from gncadeq.transforms.mesh import Kernels
-from gncadeq.viz.geometry import Up
+from gncadeq.typing import Projection, Up
 
 _FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node")
 

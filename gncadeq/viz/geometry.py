@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Up = Literal["x", "y", "z"]
+from gncadeq.typing import Up
+
 UPRIGHT = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}  # cyclic, so that nothing is mirrored
 """For the axis that points up, the axes that go right, up and towards the viewer."""
 
@@ -122,4 +123,4 @@ def _radius(points: NDArray[np.float64], edge: NDArray[np.int64]) -> float:
     return float(np.clip(0.7 * np.median(nearest), 2e-3, 0.06))
 
 
-__all__ = ["UPRIGHT", "Geometry", "Up", "geometry"]
+__all__ = ["UPRIGHT", "Geometry", "geometry"]

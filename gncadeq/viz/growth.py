@@ -13,8 +13,8 @@ from torch_geometric.data import Data
 
 from gncadeq.growth import Moment
 from gncadeq.transforms import graph_to_image
+from gncadeq.typing import Up
 from gncadeq.viz.colors import ColorScale
-from gncadeq.viz.geometry import Up
 from gncadeq.viz.surface import SurfaceRenderer
 from gncadeq.viz.trajectory import save_trajectory
 from gncadeq.viz.viewer import write_viewer
