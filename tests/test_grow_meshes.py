@@ -211,7 +211,7 @@ def test_a_rule_grows_on_a_sphere_and_on_another_resolution(run):
 def test_a_run_on_no_surface_goes_on_no_other(run, tmp_path):
     config = GrowConfig("gradient", size=8, steps=1, out=str(tmp_path / "grid"), **TINY)
     grow(config, progress=False)
-    with pytest.raises(ValueError, match=r"a run on 'grid'.*Train on 'plane'"):
+    with pytest.raises(ValueError, match=r"a run on 'grid'.*train on 'plane'"):
         load_grown(tmp_path / "grid", "icosphere")
     with pytest.raises(ValueError, match="'grid'"):
         load_grown(run, "grid")
@@ -268,6 +268,10 @@ def test_the_commands_run_render_and_grow(run, tmp_path):
         app, ["render", str(states), str(tmp_path / "a.ply"), "--size", "9"]
     )  # fmt: skip
     assert isinstance(wrong.exception, ValueError)
+    assert "['size'] for pictures alone" in str(wrong.exception)
+    wrong = CliRunner().invoke(
+        app, ["render", str(states), str(tmp_path / "a.html"), "--size", "9"]
+    )
     assert "['size'] for pictures alone" in str(wrong.exception)
     Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
     call("grow", tmp_path / "red.png", "--on", "torus:8,6", "--kernels", "harmonics", "--up", "z",

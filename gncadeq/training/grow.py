@@ -286,7 +286,8 @@ def load_grown(
         if not config.on_surface() or not is_surface(on):
             raise ValueError(
                 "Expected a run on a surface, to go on another surface with the same kernels (got "
-                f"a run on {config.on!r}, and {on!r}). Train on 'plane' instead of 'grid'"
+                f"a run on {config.on!r}, and {on!r}). Name a mesh; train on 'plane' instead of "
+                "'grid'"
             )
         trained, data = data, config.read_target(on)
         if node is not None:

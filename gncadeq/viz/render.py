@@ -19,6 +19,7 @@ from gncadeq.viz.trajectory import load_trajectory
 from gncadeq.viz.viewer import write_viewer
 
 _MESHES = (".ply", ".glb", ".obj")
+_OF_PICTURES = ("size", "azimuth", "elevation", "zoom", "background", "node_size", "supersample")
 _PLAIN = 0.72  # the grey of a graph without values
 _STRIP = 6
 
@@ -77,6 +78,7 @@ def render_file(
     if suffix == ".html":
         unused = {"channel": channel, "low": low, "high": high}
         named = [name for name, value in unused.items() if value is not None]
+        named += [name for name in _OF_PICTURES if name in options]
         if named:
             raise ValueError(f"Expected {named} for pictures alone (a page has its own controls)")
         kept = {k: v[chosen] if _moves(v, z) else v for k, v in fields.items()}
