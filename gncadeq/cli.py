@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gncadeq.commands import growing
+from gncadeq.commands import growing, rendering
 
 if TYPE_CHECKING:
     from gncadeq.datasets import PixelGraphs
@@ -500,6 +500,7 @@ def doctor() -> None:
     """Say which versions, devices and optional parts are there, and why not."""
     import importlib
     import platform
+    import shutil
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
@@ -524,11 +525,15 @@ def doctor() -> None:
         except Exception as error:  # whatever is wrong with it is what the user wants to know
             broken = True
             table.add_row(name, f"[red]does not import: {error}[/red]")
-    for name in ("lightning", "scikit-learn"):
+    extras = {"lightning": "train", "scikit-learn": "train", "trimesh": "mesh", "playwright": "dev"}
+    for name, extra in extras.items():
         try:
-            table.add_row(f"{name} (extra train)", version(name))
+            table.add_row(f"{name} (extra {extra})", version(name))
         except PackageNotFoundError:
-            table.add_row(f"{name} (extra train)", "missing: pip install 'gncadeq\\[train]'")
+            table.add_row(f"{name} (extra {extra})", f"missing: pip install 'gncadeq\\[{extra}]'")
+    browsers = [shutil.which(b) for b in ("chromium", "chromium-browser", "google-chrome")]
+    browser = next((b for b in browsers if b), "none on the path")
+    table.add_row("browser (viewer's tests)", browser)
     table.add_row("threads", str(torch.get_num_threads()))
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else "none found"
@@ -541,6 +546,7 @@ def doctor() -> None:
 
 
 growing.register(app)
+rendering.register(app)
 
 
 def main() -> None:

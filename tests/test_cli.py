@@ -92,8 +92,9 @@ def test_predict_images_of_any_size(run, tmp_path):
 def test_doctor_and_help():
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0
-    assert "torchdeq" in result.output
-    for command in ("train", "evaluate", "show", "analyze", "predict"):
+    for part in ("torchdeq", "trimesh (extra mesh)", "playwright (extra dev)", "browser"):
+        assert part in result.output
+    for command in ("train", "evaluate", "show", "analyze", "predict", "grow", "run", "render"):
         result = runner.invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert f"gncadeq {command}" in result.output  # an example

@@ -31,6 +31,32 @@ class GradientName(StrEnum):
     ift = "ift"
 
 
+class KernelsName(StrEnum):
+    """What the nodes of a surface sense."""
+
+    tangent = "tangent"
+    harmonics = "harmonics"
+    isotropic = "isotropic"
+
+
+class Axis(StrEnum):
+    """The axes of a mesh."""
+
+    x = "x"
+    y = "y"
+    z = "z"
+
+
+class ProjectionName(StrEnum):
+    """How a picture gets onto a surface."""
+
+    auto = "auto"
+    front = "front"
+    side = "side"
+    top = "top"
+    sphere = "sphere"
+
+
 class DamageName(StrEnum):
     """The injuries."""
 
@@ -42,14 +68,42 @@ class DamageName(StrEnum):
 def grow(
     ctx: typer.Context,
     target: Annotated[
-        str, typer.Argument(help="A picture (its transparency is kept), or 'color' with --on FILE.")
+        str,
+        typer.Argument(
+            help="A picture (its transparency is kept); 'stripes', 'spots' or 'gradient'; or "
+            "'color', the colours of the file after --on."
+        ),
     ],
     on: Annotated[
-        str, typer.Option(help="'grid', or a graph file with colours (a run's target.safetensors).")
+        str,
+        typer.Option(
+            help="'grid'; a mesh file; 'icosphere', 'torus', 'cylinder', 'moebius', 'plane' or "
+            "'delaunay_blob', or with its size, 'icosphere:4', 'torus:64,32'; or a graph file with "
+            "colours (a run's target.safetensors)."
+        ),
     ] = "grid",
     size: Annotated[
         str, typer.Option(help="Side of the grid into which the picture is shrunk; none keeps it.")
     ] = "40",
+    kernels: Annotated[
+        KernelsName, typer.Option(help="What the nodes of a surface sense.")
+    ] = KernelsName.tangent,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Length of these kernels in the mesh's units, so that the rule fits other "
+            "resolutions.",
+            show_default="one ring of neighbours",
+        ),
+    ] = None,
+    up: Annotated[Axis, typer.Option(help="The axis of the mesh that points up.")] = Axis.y,
+    projection: Annotated[
+        ProjectionName,
+        typer.Option(
+            help="How a picture gets onto a surface; auto: around it, if its box is a cube, or "
+            "else along the box's shortest side."
+        ),
+    ] = ProjectionName.auto,
     out_folder: Annotated[
         str | None, typer.Option("--out", help="The run's folder.", show_default="runs/grow/TARGET")
     ] = None,
@@ -112,7 +166,8 @@ def grow(
     from gncadeq.training.grow import grow as train
 
     given: dict[str, Any] = {
-        "on": on, "size": _count("size", size), "steps": steps, "method": method.value,
+        "on": on, "size": _count("size", size), "kernels": kernels.value, "scale": scale,
+        "up": up.value, "projection": projection.value, "steps": steps, "method": method.value,
         "pretrain": pretrain, "seed": seed, "channels": channels, "hidden_channels": hidden,
         "seed_node": _count("seed-node", seed_node), "fire_rate": fire_rate, "anchor": anchor,
         "min_rollout": min_rollout, "max_rollout": max_rollout, "settle": settle,
@@ -123,7 +178,7 @@ def grow(
         "overflow": overflow, "overflow_bound": overflow_bound, "lr": lr,
         "save_every": save_every,
     }  # fmt: skip
-    name = Path(target if on == "grid" else on).stem
+    name = Path(target).stem if on == "grid" else f"{_folder(on)}-{Path(target).stem}"
     place: dict[str, Any] = {"target": target, "out": out_folder or f"runs/grow/{name}"}
     option_of = {"hidden_channels": "hidden"}
     explicit: dict[str, Any] = {
@@ -154,6 +209,11 @@ def grow(
     )  # fmt: skip
 
 
+def _folder(on: str) -> str:
+    """A surface's name as a folder's: ``torus:64,32`` is in ``torus-64-32``."""
+    return Path(on).stem.replace(":", "-").replace(",", "-")
+
+
 def _count(option: str, value: str) -> int | None:
     try:
         return None if value.lower() == "none" else int(value)
@@ -176,17 +236,31 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of update masks and injury.")] = 0,
     frames: Annotated[int, typer.Option(min=2, help="Pictures in the animation.")] = 80,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Another surface or mesh file for the rule of a run on a surface.",
+            show_default="the run's",
+        ),
+    ] = None,
     out_folder: Annotated[
-        str | None, typer.Option("--out", help="Folder for the pictures.", show_default="RUN")
+        str | None,
+        typer.Option("--out", help="Folder for the pictures.", show_default="RUN, or RUN/on-NAME"),
     ] = None,
 ) -> None:
-    """Grow a run's target from its seed, injure it, and watch it mend: a strip and a GIF."""
+    """Grow a run's target from its seed, injure it, and watch it mend: a strip and a GIF.
+
+    On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
+    which 'gncadeq render' makes other pictures and coloured meshes.
+    """
     from gncadeq.growth import Trial
     from gncadeq.models.pretrained import write_atomically
+    from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
-    from gncadeq.viz.growth import save_animation, save_strip
+    from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer
 
-    cell, data, z0, card = load_grown(run)
+    cell, data, z0, card = load_grown(run, on)
+    up = GrowConfig.load(Path(run) / "config.json").up
     rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
     trial = Trial(cell, data, z0, rate, seed)
     every = max(1, (steps + recovery) // frames)
@@ -207,17 +281,22 @@ def run(
                 title, str(m.steps), f"{m.error:.5f}", f"{m.residual:.1e}", f"{m.alive:.1%}"
             )
     out.print(table)
-    folder = Path(out_folder or run)
-    report = {"fire_rate": rate, "seed": seed, "moments": [m.summary() for m in trial.moments]}
+    folder = Path(out_folder or (run if on is None else Path(run) / f"on-{_folder(on)}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "on": on, "num_nodes": data.num_nodes, "fire_rate": rate, "seed": seed,
+        "moments": [m.summary() for m in trial.moments],
+    }  # fmt: skip
     write_atomically(folder / "trial.json", json.dumps(report, indent=2).encode())
-    written = [folder / "trial.json"]
+    written = [
+        folder / "trial.json",
+        save_strip(trial.moments, data, folder / "strip.png", up=up),
+        save_animation(trial.moments, data, folder / "growth.gif", up=up),
+    ]
     if data.get("image_size") is None:
-        out.print(
-            "No pictures: the graph is no pixel grid (it has no 'image_size')", highlight=False
-        )
-    else:
-        written.append(save_strip(trial.moments, data, folder / "strip.png"))
-        written.append(save_animation(trial.moments, data, folder / "growth.gif"))
+        title = f"{Path(run).name} on {on}" if on else Path(run).name
+        written.append(save_viewer(trial.moments, data, folder / "viewer.html", up, title))
+        written.append(save_moments(trial.moments, data, folder / "trajectory.safetensors"))
     for path in written:
         out.print(str(path), highlight=False, soft_wrap=True)
 
@@ -230,12 +309,15 @@ def register(app: typer.Typer) -> None:
         "    gncadeq grow datasets/emoji/lizard.png --out runs/lizard\n\n"
         "    gncadeq grow datasets/emoji/lizard.png --out runs/lizard --resume\n\n"
         "    gncadeq grow photo.png --size 48 --method implicit --steps 1000\n\n"
-        "    gncadeq grow color --on graph.safetensors"
+        "    gncadeq grow spots --on icosphere --scale 0.15 --out runs/spots\n\n"
+        "    gncadeq grow photo.png --on torus\n\n"
+        "    gncadeq grow color --on mesh.ply"
     )(grow)
     app.command(
         epilog="Examples:\n\n"
         "    gncadeq run runs/lizard\n\n"
-        "    gncadeq run runs/lizard --steps 1000 --damage disc --fire-rate 1.0"
+        "    gncadeq run runs/lizard --steps 1000 --damage disc --fire-rate 1.0\n\n"
+        "    gncadeq run runs/spots --on icosphere:4"
     )(run)
 
 

@@ -20,10 +20,10 @@ from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_los
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.step_log import StepLog
+from gncadeq.training.surfaces import is_surface
 from gncadeq.training.targets import (
     anchor,
     check_target,
-    load_target,
     read_graph,
     save_target,
     seed_state,
@@ -223,7 +223,7 @@ def grow(
     if resume:
         data = read_graph(folder / "target.safetensors")
     elif data is None:
-        data = load_target(config.target, config.on, config.size)
+        data = config.read_target()
     run = Growth(config, data)
     log = StepLog(folder / "metrics.csv")
     if not resume:
@@ -256,12 +256,19 @@ def grow(
     return run.cell.eval()
 
 
-def load_grown(run: str | Path) -> tuple[GrowingCell, Data, Tensor, dict[str, Any]]:
+def load_grown(
+    run: str | Path, on: str | None = None
+) -> tuple[GrowingCell, Data, Tensor, dict[str, Any]]:
     """The rule of a run, its target graph (the injection as ``x``), its seed state, and its card.
+
+    Args:
+        run: The run's folder.
+        on: Another surface for the rule of a run on a surface, with the same target and kernels.
+            A seed that the run names by its number becomes the node nearest to its place.
 
     Raises:
         FileNotFoundError: If the folder holds no such run, or not yet.
-        ValueError: If a file is corrupt.
+        ValueError: If a file is corrupt, or the run was on no surface.
     """
     folder = Path(run)
     weights = folder / "model.safetensors"
@@ -274,6 +281,17 @@ def load_grown(run: str | Path) -> tuple[GrowingCell, Data, Tensor, dict[str, An
     data = read_graph(folder / "target.safetensors")
     card: dict[str, Any] = cell.card  # type: ignore[assignment]
     node = card.get("seed_node")
+    if on is not None:
+        config = GrowConfig.load(folder / "config.json")
+        if not config.on_surface() or not is_surface(on):
+            raise ValueError(
+                "Expected a run on a surface, to go on another surface with the same kernels (got "
+                f"a run on {config.on!r}, and {on!r}). Name a mesh; train on 'plane' instead of "
+                "'grid'"
+            )
+        trained, data = data, config.read_target(on)
+        if node is not None:
+            node = int((data.pos - trained.pos[node]).norm(dim=1).argmin())
     data.x = anchor(data, node, cell.in_channels)
     return cell, data, seed_state(data, cell.channels, node), card
 

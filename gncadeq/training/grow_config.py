@@ -6,7 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from torch_geometric.data import Data
+
 from gncadeq.training.config import RunConfig
+from gncadeq.transforms.mesh import Kernels
+from gncadeq.typing import Projection, Up
+
+_OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
 
 
 @dataclass
@@ -14,9 +20,15 @@ class GrowConfig(RunConfig):
     r"""The options of :func:`gncadeq.training.grow.grow`.
 
     Args:
-        target: A picture, or ``"color"`` for the colours of a graph file.
-        on: ``"grid"``, or the graph file.
+        target: A picture, a pattern, or ``"color"``
+            (:func:`gncadeq.training.targets.load_target`).
+        on: ``"grid"``, a surface or mesh file, or a graph file.
         size: Side of the grid in pixels, into which a picture is shrunk; ``None`` keeps its size.
+        kernels: What nodes of a surface sense, as of :class:`gncadeq.transforms.MeshToGraph`.
+        scale: Length of these kernels in the units of the mesh, or ``None`` for those of one ring.
+        up: The axis of the mesh that points up.
+        projection: How a picture gets onto a surface
+            (:func:`gncadeq.training.surfaces.project_picture`).
         out: The run's folder.
         steps: Training steps.
         seed: Seed of all randomness.
@@ -63,6 +75,10 @@ class GrowConfig(RunConfig):
     target: str
     on: str = "grid"
     size: int | None = 40
+    kernels: Kernels = "tangent"
+    scale: float | None = None
+    up: Up = "y"
+    projection: Projection = "auto"
     out: str = "runs/grow"
     steps: int = 600
     seed: int = 0
@@ -107,6 +123,11 @@ class GrowConfig(RunConfig):
         for name in ("settle", "damage", "rest", "overflow"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
+        given = [k for k, usual in _OF_SURFACES.items() if getattr(self, k) != usual]
+        if given and not self.on_surface():
+            raise ValueError(
+                f"Expected {given} for surfaces alone (got on={self.on!r}). Leave them out"
+            )
         if self.size is not None and self.size < 1:
             raise ValueError(f"Expected a positive 'size' or None (got {self.size})")
         if self.channels < 4:
@@ -141,6 +162,21 @@ class GrowConfig(RunConfig):
                 f"Expected 'damage' below 'batch_size' = {self.batch_size}, so that something "
                 f"stays whole (got {self.damage})"
             )
+
+    def on_surface(self) -> bool:
+        """Whether the target is on a mesh, with kernels that are made for it."""
+        from gncadeq.training.surfaces import is_surface  # pictures load where they are used
+
+        return is_surface(self.on)
+
+    def read_target(self, on: str | None = None) -> Data:
+        """The target, on another surface if ``on`` names one: the same kernels, size and axes."""
+        from gncadeq.training.targets import load_target
+
+        return load_target(
+            self.target, on or self.on, self.size, self.kernels, self.scale, self.up,
+            self.projection,
+        )  # fmt: skip
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a training step."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -13,9 +14,21 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.models.pretrained import write_atomically
+from gncadeq.training.surfaces import (
+    PATTERNS,
+    SURFACES,
+    is_surface,
+    pattern_color,
+    project_picture,
+    projection_of,
+    read_surface,
+    surface_target,
+)
 from gncadeq.transforms import ImageToGraph, PixelKernels
+from gncadeq.transforms.mesh import Kernels
+from gncadeq.typing import Projection, Up
 
-_FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size")
+_FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node")
 
 
 def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
@@ -109,27 +122,94 @@ def check_target(data: Data) -> Data:
     return out
 
 
-def load_target(target: str, on: str = "grid", size: int | None = 40) -> Data:
-    """Read a target from files.
+def load_target(
+    target: str,
+    on: str = "grid",
+    size: int | None = 40,
+    kernels: Kernels = "tangent",
+    scale: float | None = None,
+    up: Up = "y",
+    projection: Projection = "auto",
+) -> Data:
+    """Read a target: colours on a pixel grid, on a surface, or those that a file carries.
 
     Args:
-        target: A picture, to be grown on a pixel grid; or ``"color"``, the colours that a graph
-            file carries.
-        on: ``"grid"``, or the graph file (:func:`save_target`).
-        size: Side of the grid in pixels, into which the picture is shrunk; ``None`` keeps its size.
+        target: A picture; a pattern (:data:`gncadeq.training.surfaces.PATTERNS`); or ``"color"``,
+            the colours of the mesh or graph file.
+        on: ``"grid"``; a surface, by name or from a mesh file
+            (:func:`gncadeq.training.surfaces.read_surface`); or a graph file (:func:`save_target`).
+        size: Side of the square in pixels into which a picture is shrunk; ``None`` keeps its size.
+            Around a sphere the picture becomes twice as wide as high. The side of a pattern's grid.
+        kernels: What nodes of a surface sense (:class:`gncadeq.transforms.MeshToGraph`).
+        scale: Length of these kernels in the units of the mesh.
+        up: The axis of the mesh that points up.
+        projection: How a picture gets onto a surface
+            (:func:`gncadeq.training.surfaces.project_picture`).
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If target and graph don't go together.
+
+    Example:
+        >>> load_target("stripes", on="icosphere:1")
+        Data(edge_index=[2, 282], edge_attr=[282, 3], pos=[42, 3], face=[3, 80], color=[42, 4],
+             seed_node=[1])
     """
+    if is_surface(on):
+        surface = read_surface(on)
+        color = _surface_color(target, surface, on, size, up, projection)
+        return surface_target(surface, color, kernels, scale, up)
     if on == "grid":
-        return picture_target(read_rgba(target, size))
+        if target in PATTERNS:
+            side = 40 if size is None else size
+            data = picture_target(torch.ones(4, side, side))
+            right, down = data.pos.unbind(1)
+            data.color = pattern_color(target, torch.stack([right, -down, 0 * down], 1))
+            return data
+        return picture_target(read_rgba(_picture(target), size))
+    if not Path(on).suffix:
+        raise ValueError(
+            f"Expected 'on' to be 'grid', one of {list(SURFACES)}, a mesh file or a graph file "
+            f"(got {on!r})"
+        )
     if target != "color":
         raise ValueError(
             f"Expected the target 'color', the graph file's own colours, with on={on!r} (got "
-            f"{target!r}). Pictures are grown on='grid'"
+            f"{target!r}). Pictures are grown on='grid' and on meshes"
         )
     return read_graph(on)
+
+
+def _surface_color(
+    target: str, surface: Data, on: str, size: int | None, up: Up, projection: Projection
+) -> Tensor:
+    if target == "color":
+        color = surface.get("color")
+        if color is None:
+            raise ValueError(
+                f"Expected vertex colours in {on} (got none). Name a picture or one of "
+                f"{list(PATTERNS)} as the target"
+            )
+        return torch.cat([color, color.new_ones(len(color), 1)], 1)
+    if target in PATTERNS:
+        return pattern_color(target, surface.pos, up)
+    if projection == "auto":
+        projection = projection_of(surface.pos, up)
+    if projection != "sphere":
+        rgba = read_rgba(_picture(target), size)
+    else:  # all of it goes around, whatever its sides
+        rgba = read_rgba(_picture(target))
+        if size is not None:
+            rgba = F.interpolate(rgba[None], (size, 2 * size), mode="area")[0]
+    return project_picture(rgba, surface.pos, projection, up)
+
+
+def _picture(target: str) -> str:
+    if not Path(target).is_file():
+        raise FileNotFoundError(
+            f"Expected a picture, or one of {list(PATTERNS)} (got {target}, which is no file)"
+        )
+    return target
 
 
 def save_target(data: Data, path: str | Path) -> None:
@@ -168,7 +248,8 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
     Args:
         data: The target graph.
         channels: Channels of the state, at least 4.
-        node: The node :math:`s`; by default the one nearest to the middle of the box around all.
+        node: The node :math:`s`; by default the graph's own ``seed_node``, or else the one nearest
+            to the middle of the box around all.
 
     Example:
         >>> seed_state(picture_target(torch.rand(4, 3, 3)), channels=5)[4]
@@ -203,6 +284,8 @@ def anchor(data: Data, node: int | None = None, channels: int = 1) -> Tensor:
 
 
 def _seed_node(data: Data, node: int | None) -> int:
+    if node is None and data.get("seed_node") is not None:
+        node = int(data.seed_node)
     if node is None:
         middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
         return int((data.pos - middle).norm(dim=1).argmin())

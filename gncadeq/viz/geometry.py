@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Up = Literal["x", "y", "z"]
-_UPRIGHT = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}  # cyclic, so that nothing is mirrored
+from gncadeq.typing import Up
+
+UPRIGHT = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}  # cyclic, so that nothing is mirrored
+"""For the axis that points up, the axes that go right, up and towards the viewer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def geometry(data: Any, up: Up = "y", edges: bool = True) -> Geometry:
         >>> graph.num_nodes, graph.edge.shape, graph.flat
         (20, (31, 2), True)
     """
-    if up not in _UPRIGHT:
+    if up not in UPRIGHT:
         raise ValueError(f"Expected 'up' to be 'x', 'y' or 'z' (got {up!r})")
     if getattr(data, "num_graphs", 1) > 1:
         raise ValueError(f"Expected one graph (got a batch of {data.num_graphs}). Use batch[i]")
@@ -82,7 +84,7 @@ def geometry(data: Any, up: Up = "y", edges: bool = True) -> Geometry:
         down = getattr(data, "image_size", None) is not None
         points = np.c_[points[:, 0], -points[:, 1] if down else points[:, 1], np.zeros(len(points))]
     else:
-        points = points[:, _UPRIGHT[up]]
+        points = points[:, UPRIGHT[up]]
     points -= (points.min(0) + points.max(0)) / 2
     points /= max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
     face = _indices(data, "face", 3, len(points))
@@ -121,4 +123,4 @@ def _radius(points: NDArray[np.float64], edge: NDArray[np.int64]) -> float:
     return float(np.clip(0.7 * np.median(nearest), 2e-3, 0.06))
 
 
-__all__ = ["Geometry", "Up", "geometry"]
+__all__ = ["UPRIGHT", "Geometry", "geometry"]

@@ -1,17 +1,39 @@
-"""Pictures of growing automata on pixel grids, by Pillow alone."""
+"""Pictures of growing automata, on pixel grids and in space."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.growth import Moment
 from gncadeq.transforms import graph_to_image
+from gncadeq.typing import Up
+from gncadeq.viz.colors import ColorScale
+from gncadeq.viz.surface import SurfaceRenderer
+from gncadeq.viz.trajectory import save_trajectory
+from gncadeq.viz.viewer import write_viewer
+
+_ON_WHITE = ColorScale("rgba")
+
+
+def painter(data: Data, scale: int, up: Up = "y") -> Callable[[Tensor], Image.Image]:
+    """What draws node colours ``[num_nodes, 4]``, multiplied by alpha, on white.
+
+    Args:
+        data: A pixel grid, or a mesh or graph with ``pos`` in the plane or in space.
+        scale: Size of a pixel of the grid; other pictures are as wide as 40 of them.
+        up: The axis that points up in space.
+    """
+    if data.get("image_size") is not None:
+        return lambda color: over_white(color, data, scale)
+    renderer = SurfaceRenderer(data, size=40 * scale, up=up)
+    return lambda color: renderer(color, _ON_WHITE)
 
 
 def over_white(color: Tensor, data: Data, scale: int = 4) -> Image.Image:
@@ -34,20 +56,22 @@ def over_white(color: Tensor, data: Data, scale: int = 4) -> Image.Image:
 
 
 def save_strip(
-    moments: Sequence[Moment], data: Data, path: str | Path, count: int = 12, scale: int = 4
-) -> Path:
+    moments: Sequence[Moment], data: Data, path: str | Path, count: int = 12, scale: int = 4,
+    up: Up = "y",
+) -> Path:  # fmt: skip
     """Draw moments side by side, then the target: the first and last, the injury, some between.
 
     Args:
         moments: Of a trial, with their colours.
-        data: The target graph, a pixel grid.
+        data: The target graph.
         path: The PNG file.
         count: Most moments to draw.
-        scale: Size of a pixel.
+        scale: Size of a pixel, as of :func:`painter`.
+        up: The axis that points up in space.
     """
-    shown = _spread(moments, count)
-    pictures = [over_white(m.color, data, scale) for m in shown if m.color is not None]
-    pictures.append(over_white(data.color, data, scale))
+    shown, paint = _spread(moments, count), painter(data, scale, up)
+    pictures = [paint(m.color) for m in shown if m.color is not None]
+    pictures.append(paint(data.color))
     gap = 2 * scale
     width = sum(p.width + gap for p in pictures) + gap  # the target stands a little apart
     strip = Image.new("RGB", (width, pictures[0].height), "white")
@@ -81,22 +105,25 @@ def _thin(moments: list[Moment], count: int) -> list[Moment]:
 
 
 def save_animation(
-    moments: Sequence[Moment], data: Data, path: str | Path, scale: int = 6, ms: int = 60
-) -> Path:
+    moments: Sequence[Moment], data: Data, path: str | Path, scale: int = 6, ms: int = 60,
+    up: Up = "y",
+) -> Path:  # fmt: skip
     """Write an animated GIF of moments, halting at the injury and at the end.
 
     Args:
         moments: Of a trial, with their colours.
-        data: The target graph, a pixel grid.
+        data: The target graph.
         path: The GIF file.
-        scale: Size of a pixel.
+        scale: Size of a pixel, as of :func:`painter`.
         ms: Milliseconds a frame.
+        up: The axis that points up in space.
     """
     kept = [m for m in moments if m.color is not None]
-    frames = [over_white(m.color, data, scale) for m in kept if m.color is not None]
+    paint = painter(data, scale, up)
+    frames = [paint(m.color) for m in kept if m.color is not None]
     # One palette for all frames: adaptive ones flicker.
     sheet = Image.new("RGB", (frames[0].width, frames[0].height * 2))
-    sheet.paste(over_white(data.color, data, scale), (0, 0))
+    sheet.paste(paint(data.color), (0, 0))
     sheet.paste(frames[len(frames) // 3], (0, frames[0].height))
     palette = sheet.quantize(255)
     drawn = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
@@ -110,4 +137,40 @@ def save_animation(
     return path
 
 
-__all__ = ["over_white", "save_animation", "save_strip"]
+def save_viewer(
+    moments: Sequence[Moment], data: Data, path: str | Path, up: Up = "y", title: str = "gncadeq"
+) -> Path:
+    """Write moments as a page on which the graph can be turned (:func:`gncadeq.viz.write_viewer`).
+
+    Args:
+        moments: Of a trial, with their colours.
+        data: The target graph.
+        path: The HTML file.
+        up: The axis that points up in space.
+        title: Heading of the page.
+    """
+    color = _colors(moments)
+    target = _ON_WHITE(data.color).expand(len(color), -1, -1)
+    return write_viewer(
+        path, data, _ON_WHITE(color), names=("red", "green", "blue"), up=up, title=title,
+        fields={"alpha": color[..., 3], "target": target},
+    )  # fmt: skip
+
+
+def save_moments(moments: Sequence[Moment], data: Data, path: str | Path) -> Path:
+    """Write moments as a trajectory, on white, for :func:`gncadeq.viz.render_file`.
+
+    Args:
+        moments: Of a trial, with their colours.
+        data: The target graph.
+        path: The file, ``*.safetensors``.
+    """
+    color = _colors(moments)
+    return save_trajectory(path, data, _ON_WHITE(color), {"alpha": color[..., 3]})
+
+
+def _colors(moments: Sequence[Moment]) -> Tensor:
+    return torch.stack([m.color for m in moments if m.color is not None])
+
+
+__all__ = ["over_white", "painter", "save_animation", "save_moments", "save_strip", "save_viewer"]

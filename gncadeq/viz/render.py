@@ -1,4 +1,4 @@
-"""A graph or a trajectory to a picture, an animation or a page, by the name of the file."""
+"""A graph or trajectory to a picture, an animation, a page or a mesh, by the file's name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.datasets.mesh_files import READABLE, load_mesh, save_mesh
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
@@ -17,6 +18,8 @@ from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_
 from gncadeq.viz.trajectory import load_trajectory
 from gncadeq.viz.viewer import write_viewer
 
+_MESHES = (".ply", ".glb", ".obj")
+_OF_PICTURES = ("size", "azimuth", "elevation", "zoom", "background", "node_size", "supersample")
 _PLAIN = 0.72  # the grey of a graph without values
 _STRIP = 6
 
@@ -36,10 +39,11 @@ def render_file(
     """Draw ``source`` into ``target``, of which the suffix says how.
 
     Args:
-        source: A graph, whose ``z`` or else ``x`` is drawn; a graph with its trajectory; or a file
-            of :func:`gncadeq.viz.save_trajectory`.
+        source: A graph, whose ``z``, or else ``x``, or else ``color`` is drawn; a graph with its
+            trajectory; or a file: a mesh, or what :func:`gncadeq.viz.save_trajectory` wrote.
         target: ``*.png``, one frame, or a strip of six from the first to the last; ``*.gif``, an
-            animation; ``*.html``, the page of :func:`gncadeq.viz.write_viewer`.
+            animation; ``*.html``, the page of :func:`gncadeq.viz.write_viewer`; ``*.ply``,
+            ``*.glb`` or ``*.obj``, the mesh with its colours in the last frame.
         channel: The channel to draw; by default three as colours where there are so many, and the
             first one otherwise. The page has them all.
         colormap: Colours of a single channel in pictures.
@@ -53,7 +57,8 @@ def render_file(
             :func:`gncadeq.viz.write_viewer`.
 
     Raises:
-        ValueError: If the suffix, a step or the channel is unknown.
+        ValueError: If the suffix, a step or the channel is unknown, an option is of no use, or a
+            graph without faces is to be a mesh.
 
     Example:
         >>> import tempfile
@@ -65,13 +70,15 @@ def render_file(
     """
     target = Path(target)
     suffix = target.suffix.lower()
-    if suffix not in (".png", ".gif", ".html"):
-        raise ValueError(f"Expected a target ending in .png, .gif or .html (got {target.name!r})")
+    endings = (".png", ".gif", ".html", *_MESHES)
+    if suffix not in endings:
+        raise ValueError(f"Expected a target ending in {', '.join(endings)} (got {target.name!r})")
     data, z, fields = _read(source)
     chosen = _steps(steps, len(z), _STRIP if suffix == ".png" else None)
     if suffix == ".html":
         unused = {"channel": channel, "low": low, "high": high}
         named = [name for name, value in unused.items() if value is not None]
+        named += [name for name in _OF_PICTURES if name in options]
         if named:
             raise ValueError(f"Expected {named} for pictures alone (a page has its own controls)")
         kept = {k: v[chosen] if _moves(v, z) else v for k, v in fields.items()}
@@ -81,6 +88,11 @@ def render_file(
     discrete = not value.is_floating_point()
     kind: Kind = "labels" if discrete else "rgb" if value.dim() == 3 else "scalar"
     scale = ColorScale.fit(value, kind, low, high, colormap)
+    if suffix in _MESHES:
+        if options:
+            raise ValueError(f"Expected {list(options)} for pictures alone (got {target.name!r})")
+        save_mesh(data, target, scale(value[chosen[-1]]))
+        return target
     if suffix == ".gif":
         frames = render_frames(data, value, chosen, scale, **options)
         return render_gif(target, frames, ms=ms)
@@ -99,11 +111,13 @@ def _read(source: Any) -> tuple[Data, Tensor, dict[str, Tensor]]:
     if isinstance(source, tuple):
         data, z = source
     elif isinstance(source, str | Path):
+        if Path(source).suffix.lower() in READABLE:
+            return _read(load_mesh(source))
         data, z, fields = load_trajectory(source)
     else:
-        data, z = source, getattr(source, "z", None)
-        if z is None:
-            z = getattr(source, "x", None)
+        data = source
+        values = (getattr(data, name, None) for name in ("z", "x", "color"))
+        z = next((v for v in values if v is not None), None)
         if z is None:
             z = torch.full((data.num_nodes, 3), _PLAIN)
     if z.dim() == 1:

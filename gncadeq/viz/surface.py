@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from gncadeq.typing import Up
 from gncadeq.viz.colors import ColorScale
-from gncadeq.viz.geometry import Up, geometry
+from gncadeq.viz.geometry import geometry
 from gncadeq.viz.images import write_gif
 from gncadeq.viz.legend import beside, color_bar, tile
 from gncadeq.viz.projection import camera, visible

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.models.pretrained import write_atomically
+from gncadeq.typing import Up
 from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
-from gncadeq.viz.geometry import Up, geometry
+from gncadeq.viz.geometry import geometry
 
 COLORMAPS = ("viridis", "magma", "cividis", "coolwarm", "twilight", "gray")
 _MISSING = 255  # the code of NaN and infinity; finite values have 0 to 254

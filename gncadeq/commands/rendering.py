@@ -1,0 +1,63 @@
+"""``gncadeq render``: a graph, mesh or trajectory to a picture, a page or a coloured mesh."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gncadeq.commands.growing import Axis
+
+out = Console()
+
+
+def render(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(help="A mesh file, or a trajectory, as 'gncadeq run' writes it."),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="What to write: .png, .gif, .html (a page to turn it), or the last step as a "
+            "mesh with colours, .ply, .glb or .obj.",
+        ),
+    ],
+    channel: Annotated[
+        int | None, typer.Option(help="The channel to draw.", show_default="colours")
+    ] = None,
+    colormap: Annotated[str, typer.Option(help="Colours of a single channel.")] = "viridis",
+    up: Annotated[Axis, typer.Option(help="The axis that points up.")] = Axis.y,
+    size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 640,
+    azimuth: Annotated[float, typer.Option(help="Degrees to the right around it.")] = 30.0,
+    elevation: Annotated[float, typer.Option(help="Degrees above it.")] = 15.0,
+    ms: Annotated[int, typer.Option(help="Milliseconds a frame of an animation.")] = 120,
+) -> None:
+    """Draw a mesh, a graph or a trajectory."""
+    from gncadeq.viz import render_file
+
+    given: dict[str, Any] = {
+        "channel": channel, "colormap": colormap, "up": up.value, "size": size,
+        "azimuth": azimuth, "elevation": elevation, "ms": ms,
+    }  # fmt: skip
+    explicit = {
+        name: value for name, value in given.items()
+        if (where := ctx.get_parameter_source(name)) is not None and where.name == "COMMANDLINE"
+    }  # fmt: skip
+    out.print(str(render_file(source, target, **explicit)), highlight=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq render mesh.ply mesh.png --up z\n\n"
+        "    gncadeq render runs/spots/trajectory.safetensors spots.glb\n\n"
+        "    gncadeq render runs/spots/trajectory.safetensors spots.gif --azimuth 120"
+    )(render)
+
+
+__all__ = ["register"]
