@@ -98,7 +98,7 @@ def _order(key: Tensor, size: int) -> Tensor:
 
 
 def _bag_sum(values: Tensor, index: Tensor, ptr: Tensor) -> Tensor:
-    if index.numel() == 0:
+    if index.numel() == 0 or values.size(1) == 0:
         return values.new_zeros(ptr.numel() - 1, values.size(1))
     return F.embedding_bag(index, values.contiguous(), ptr, mode="sum", include_last_offset=True)
 
@@ -356,9 +356,15 @@ class Stencil:
             return _Convolve.apply(z, weight, n, False)  # type: ignore[no-any-return]
         return _convolve(z, self._bound.to(dtype), n, False)
 
-    def transposed(self) -> Stencil:
-        """The transposed operator, without gradient: transposed matrices on reversed edges."""
-        n, weight = self.neighborhood, self._bound.transpose(1, 2)
+    def transposed(self, differentiable: bool = True) -> Stencil:
+        """The transposed operator: the transposed matrices on the reversed edges.
+
+        Args:
+            differentiable: Whether to the weight; else with its values as they were when the
+                stencil was made.
+        """
+        n = self.neighborhood
+        weight = (self.weight if differentiable else self._bound).transpose(1, 2)
         if n.grid is not None:  # the reversed edges are those of the opposite offsets
             return Stencil(n, weight.flip(0))
         return Stencil(n.reversed(), weight)

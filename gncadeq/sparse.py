@@ -70,7 +70,7 @@ class SparseRows:
 
 
 def _bag_sum(z: Tensor, weight: Tensor, col: Tensor, ptr: Tensor) -> Tensor:
-    if col.numel() == 0:
+    if col.numel() == 0 or z.size(1) == 0:
         return z.new_zeros(ptr.numel() - 1, z.size(1))
     return F.embedding_bag(
         col, z.contiguous(), ptr, mode="sum", per_sample_weights=weight, include_last_offset=True

@@ -47,7 +47,7 @@ class ConvStep:
         """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
         # Jᵀ u = Kᵀ * ((1 - tanh²) u),  and + u in the residual form
         update = fz - z if self.residual else fz
-        return ConvAdjoint(self.stencil.transposed(), 1 - update.square(), self.residual)
+        return ConvAdjoint(self.stencil.transposed(False), 1 - update.square(), self.residual)
 
     def restrict(self, nodes: Tensor) -> ConvStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
