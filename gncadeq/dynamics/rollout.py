@@ -234,10 +234,7 @@ class GraphNCA(nn.Module):
 
     def _advance(self, step: Step, z: Tensor, masks: list[OptTensor]) -> Tensor:
         for mask in masks:
-            new = step(z).to(z.dtype)
-            if self.step_size != 1.0:
-                new = torch.lerp(z, new, self.step_size)
-            z = new if mask is None else torch.where(mask, new, z)
+            z = advance(step, z, self.step_size, mask)
         return z
 
     @torch.no_grad()
@@ -262,10 +259,19 @@ class GraphNCA(nn.Module):
         return f"steps={self.steps}, fire_rate={self.fire_rate:g}, step_size={self.step_size:g}"
 
 
+def advance(step: Step, z: Tensor, step_size: float = 1.0, mask: OptTensor = None) -> Tensor:
+    """One step of the automaton, of the nodes that ``mask`` ``[num_nodes, 1]`` updates."""
+    # z' = z + τ m (f(z) - z)
+    new = step(z).to(z.dtype)
+    if step_size != 1.0:
+        new = torch.lerp(z, new, step_size)
+    return new if mask is None else torch.where(mask, new, z)
+
+
 def _check_steps(steps: int) -> int:
     if steps < 0:
         raise ValueError(f"Expected non-negative 'steps' (got {steps})")
     return steps
 
 
-__all__ = ["GraphNCA"]
+__all__ = ["GraphNCA", "advance"]

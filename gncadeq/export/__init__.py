@@ -1,0 +1,18 @@
+"""Automata for other runtimes: ``torch.export`` and ONNX."""
+
+from gncadeq.export.check import check_onnx, graph_inputs
+from gncadeq.export.onnx_file import to_onnx
+from gncadeq.export.plain import neighbor_table
+from gncadeq.export.program import StepProgram, to_exported_program
+from gncadeq.export.rules import Rule, rule
+
+__all__ = [
+    "Rule",
+    "StepProgram",
+    "check_onnx",
+    "graph_inputs",
+    "neighbor_table",
+    "rule",
+    "to_exported_program",
+    "to_onnx",
+]

@@ -1,0 +1,210 @@
+"""One step of an automaton as a function of tensors, for ``torch.export``."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.cells import Cell
+from gncadeq.dynamics import GraphDEQ, GraphNCA
+from gncadeq.dynamics.rollout import advance
+from gncadeq.export.plain import EdgeList, Form, Graph, NeighborTable, PlainStencil
+from gncadeq.export.rules import rule
+from gncadeq.models import PixelGraphClassifier
+from gncadeq.typing import OptTensor
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Model = Cell | GraphDEQ | GraphNCA | PixelGraphClassifier
+
+
+def as_automaton(model: Model) -> GraphNCA:
+    """The automaton of a cell, of an equilibrium or of a classifier; the cell is shared."""
+    nca: Any = model.dynamics if isinstance(model, PixelGraphClassifier) else model
+    if isinstance(nca, Cell):
+        nca = GraphNCA(nca)
+    elif isinstance(nca, GraphDEQ):
+        nca = nca.as_nca()
+    if not isinstance(nca, GraphNCA):
+        raise TypeError(
+            "Expected a Cell, GraphNCA, GraphDEQ or PixelGraphClassifier (got "
+            f"{type(model).__name__})"
+        )
+    return nca
+
+
+class StepProgram(nn.Module):
+    r"""One step of an automaton on graphs that are inputs, nothing prepared.
+
+    .. math::
+        \mathbf{z}' = \mathbf{z} + \tau \, \mathbf{m} \odot (f(\mathbf{z}, \mathbf{x};
+        \mathcal{G}) - \mathbf{z})
+
+    and, of a classifier, the logits of :math:`\mathbf{z}`. Parameters are copied and frozen.
+
+    Args:
+        model: A cell, an automaton or equilibrium of one, or a classifier.
+        form: ``"scatter"``, on edges, or ``"gather"``, on a table of neighbours
+            (:func:`~gncadeq.export.neighbor_table`).
+        edge_attr: What edges carry, of which width and type; only convs of PyTorch Geometric
+            need to be told, and take none by default.
+
+    Attributes:
+        names: The inputs of this program among those of :meth:`forward`.
+
+    Raises:
+        ValueError: If the cell can't be exported, or not in this form.
+        TypeError: If the model is of another kind.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> StepProgram(ConvCell(1, 8)).names
+        ('x', 'z', 'edge_index', 'edge_attr')
+    """
+
+    def __init__(self, model: Model, form: Form = "scatter", edge_attr: OptTensor = None) -> None:
+        super().__init__()
+        if form not in ("scatter", "gather"):
+            raise ValueError(f"Expected 'form' to be 'scatter' or 'gather' (got {form!r})")
+        model = copy.deepcopy(model).cpu().eval()
+        nca = as_automaton(model)
+        self.form, self.channels, self.step_size = form, nca.cell.channels, nca.step_size
+        with torch.no_grad():
+            self.rule = rule(nca.cell, edge_attr)
+        if form == "gather" and self.rule.only_scatter:
+            raise ValueError(
+                f"Expected form='scatter' for {type(nca.cell).__name__}: {self.rule.only_scatter} "
+                "(got 'gather')"
+            )
+        self.encoder = self.readout = None
+        self.in_channels = nca.cell.in_channels
+        if isinstance(model, PixelGraphClassifier):
+            self.encoder, self.readout = model.encoder, model.readout
+            self.in_channels = model.encoder.in_channels
+        self.dtype = next(nca.cell.parameters()).dtype
+        masked = nca.fire_rate < 1.0
+        self.names = tuple(
+            name for name, used in {
+                "x": self.in_channels > 0, "z": True,
+                "edge_index" if form == "scatter" else "neighbors": True,
+                "edge_attr": self.rule.example((1,) if form == "scatter" else (1, 1)) is not None,
+                "update_mask": masked, "scale": self.rule.takes_scale,
+                "batch": self.readout is not None,
+            }.items() if used
+        )  # fmt: skip
+
+    def forward(
+        self,
+        x: OptTensor,
+        z: Tensor,
+        edges: Tensor,
+        edge_attr: OptTensor = None,
+        update_mask: OptTensor = None,
+        scale: OptTensor = None,
+        batch: OptTensor = None,
+    ) -> tuple[Tensor, ...]:
+        """Take one step.
+
+        Args:
+            x: The injection ``[num_nodes, in_channels]``, a classifier's pixels; ``None`` if there
+                are no channels.
+            z: The state ``[num_nodes, channels]``.
+            edges: ``edge_index`` ``[2, num_edges]``, or ``neighbors`` ``[num_nodes, most]``.
+            edge_attr: What edges carry ``[num_edges, ...]`` or ``[num_nodes, most, ...]``.
+            update_mask: Which nodes update, booleans ``[num_nodes]``; ``None`` for all.
+            scale: ``[num_nodes, 1]``, the factor that a wrapped conv has measured on its graph.
+            batch: The graph of every node ``[num_nodes]``, of a classifier.
+
+        Returns:
+            The next state, and of a classifier the logits of ``z`` ``[num_graphs, num_classes]``.
+        """
+        n = z.size(0)
+        graph: Graph = EdgeList(edges, n) if self.form == "scatter" else NeighborTable(edges)
+        if x is None:
+            x = z[:, :0]
+        if self.encoder is not None:
+            assert edge_attr is not None
+            x = PlainStencil(graph, edge_attr, self.encoder.weight)(x)
+            x = (x if self.encoder.bias is None else x + self.encoder.bias).relu()
+        mask = None if update_mask is None else update_mask.unsqueeze(1)
+        new = advance(self.rule(graph, x, edge_attr, scale), z, self.step_size, mask)
+        if self.readout is None:
+            return (new,)
+        assert batch is not None
+        return new, self.readout.decode(graph.mean(z, batch))
+
+    def example(self) -> tuple[OptTensor, ...]:
+        """Inputs of the right kinds, of two small graphs; ``None`` for what isn't one."""
+        n, e, most = 6, 11, 3
+        step = torch.arange(e)
+        shape: tuple[int, ...]
+        if self.form == "scatter":
+            edges, shape = torch.stack([step % n, (step * 2 + 1) % n]), (e,)
+        else:
+            edges, shape = torch.arange(n * most).view(n, most) % n, (n, most)
+            edges[2, 1:] = -1
+        every = {
+            "x": torch.ones(n, self.in_channels, dtype=self.dtype),
+            "z": torch.ones(n, self.channels, dtype=self.dtype),
+            "edge_index": edges, "neighbors": edges,
+            "edge_attr": self.rule.example(shape),
+            "update_mask": step[:n] % 2 == 0,
+            "scale": torch.ones(n, 1, dtype=self.dtype),
+            "batch": step[:n] // 3,
+        }  # fmt: skip
+        return tuple(every[name] if name in self.names else None for name in self._order())
+
+    def _order(self) -> tuple[str, ...]:
+        edges = "edge_index" if self.form == "scatter" else "neighbors"
+        return ("x", "z", edges, "edge_attr", "update_mask", "scale", "batch")
+
+
+def to_exported_program(
+    model: Model, form: Form = "scatter", edge_attr: OptTensor = None
+) -> ExportedProgram:
+    """One step of an automaton as a ``torch.export`` program, for any number of nodes and edges.
+
+    Args:
+        model: A cell, an automaton or equilibrium of one, or a classifier.
+        form: ``"scatter"`` or ``"gather"``, see :class:`StepProgram`, whose
+            :meth:`~StepProgram.forward` says what goes in and out.
+        edge_attr: What edges carry, see :class:`StepProgram`.
+
+    Raises:
+        ValueError: If the cell can't be exported, or not in this form.
+
+    Example:
+        >>> from gncadeq import ConvCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> step = to_exported_program(ConvCell(1, 8)).module()
+        >>> data = ImageToGraph()(torch.rand(1, 5, 7))
+        >>> step(data.x, torch.zeros(35, 8), data.edge_index, data.edge_attr)[0].shape
+        torch.Size([35, 8])
+    """
+    return export_step(StepProgram(model, form, edge_attr))
+
+
+def export_step(program: StepProgram) -> ExportedProgram:
+    """:func:`torch.export.export` with sizes of nodes and edges left open."""
+    nodes = torch.export.Dim("num_nodes", min=1)
+    wide = torch.export.Dim("num_edges" if program.form == "scatter" else "most", min=0)
+    per_edge = {0: wide} if program.form == "scatter" else {0: nodes, 1: wide}
+    edges = {1: wide} if program.form == "scatter" else per_edge
+    sizes: list[Any] = [{0: nodes}, {0: nodes}, edges, per_edge, *[{0: nodes}] * 3]
+    example = program.example()
+    shapes = tuple(s if v is not None else None for s, v in zip(sizes, example, strict=True))
+    try:
+        with torch.no_grad():
+            return torch.export.export(program, example, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # whatever torch.export stumbles over, it is the conv's code
+        raise ValueError(
+            f"Expected a rule that torch.export can trace (got {type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+__all__ = ["Model", "StepProgram", "as_automaton", "export_step", "to_exported_program"]
