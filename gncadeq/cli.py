@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gncadeq.commands import growing, rendering
+from gncadeq.commands import exporting, growing, rendering
 
 if TYPE_CHECKING:
     from gncadeq.datasets import PixelGraphs
@@ -525,7 +525,10 @@ def doctor() -> None:
         except Exception as error:  # whatever is wrong with it is what the user wants to know
             broken = True
             table.add_row(name, f"[red]does not import: {error}[/red]")
-    extras = {"lightning": "train", "scikit-learn": "train", "trimesh": "mesh", "playwright": "dev"}
+    extras = {
+        "lightning": "train", "scikit-learn": "train", "trimesh": "mesh", "onnx": "export",
+        "onnxscript": "export", "onnxruntime": "export", "playwright": "dev",
+    }  # fmt: skip
     for name, extra in extras.items():
         try:
             table.add_row(f"{name} (extra {extra})", version(name))
@@ -547,6 +550,7 @@ def doctor() -> None:
 
 growing.register(app)
 rendering.register(app)
+exporting.register(app)
 
 
 def main() -> None:

@@ -94,7 +94,8 @@ def test_doctor_and_help():
     assert result.exit_code == 0
     for part in ("torchdeq", "trimesh (extra mesh)", "playwright (extra dev)", "browser"):
         assert part in result.output
-    for command in ("train", "evaluate", "show", "analyze", "predict", "grow", "run", "render"):
+    for command in ("train", "evaluate", "show", "analyze", "predict", "grow", "run", "render",
+                    "export"):  # fmt: skip
         result = runner.invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert f"gncadeq {command}" in result.output  # an example
@@ -131,9 +132,10 @@ def test_a_refused_run_leaves_nothing_behind(tmp_path):
 
 def test_import_is_light():
     script = (
-        "import sys, gncadeq;"
+        "import sys, gncadeq, gncadeq.export;"
         "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn',"
-        "'trimesh', 'scipy.sparse', 'scipy.spatial', 'networkx'};"
+        "'trimesh', 'scipy.sparse', 'scipy.spatial', 'networkx', 'onnx', 'onnxscript',"
+        "'onnxruntime'};"
         "print(heavy & set(sys.modules))"
     )
     done = subprocess.run(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,8 +113,7 @@ def import_extra(name: str) -> Any:
 def _step_model(program: StepProgram) -> Any:
     import_extra("onnxscript")
     outputs = ["z_next"] + ([] if program.readout is None else ["logits"])
-    with warnings.catch_warnings():  # of the exporter's own parts
-        warnings.simplefilter("ignore")
+    with _quiet():
         exported = torch.onnx.export(
             export_step(program), dynamo=True, opset_version=OPSET, verbose=False,
             input_names=list(program.names), output_names=outputs,
@@ -126,6 +128,20 @@ def _step_model(program: StepProgram) -> Any:
     del proto.graph.metadata_props[:]
     proto.graph.doc_string = ""
     return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's parts warn of each other."""
+    parts = logging.getLogger("onnx_ir")
+    level = parts.level
+    parts.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        parts.setLevel(level)
 
 
 def _name_sizes(graph: Any, program: StepProgram) -> None:

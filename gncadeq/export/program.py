@@ -99,10 +99,10 @@ class StepProgram(nn.Module):
 
     def forward(
         self,
-        x: OptTensor,
         z: Tensor,
         edges: Tensor,
         edge_attr: OptTensor = None,
+        x: OptTensor = None,
         update_mask: OptTensor = None,
         scale: OptTensor = None,
         batch: OptTensor = None,
@@ -110,11 +110,11 @@ class StepProgram(nn.Module):
         """Take one step.
 
         Args:
-            x: The injection ``[num_nodes, in_channels]``, a classifier's pixels; ``None`` if there
-                are no channels.
             z: The state ``[num_nodes, channels]``.
             edges: ``edge_index`` ``[2, num_edges]``, or ``neighbors`` ``[num_nodes, most]``.
             edge_attr: What edges carry ``[num_edges, ...]`` or ``[num_nodes, most, ...]``.
+            x: The injection ``[num_nodes, in_channels]``, a classifier's pixels; ``None`` if there
+                are no channels.
             update_mask: Which nodes update, booleans ``[num_nodes]``; ``None`` for all.
             scale: ``[num_nodes, 1]``, the factor that a wrapped conv has measured on its graph.
             batch: The graph of every node ``[num_nodes]``, of a classifier.
@@ -137,8 +137,8 @@ class StepProgram(nn.Module):
         assert batch is not None
         return new, self.readout.decode(graph.mean(z, batch))
 
-    def example(self) -> tuple[OptTensor, ...]:
-        """Inputs of the right kinds, of two small graphs; ``None`` for what isn't one."""
+    def example(self) -> dict[str, Tensor]:
+        """Arguments of :meth:`forward` in the order of ``names``, of two small graphs."""
         n, e, most = 6, 11, 3
         step = torch.arange(e)
         shape: tuple[int, ...]
@@ -156,17 +156,19 @@ class StepProgram(nn.Module):
             "scale": torch.ones(n, 1, dtype=self.dtype),
             "batch": step[:n] // 3,
         }  # fmt: skip
-        return tuple(every[name] if name in self.names else None for name in self._order())
+        found: dict[str, Any] = {name: every[name] for name in self.names}
+        return {_ARGUMENT.get(name, name): value for name, value in found.items()}
 
-    def _order(self) -> tuple[str, ...]:
-        edges = "edge_index" if self.form == "scatter" else "neighbors"
-        return ("x", "z", edges, "edge_attr", "update_mask", "scale", "batch")
+
+_ARGUMENT = {"edge_index": "edges", "neighbors": "edges"}
 
 
 def to_exported_program(
     model: Model, form: Form = "scatter", edge_attr: OptTensor = None
 ) -> ExportedProgram:
     """One step of an automaton as a ``torch.export`` program, for any number of nodes and edges.
+
+    It takes its arguments by name.
 
     Args:
         model: A cell, an automaton or equilibrium of one, or a classifier.
@@ -182,7 +184,8 @@ def to_exported_program(
         >>> from gncadeq.transforms import ImageToGraph
         >>> step = to_exported_program(ConvCell(1, 8)).module()
         >>> data = ImageToGraph()(torch.rand(1, 5, 7))
-        >>> step(data.x, torch.zeros(35, 8), data.edge_index, data.edge_attr)[0].shape
+        >>> graph = {"edges": data.edge_index, "edge_attr": data.edge_attr, "x": data.x}
+        >>> step(z=torch.zeros(35, 8), **graph)[0].shape
         torch.Size([35, 8])
     """
     return export_step(StepProgram(model, form, edge_attr))
@@ -192,14 +195,15 @@ def export_step(program: StepProgram) -> ExportedProgram:
     """:func:`torch.export.export` with sizes of nodes and edges left open."""
     nodes = torch.export.Dim("num_nodes", min=1)
     wide = torch.export.Dim("num_edges" if program.form == "scatter" else "most", min=0)
-    per_edge = {0: wide} if program.form == "scatter" else {0: nodes, 1: wide}
-    edges = {1: wide} if program.form == "scatter" else per_edge
-    sizes: list[Any] = [{0: nodes}, {0: nodes}, edges, per_edge, *[{0: nodes}] * 3]
+    sizes: dict[str, Any] = {
+        "edges": {1: wide} if program.form == "scatter" else {0: nodes, 1: wide},
+        "edge_attr": {0: wide} if program.form == "scatter" else {0: nodes, 1: wide},
+    }
     example = program.example()
-    shapes = tuple(s if v is not None else None for s, v in zip(sizes, example, strict=True))
+    shapes = {name: sizes.get(name, {0: nodes}) for name in example}
     try:
         with torch.no_grad():
-            return torch.export.export(program, example, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(program, (), example, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever torch.export stumbles over, it is the conv's code
         raise ValueError(
             f"Expected a rule that torch.export can trace (got {type(error).__name__}: "

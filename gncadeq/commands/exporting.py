@@ -1,0 +1,148 @@
+"""``gncadeq export``: a run as an ONNX file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch_geometric.data import Data
+
+    from gncadeq.dynamics import GraphNCA
+    from gncadeq.models import PixelGraphClassifier
+
+out = Console()
+_CHECKED_STEPS = {"PixelGraphClassifier": 100, "GraphNCA": 20}
+
+
+class FormName(StrEnum):
+    """How messages are summed."""
+
+    scatter = "scatter"
+    gather = "gather"
+
+
+class ProgramName(StrEnum):
+    """What the file does."""
+
+    rollout = "rollout"
+    step = "step"
+
+
+def export(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="The folder of a run of 'gncadeq train' or 'gncadeq grow', or the name of shipped "
+            "weights."
+        ),
+    ],
+    file: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, model.onnx.")],
+    program: Annotated[
+        ProgramName, typer.Option(help="Many steps in a loop, or one, for a loop of your own.")
+    ] = ProgramName.rollout,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps of the loop.", show_default="an input of the file"),
+    ] = None,
+    tol: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="End the loop once no entry of the state moves by more.",
+            show_default="an input of the file",
+        ),
+    ] = None,
+    form: Annotated[
+        FormName,
+        typer.Option(help="Take edges, or a table of neighbours, which needs no scatter."),
+    ] = FormName.scatter,
+    fire_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability that a node updates; below 1 update masks are an input.",
+            show_default="the run's",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare onnxruntime with PyTorch on another graph.")
+    ] = False,
+) -> None:
+    """Write a run as an automaton to an ONNX file, for graphs of any size."""
+    from gncadeq.export import check_onnx, to_onnx
+
+    model, data, z0 = _load(run, fire_rate)
+    path = to_onnx(model, file, program=program.value, steps=steps, tol=tol, form=form.value)
+    _describe(path)
+    if check:
+        count = _CHECKED_STEPS[type(model).__name__] if steps is None else steps
+        worst = check_onnx(path, model, data, z0, steps=count)
+        done = count if program == ProgramName.rollout else 1
+        out.print(
+            f"On a graph of {data.num_nodes} nodes and {data.num_edges} edges, onnxruntime and "
+            f"PyTorch differ by {worst:.1e} after {done} step{'s' * (done != 1)}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _load(
+    run: str, fire_rate: float | None
+) -> tuple[PixelGraphClassifier | GraphNCA, Data, Tensor | None]:
+    """The model, a graph to check it on, and the state to start from there."""
+    import torch
+    from torch_geometric.data import Batch
+
+    from gncadeq.dynamics import GraphNCA
+    from gncadeq.models import PixelGraphClassifier
+    from gncadeq.models.pretrained import read_header
+    from gncadeq.training.grow import load_grown
+
+    name = str(Path(run) / "model.safetensors") if Path(run).is_dir() else run
+    _, architecture, _, _ = read_header(name)
+    if architecture == "GrowingCell":
+        cell, data, z0, card = load_grown(Path(name).parent)
+        rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
+        return GraphNCA(cell, fire_rate=rate), data, z0
+    model = PixelGraphClassifier.from_pretrained(name)
+    model.dynamics = GraphNCA(model.dynamics.cell, fire_rate=fire_rate or 1.0)
+    generator = torch.Generator().manual_seed(0)
+    channels = model.encoder.in_channels
+    images = [torch.rand(channels, *size, generator=generator) for size in ((23, 17), (9, 30))]
+    return model, Batch.from_data_list([model.to_graph(image) for image in images]), None
+
+
+def _describe(path: Path) -> None:
+    """Print what goes in and out."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "name", "type", "shape"):
+        table.add_column(name)
+    values: list[tuple[str, Any]] = [("in", v) for v in graph.input]
+    for where, value in [*values, *(("out", v) for v in graph.output)]:
+        kind = value.type.tensor_type
+        shape = ", ".join(d.dim_param or str(d.dim_value) for d in kind.shape.dim)
+        numpy_type = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        table.add_row(where, value.name, str(numpy_type), f"\\[{shape}]" if shape else "scalar")
+    out.print(table)
+    out.print(f"{path} ({path.stat().st_size:,} bytes)", highlight=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq export mnist mnist.onnx --check\n\n"
+        "    gncadeq export mnist mnist.onnx --steps 500 --tol 1e-5 --form gather\n\n"
+        "    gncadeq export runs/lizard lizard.onnx --program step --check"
+    )(export)
+
+
+__all__ = ["register"]
