@@ -14,6 +14,7 @@ from torch_geometric.nn import GATConv, GCNConv
 from typer.testing import CliRunner
 
 from gncadeq import (
+    Cell,
     ConvCell,
     EquivariantCell,
     GraphDEQ,
@@ -28,10 +29,12 @@ from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import Partition
 from gncadeq.export import (
+    Rule,
     StepProgram,
     check_onnx,
     graph_inputs,
     neighbor_table,
+    rule,
     to_exported_program,
     to_onnx,
 )
@@ -237,6 +240,43 @@ def test_rollouts_end_by_steps_or_by_rest(files):
     np.testing.assert_array_equal(late["z_last"], once["z_last"])
 
 
+@pytest.mark.parametrize("node", [0, 40, 63])
+def test_a_broken_state_ends_a_rollout_and_shows(files, node):
+    path, model, _ = files["classifier"]
+    data = pixels(model, (8, 8))
+    z = np.zeros((64, 24), np.float32)
+    z[node, node % 24] = np.nan
+    found = run(path, z=z, steps=100, tol=np.float32(0), **graph_inputs(data))
+    assert np.isnan(found["change"])
+    assert np.isfinite(found["z_last"]).any()  # the first step ended it: NaN got one hop
+
+
+def test_a_cell_of_ones_own_can_be_taught():
+    class Mean(Cell):
+        in_channels, channels = 2, 2
+
+        def prepare(self, x, edge_index, edge_attr=None):
+            raise NotImplementedError
+
+        def reset_parameters(self):
+            pass
+
+    class MeanRule(Rule):
+        def forward(self, graph, x, edge_attr, scale):
+            count = graph.total(torch.ones_like(graph.source, dtype=x.dtype).unsqueeze(-1))
+            return lambda z: graph.total(z[graph.source]) / count.clamp(min=1) + x
+
+        def example(self, edges):
+            return None
+
+    rule.register(Mean, lambda cell, edge_attr=None: MeanRule(cell))
+    program = StepProgram(Mean())
+    assert program.names == ("x", "z", "edge_index")
+    edges, x = torch.tensor([[0, 2], [1, 1]]), torch.zeros(3, 2)
+    z = torch.tensor([[2.0, 4.0], [9.0, 9.0], [4.0, 0.0]])
+    assert program(z, edges, x=x)[0].tolist() == [[0, 0], [3, 2], [0, 0]]
+
+
 def test_masks_belong_to_the_caller(files):
     path = files["growing-step"][0]
     data = graph("kernels", 12, 30, torch.float)
@@ -294,7 +334,7 @@ def test_the_model_is_left_alone():
 
 
 def test_what_cannot_be_exported_is_named(tmp_path):
-    class OwnCell(ConvCell.__mro__[1]):
+    class OwnCell(Cell):
         in_channels, channels = 1, 1
 
         def prepare(self, x, edge_index, edge_attr=None):

@@ -110,7 +110,9 @@ def _load(
         rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
         return GraphNCA(cell, fire_rate=rate), data, z0
     model = PixelGraphClassifier.from_pretrained(name)
-    model.dynamics = GraphNCA(model.dynamics.cell, fire_rate=fire_rate or 1.0)
+    model.dynamics = GraphNCA(
+        model.dynamics.cell, fire_rate=1.0 if fire_rate is None else fire_rate
+    )
     generator = torch.Generator().manual_seed(0)
     channels = model.encoder.in_channels
     images = [torch.rand(channels, *size, generator=generator) for size in ((23, 17), (9, 30))]

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.onnx_file import import_extra
 from gncadeq.export.plain import neighbor_table
-from gncadeq.export.program import Model, as_automaton
+from gncadeq.export.program import Model, as_automaton, float_type
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.typing import OptTensor
 
@@ -82,8 +82,8 @@ def check_onnx(
     nca = as_automaton(model)
     count = int(about.get("steps", nca.steps if steps is None else steps)) if rollout else 1
     n = int(data.num_nodes)  # type: ignore[arg-type]
-    dtype = next(nca.cell.parameters()).dtype
-    z = torch.zeros(n, nca.cell.channels, dtype=dtype) if z0 is None else z0
+    blank = torch.zeros(n, nca.cell.channels, dtype=float_type(nca.cell))
+    z = blank if z0 is None else z0
     masks = torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < nca.fire_rate
     inner = nca.cell.prepare(*_graph(model, nca.cell.in_channels, data, z))
     scale = getattr(inner, "scale", None)

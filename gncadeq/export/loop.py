@@ -25,7 +25,8 @@ def roll(step: Any, steps: int | None = None, tol: float | None = None) -> Any:
     Returns:
         A model with the further inputs ``steps`` and ``tol`` unless they are given, and neither
         where there is an ``update_mask`` ``[steps, num_nodes]``, whose rows are the steps. Its
-        outputs are ``z_last``, ``change`` and maybe ``logits``.
+        outputs are ``z_last``; ``change``, the last step's largest, NaN where the state isn't
+        finite, which ends the loop; and maybe ``logits``.
     """
     from onnx import helper
 
@@ -41,7 +42,11 @@ def roll(step: Any, steps: int | None = None, tol: float | None = None) -> Any:
     body += [
         helper.make_node("Sub", ["z_next", "z_t"], ["moved"]),
         helper.make_node("Abs", ["moved"], ["moved_size"]),
-        helper.make_node("ReduceMax", ["moved_size"], ["change_next"], keepdims=0),
+        helper.make_node("ReduceMax", ["moved_size"], ["largest"], keepdims=0),
+        # A maximum may pass over NaN; a sum of zeros that are none doesn't.
+        helper.make_node("Mul", ["moved", "nothing"], ["moved_nothing"]),
+        helper.make_node("ReduceSum", ["moved_nothing"], ["broken"], keepdims=0),
+        helper.make_node("Add", ["largest", "broken"], ["change_next"]),
     ]
     if masked:
         body.insert(0, helper.make_node("Gather", ["update_mask", "t"], ["mask_t"], axis=0))
@@ -59,6 +64,7 @@ def roll(step: Any, steps: int | None = None, tol: float | None = None) -> Any:
     constants = [
         helper.make_tensor("go", _BOOL, [], [True]),
         helper.make_tensor("change_first", float_type, [], [float("inf")]),
+        helper.make_tensor("nothing", float_type, [], [0.0]),
     ]
     if masked:
         before += [

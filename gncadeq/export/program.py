@@ -37,6 +37,11 @@ def as_automaton(model: Model) -> GraphNCA:
     return nca
 
 
+def float_type(cell: Cell) -> torch.dtype:
+    """The type of a cell's parameters; the default one if it has none."""
+    return next((p.dtype for p in cell.parameters()), torch.get_default_dtype())
+
+
 class StepProgram(nn.Module):
     r"""One step of an automaton on graphs that are inputs, nothing prepared.
 
@@ -85,7 +90,7 @@ class StepProgram(nn.Module):
         if isinstance(model, PixelGraphClassifier):
             self.encoder, self.readout = model.encoder, model.readout
             self.in_channels = model.encoder.in_channels
-        self.dtype = next(nca.cell.parameters()).dtype
+        self.dtype = float_type(nca.cell)
         masked = nca.fire_rate < 1.0
         self.names = tuple(
             name for name, used in {
@@ -211,4 +216,11 @@ def export_step(program: StepProgram) -> ExportedProgram:
         ) from error
 
 
-__all__ = ["Model", "StepProgram", "as_automaton", "export_step", "to_exported_program"]
+__all__ = [
+    "Model",
+    "StepProgram",
+    "as_automaton",
+    "export_step",
+    "float_type",
+    "to_exported_program",
+]
