@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from conv_table import CONVS, C, Works
+from conv_table import graph as conv_graph
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GATConv, GCNConv
 from typer.testing import CliRunner
@@ -420,3 +422,29 @@ def test_real_digits_get_the_same_labels(files, mnist_root):
         expected = model(data.x, data.edge_index, data.edge_attr, data.batch)
     assert np.array_equal(logits.argmax(1), expected.argmax(1).numpy())
     assert (logits.argmax(1) == data.y.numpy()).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_which_convs_of_pyg_are_exported(tmp_path):
+    """All that work as rules, on a graph of another size, but those that the page names."""
+    page = (REPOSITORY / "docs" / "export.md").read_text()
+    refused = page.split("Not exported:")[1].split("\n\n")[0]
+    wrong = []
+    for name, entry in CONVS.items():
+        if not isinstance(entry, Works):
+            continue
+        torch.manual_seed(1)
+        nca = GraphNCA.from_conv(entry.build(), 3, channels=C, contraction=0.5, steps=5).eval()
+        data = conv_graph(entry, 9, seed=3).apply(
+            lambda v: v.float() if v.is_floating_point() else v
+        )
+        try:
+            path = to_onnx(nca, tmp_path / "conv.onnx", edge_attr=data.edge_attr)
+        except ValueError as error:
+            if f"`{name}`" not in refused:
+                wrong.append((name, str(error)))
+            continue
+        if f"`{name}`" in refused:
+            wrong.append((name, "exported"))
+        check_onnx(path, nca, data)
+    assert not wrong

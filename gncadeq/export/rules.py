@@ -204,7 +204,7 @@ class _Wrapped(Rule):
     def __init__(self, cell: WrappedConvCell, edge_attr: OptTensor = None) -> None:
         super().__init__(cell)
         name, needs = type(cell.conv).__name__, list(cell.signature.required)
-        needs += ["batch"] if cell.norm_batch else []
+        needs += ["batch"] if "batch" in cell.context and "batch" not in needs else []
         if needs or cell.signature.graph != "edge_index":
             raise ValueError(
                 "Expected a conv that takes state, edges and what they carry (got "
