@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from gncadeq import GraphDEQ, GraphNCA, PixelGraphClassifier
+from gncadeq import GraphNCA, PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.export import graph_inputs, to_onnx
 from gncadeq.models.pretrained import write_atomically
@@ -55,9 +55,8 @@ def compare(
     model: PixelGraphClassifier, runtimes: dict[str, Runtime], test_set: PixelGraphs, args: Any
 ) -> dict[str, Any]:
     """Labels and logits of the first test images, by three ways to run the same weights."""
-    cell = model.dynamics.cell
-    automaton = GraphNCA(cell, steps=args.steps)
-    equilibrium = GraphDEQ(cell, solver="anderson", tol=1e-5, max_steps=600)
+    equilibrium = model.dynamics
+    automaton = GraphNCA(equilibrium.cell, steps=args.steps)
     ways: dict[str, list[Tensor]] = {name: [] for name in ("automaton", "equilibrium", *FORMS)}
     for index in torch.arange(args.images).split(args.batch_size):
         data = test_set.batch(index)
@@ -133,7 +132,7 @@ def main() -> None:
     parser.add_argument("--weights", default="mnist", help="shipped weights, or a file")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", default="runs/export_onnx")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
