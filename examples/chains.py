@@ -43,7 +43,8 @@ from gncadeq.cells import IGNNCell
 
 CHAINS, FEATURES, CHANNELS = 20, 100, 16
 MODELS = (
-    "ignn graph", "ignn node", "equilibrium graph", "equilibrium node", "nca", "gcn", "gat", "appnp",
+    "ignn graph", "ignn node", "equilibrium graph", "equilibrium node",
+    "nca", "gcn", "gat", "appnp",
 )  # fmt: skip
 THRESHOLDS = (0.0, 0.01, 0.02, 0.05)
 
