@@ -14,7 +14,7 @@ from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_pre
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
-from gncadeq.dynamics.solvers import make_solver, solve
+from gncadeq.dynamics.solvers import Criterion, check_criterion, make_solver, solve
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.neighborhood import Neighborhood, transforms_active
 from gncadeq.typing import Adj, OptTensor, Step
@@ -56,6 +56,9 @@ class GraphDEQ(nn.Module):
             (``anderson``, ``broyden``, ``fixed_point_iter``), each graph packed into one row.
         tol: Bound on each graph's relative residual
             :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert`.
+        criterion: ``"graph"``, or ``"node"``: each node's relative residual is bounded, the largest
+            counts. It takes more steps, and is for signals that fade by orders of magnitude on
+            their way, as along a chain of a hundred nodes.
         max_steps: Most solver steps.
         gradient: ``"ift"``; ``"phantom"``, which unrolls a few damped steps at the equilibrium
             (Geng et al. 2021, eq. 11); or ``"one_step"``, Jacobian-free. The value returned is the
@@ -90,6 +93,7 @@ class GraphDEQ(nn.Module):
         cell: Cell,
         solver: str = "anderson",
         tol: float = 1e-3,
+        criterion: Criterion = "graph",
         max_steps: int = 60,
         gradient: Gradient = "ift",
         backward_tol: float | None = None,
@@ -131,10 +135,16 @@ class GraphDEQ(nn.Module):
             raise ValueError(f"Expected 'phantom_damping' in (0, 1] (got {phantom_damping})")
         if solver.startswith("torchdeq:"):
             torchdeq_bridge.check_stock_solver(solver, solver_options)
+            if criterion != "graph":
+                raise ValueError(
+                    f"Expected criterion='graph' with solver={solver!r} (got {criterion!r}). Use "
+                    "'picard', 'anderson' or 'broyden'"
+                )
         else:
             make_solver(solver, solver_options)  # refuses unknown names and options now
         self.cell = cell
         self.solver, self.tol, self.max_steps = solver, tol, max_steps
+        self.criterion: Criterion = check_criterion(criterion)
         self.gradient: Gradient = gradient
         self.backward_tol = tol if backward_tol is None else backward_tol
         self.backward_max_steps = max_steps if backward_max_steps is None else backward_max_steps
@@ -301,9 +311,9 @@ class GraphDEQ(nn.Module):
                 max_steps=self.max_steps, options=self.solver_options,
             )  # fmt: skip
         return solve(
-            step, z0, partition, solver=self.solver, tol=self.tol, max_steps=self.max_steps,
-            check_every=self.check_every, compact=self.compact, trace=trace,
-            options=self.solver_options,
+            step, z0, partition, solver=self.solver, tol=self.tol, criterion=self.criterion,
+            max_steps=self.max_steps, check_every=self.check_every, compact=self.compact,
+            trace=trace, options=self.solver_options,
         )  # fmt: skip
 
     def _attach(
@@ -352,8 +362,8 @@ class GraphDEQ(nn.Module):
         stock = self.solver.startswith("torchdeq:")
         return LinearSolver(
             "anderson" if stock else self.solver, {} if stock else self.solver_options,
-            self.backward_tol, self.backward_max_steps, self.check_every, self.compact,
-            self.on_failure,
+            self.backward_tol, self.criterion, self.backward_max_steps, self.check_every,
+            self.compact, self.on_failure,
         )  # fmt: skip
 
     def as_nca(self, **options: Any) -> GraphNCA:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import OnFailure
-from gncadeq.dynamics.solvers import solve
+from gncadeq.dynamics.solvers import Criterion, solve
 from gncadeq.typing import AdjointStep, RestrictableStep, Step
 
 
@@ -43,6 +43,7 @@ class LinearSolver:
     solver: str
     options: dict[str, Any]
     tol: float
+    criterion: Criterion
     max_steps: int
     check_every: int
     compact: bool
@@ -53,8 +54,8 @@ class LinearSolver:
         with full_precision(cotangent.device):
             solution = solve(
                 step, cotangent, partition, solver=self.solver, tol=self.tol,
-                max_steps=self.max_steps, check_every=self.check_every, compact=self.compact,
-                options=self.options,
+                criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
+                compact=self.compact, options=self.options,
             )  # fmt: skip
         if self.on_failure != "ignore" and not bool(solution.converged.all()):
             # An overflown loss (a gradient scaler probes for it) says so itself: it stays NaN.

@@ -42,7 +42,8 @@ class Solution:
         state: ``[num_nodes, channels]``, the returned state :math:`\mathbf{z}`.
         residual: ``[num_graphs]``, relative,
             :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert` over the
-            nodes and channels of a graph, of the returned state.
+            nodes and channels of a graph, of the returned state; with ``criterion="node"`` the
+            largest of its nodes.
         residual_abs: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`.
         num_steps: ``[num_graphs]``, solver steps from the start to the end of a graph's solve.
         num_evaluations: ``[num_graphs]``, evaluations of the cell that the graph's solve took.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.typing import Step
 
+Criterion = Literal["graph", "node"]
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
 _GROWTH_LIMIT = 1e6
 _ANDERSON_WORSE = 2.0
@@ -288,6 +289,7 @@ def solve(
     *,
     solver: str = "anderson",
     tol: float = 1e-3,
+    criterion: Criterion = "graph",
     max_steps: int = 60,
     check_every: int = 1,
     compact: bool = True,
@@ -308,6 +310,10 @@ def solve(
         partition: The nodes of each graph.
         solver: ``"picard"``, ``"anderson"``, ``"broyden"`` or a registered name.
         tol: Bound on the relative residual of each graph.
+        criterion: ``"graph"``: :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert
+            f(\mathbf{z}) \rVert` over the nodes and channels of a graph. ``"node"``: the same of
+            every node, of which the largest counts; states below the smallest normal number over
+            the machine's epsilon count as that.
         max_steps: Most solver steps; a solve takes at most ``max_steps + 1`` evaluations.
         check_every: Look at the residuals every so many steps; more spares an accelerator
             synchronisations, and makes step counts multiples of it.
@@ -352,9 +358,12 @@ def solve(
             p = method.partition
             diff, size = p.norm(fz - z), p.norm(fz)
             finite = diff.isfinite() & size.isfinite()
-            rel = torch.where(diff == 0, 0.0, diff / size)
+            if criterion == "graph":
+                rel = torch.where(diff == 0, 0.0, diff / size)
+            else:
+                rel = _worst_node(z, fz, p)
             rel = torch.where(finite, rel, float("inf"))
-            better = rel < best_rel
+            better = finite & (rel <= best_rel)  # while a signal spreads, its front node counts one
             if bool(better.all()):
                 best, best_rel, best_abs = z, rel, diff
             else:
@@ -403,6 +412,22 @@ def solve(
     )
 
 
+def _worst_node(z: Tensor, fz: Tensor, partition: Partition) -> Tensor:
+    """The largest relative residual of a graph's nodes, ``[num_graphs]``."""
+    kind = torch.finfo(z.dtype)
+    size = torch.linalg.vector_norm(fz, dim=1).clamp(min=kind.tiny / kind.eps)
+    ratio = torch.linalg.vector_norm(fz - z, dim=1) / size
+    out = ratio.new_zeros(partition.num_graphs)
+    return out.scatter_reduce_(0, partition.batch, ratio, "amax")
+
+
+def check_criterion(value: str) -> Criterion:
+    """Return ``value`` if it is a known criterion, else raise ``ValueError``."""
+    if value not in ("graph", "node"):
+        raise ValueError(f"Expected 'criterion' to be 'graph' or 'node' (got {value!r})")
+    return value  # type: ignore[return-value]
+
+
 def _check_damping(value: float) -> float:
     if not 0.0 < value <= 1.0:
         raise ValueError(f"Expected 'damping' in (0, 1] (got {value})")
@@ -412,8 +437,10 @@ def _check_damping(value: float) -> float:
 __all__ = [
     "Anderson",
     "Broyden",
+    "Criterion",
     "Picard",
     "Solver",
+    "check_criterion",
     "make_solver",
     "register_solver",
     "solve",
