@@ -42,8 +42,8 @@ class EquivariantStep:
             m = F.silu(torch.addcmul(m, square, far.t()))
             m = F.silu(self._linear("message_out", m))
             weight = F.linear(F.silu(self._linear("move_in", m)), w["move_out"])
-            moves.append(_SegmentSum.apply(offset * weight, target, ptr) / self.degree[rows])
-            heard.append(_SegmentSum.apply(m, target, ptr))
+            moves.append(SegmentSum.apply(offset * weight, target, ptr) / self.degree[rows])
+            heard.append(SegmentSum.apply(m, target, ptr))
         hidden = F.silu(self._linear("update_in", torch.cat([h, torch.cat(heard)], dim=1)))
         update = self._linear("update_out", hidden)
         return torch.cat([pos + torch.cat(moves), h + update], dim=1)
@@ -73,7 +73,7 @@ class EquivariantStep:
 _BLOCK = 512  # receivers
 
 
-class _SegmentSum(torch.autograd.Function):
+class SegmentSum(torch.autograd.Function):
     """Sums over the edges of each receiver; the gradient is a gather, many times faster."""
 
     @staticmethod
@@ -95,7 +95,7 @@ class _SegmentSum(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, dvalue: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
+        return SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
 class EquivariantCell(Cell):
@@ -185,4 +185,4 @@ class EquivariantCell(Cell):
         return f"dim={self.dim}, features={self.features}"
 
 
-__all__ = ["EquivariantCell", "EquivariantStep"]
+__all__ = ["EquivariantCell", "EquivariantStep", "SegmentSum"]
