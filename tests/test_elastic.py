@@ -34,14 +34,15 @@ def state(cell, nodes=12, scale=1.0):
 
 
 def test_the_step_is_its_equation():
-    cell, (pos, edge_index, rest) = make(2), shape(2, 6)
+    cell, (_, edge_index, rest) = make(2), shape(2, 6)
     z, n = state(cell, 6), cell.space
     out = cell(z, z[:, :0], edge_index, rest)
     p, v, y, h = z[:, :n], z[:, n : 2 * n], z[:, 2 * n], z[:, 2 * n + 1 :]
     for i in range(6):
         incoming = (edge_index[1] == i).nonzero().flatten()
         j, length = edge_index[0, incoming], rest[incoming]
-        weight = (3 * cell.near(length / length.mean()).tanh()).softmax(0)
+        weight = cell.near_out(cell.near_in(length / length.mean()).tanh())
+        weight = (3 * weight.tanh()).softmax(0)
         offset = p[i] - p[j]
         d = offset.norm(dim=1, keepdim=True)
         strain = (d - length) / (d + length)
@@ -95,14 +96,14 @@ def test_a_fresh_cell_folds_noise_to_the_target_and_mends_it():
     for _ in range(3):
         z = nca(pos[:, :0], edge_index, rest, z0=cell.start(50 * torch.randn(20, 4).double()))
         assert bool(distance_loss(cell.coordinates(z), pos) < 1e-10)
-        assert float(z[:, 2:4].abs().max()) < 1e-6  # the lift is given up
+        assert bool((z[:, 2:4].abs() < 1e-6).all())  # the lift is given up
         z = torch.cat([z[:, :2] + 0.25 * torch.randn_like(z[:, :2]), z[:, 2:]], dim=1)
         z = nca(pos[:, :0], edge_index, rest, z0=z)
         assert bool(distance_loss(cell.coordinates(z), pos) < 1e-10)
 
 
 def test_laws_gradients_and_parameters():
-    pos, edge_index, rest = shape()
+    _, edge_index, rest = shape()
     ring = (edge_index[0] - edge_index[1]).abs() == 1  # a chain, for locality
     cell = make(in_channels=2)
     x = torch.randn(12, 2, dtype=torch.double)

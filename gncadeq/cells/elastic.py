@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.equivariant import SegmentSum
 from gncadeq.neighborhood import check_range
-from gncadeq.sparse import SparseRows
+from gncadeq.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
 
 _TINY = 1e-12  # coincident nodes neither push nor pull
@@ -42,7 +41,7 @@ class ElasticStep:
         strain = (length - self.rest) / (length + self.rest)
         heard = h.index_select(0, self.source)
         sent = [strain.relu(), (-strain).relu(), heard, offset, offset * (self.rest / length)]
-        sums = SegmentSum.apply(torch.cat(sent, 1) * self.share, self.target, self.edges.ptr.long())
+        sums = segment_sum(torch.cat(sent, 1) * self.share, self.target, self.edges.ptr.long())
         pull, push = sums[:, -2 * n : -n], sums[:, -n:]
         felt = torch.cat([h, sums[:, : -2 * n]], dim=1)
         senses = F.linear(felt, w["sense.weight"], w["sense.bias"])
@@ -156,7 +155,8 @@ class ElasticCell(Cell):
         self.act = nn.Linear(width, features + 4)
         self.reflex = nn.Linear(2 * features + 2, 4, bias=False)
         self.pace = nn.Parameter(torch.empty(features))
-        self.near = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1, bias=False))
+        self.near_in = nn.Linear(1, 8)
+        self.near_out = nn.Linear(8, 1, bias=False)
         self.inject = nn.Linear(in_channels, width, bias=False) if in_channels else None
         self.reset_parameters()
 
@@ -172,8 +172,8 @@ class ElasticCell(Cell):
             self.act.bias[-4:] = torch.tensor([0.5, 0.85, 0.9999, 0.15]).logit()
             self.reflex.weight[:, self.features] = torch.tensor([0.0, -4.0, -14.0, 0.0])
             self.pace.copy_(torch.linspace(0.05, 0.5, self.features).logit())
-        self.near[0].reset_parameters()
-        nn.init.zeros_(self.near[2].weight)
+        self.near_in.reset_parameters()
+        nn.init.zeros_(self.near_out.weight)  # all neighbours alike
 
     def start(self, pos: Tensor) -> Tensor:
         """The state of nodes at ``pos`` ``[num_nodes, dim + lift]``, young and without motion.
@@ -215,11 +215,11 @@ class ElasticCell(Cell):
         edges, order = SparseRows.sort(edge_index[1].long(), edge_index[0].long(), n, n)
         rest, target, ptr = edge_attr[order], edges.row.long(), edges.ptr.long()
         degree = (edges.ptr[1:] - edges.ptr[:-1]).clamp(min=1).unsqueeze(1)
-        typical = (SegmentSum.apply(rest, target, ptr) / degree)[target]
-        share = (3 * self.near(rest / typical).tanh()).exp()
-        share = share / SegmentSum.apply(share, target, ptr)[target]
+        typical = (segment_sum(rest, target, ptr) / degree)[target]
+        share = (3 * self.near_out(self.near_in(rest / typical).tanh()).tanh()).exp()
+        share = share / segment_sum(share, target, ptr)[target]
         drive = None if self.inject is None else self.inject(x)
-        weight = dict(self.named_parameters())
+        weight: dict[str, Tensor] = dict(self.named_parameters())
         return ElasticStep((self.dim, self.space), weight, edges, rest, share, drive)
 
     def extra_repr(self) -> str:
