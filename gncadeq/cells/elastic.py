@@ -35,7 +35,7 @@ class ElasticStep:
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         w, n = self.weight, self.space
-        pos, velocity, youth, h = z.split([n, n, 1, z.size(1) - 2 * n - 1], dim=1)
+        pos, velocity, youth, h = torch.split(z, [n, n, 1, z.size(1) - 2 * n - 1], 1)
         offset = pos.index_select(0, self.target) - pos.index_select(0, self.source)
         length = offset.square().sum(1, keepdim=True).add(_TINY).sqrt()
         strain = (length - self.rest) / (length + self.rest)
@@ -49,7 +49,7 @@ class ElasticStep:
             senses = senses + self.drive
         out = F.linear(F.silu(senses), w["act.weight"], w["act.bias"])
         gates = (out[:, -4:] + F.linear(felt, w["reflex.weight"])).sigmoid()
-        gain, damping, ripen, flatten = gates.split(1, dim=1)
+        gain, damping, ripen, flatten = torch.split(gates, 1, 1)
         tiny = torch.finfo(z.dtype).tiny ** 0.5  # what fades, ends: denormal numbers are slow
         youth = F.hardshrink(youth * (1 - ripen), tiny)
         velocity = damping * velocity + _MOST_GAIN * gain * ((1 - youth) * push - pull)

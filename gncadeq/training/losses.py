@@ -184,9 +184,10 @@ def distance_loss(pos: Tensor, target: Tensor, pairs: OptTensor = None) -> Tenso
             f"a graph (got {list(pos.shape)})"
         )
     i, j = torch.triu_indices(n, n, 1, device=pos.device) if pairs is None else pairs
-    wanted = (target[i] - target[j]).norm(dim=1)
+    wanted: Tensor = (target[i] - target[j]).norm(dim=1)
     pos = pos.view(-1, n, pos.size(1))
-    return ((pos[:, i] - pos[:, j]).norm(dim=2) - wanted).square().mean(dim=1)
+    found: Tensor = (pos[:, i] - pos[:, j]).norm(dim=2)
+    return (found - wanted).square().mean(dim=1)
 
 
 __all__ = [
