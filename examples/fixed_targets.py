@@ -8,8 +8,7 @@ Nodes start from Gaussian noise; an ``ElasticCell`` moves them until the distanc
 those of the target. It knows the graph, ``--hops`` wide, and the rest lengths of its edges. Targets
 are in the units of Gala et al. (2023): grid and torus with unit variance in each coordinate, the
 cube with a side of one, the bunny with unit variance. The damage is noise of the standard deviation
-0.25 on every coordinate. Writes ``cell.safetensors``, ``start.safetensors``,
-``results.json`` and ``strip.png``.
+0.25 on every coordinate. Writes ``cell.safetensors``, ``results.json`` and ``strip.png``.
 """
 
 from __future__ import annotations
@@ -103,17 +102,20 @@ def noise(cell: ElasticCell, data: Data, scale: float, generator: torch.Generato
 
 
 @torch.no_grad()
-def choose_start(cell: ElasticCell, data: Data, args: argparse.Namespace) -> Tensor:
-    """The start to train from: of so many draws, the one that the rule is best with as it is."""
+def choose_start(
+    cell: ElasticCell, data: Data, args: argparse.Namespace
+) -> tuple[int, Tensor]:  # fmt: skip
+    """The draw to train from and to measure; of several, the one that the rule is best with."""
     generator = torch.Generator().manual_seed(args.seed)
-    draws = [noise(cell, data, args.scale, generator) for _ in range(args.draws)]
-    if len(draws) == 1:
-        return draws[0]
+    count = args.draws if args.draw is None else args.draw + 1
+    draws = [noise(cell, data, args.scale, generator) for _ in range(count)]
+    if count == 1 or args.draw is not None:
+        return count - 1, draws[-1]
     nca = GraphNCA(cell, steps=25)
     ends = [nca(data.x, data.edge_index, data.edge_attr, z0=z) for z in draws]
     pairs = torch.randint(data.num_nodes, (2, args.pairs), generator=generator)
     loss = torch.cat([distance_loss(cell.coordinates(z), data.pos, pairs) for z in ends])
-    return draws[int(loss.argmin())]
+    return int(loss.argmin()), draws[int(loss.argmin())]
 
 
 def damaged(z: Tensor, dim: int, generator: torch.Generator, std: float = 0.25) -> Tensor:
@@ -261,8 +263,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8192, help="pairs of nodes in the loss")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--weights", help="start from these, such as those of another target")
-    parser.add_argument("--start", help="a start.safetensors to train and measure from")
     parser.add_argument("--draws", type=int, default=1, help="draws to choose the start from")
+    parser.add_argument("--draw", type=int, help="the number of the draw to start from")
     parser.add_argument("--checkpoint-every", type=int)
     parser.add_argument("--fresh", type=int, default=20, help="fresh starts to measure")
     parser.add_argument("--long", type=int, default=1000, help="steps of the long run")
@@ -290,13 +292,13 @@ def main() -> None:
         cell.load_state_dict(load_file(args.weights))
     print(f"{args.target}: {data.num_nodes} nodes, {data.num_edges} edges, "
           f"{sum(p.numel() for p in cell.parameters())} parameters", flush=True)  # fmt: skip
-    start = load_file(args.start)["z"] if args.start else choose_start(cell, data, args)
+    args.draw, start = choose_start(cell, data, args)
+    print(f"start: draw {args.draw}", flush=True)
     if args.steps:
         train(cell, data, start, args)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     save_file(cell.state_dict(), out / "cell.safetensors")
-    save_file({"z": start}, out / "start.safetensors")
     saved = saved_bytes(cell, data, start.clone())
     table, states = measure(cell, data, start, args)
     print(f"  autograd keeps {saved / 1e6:.1f} MB a step")
