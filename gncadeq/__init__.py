@@ -12,6 +12,7 @@ with warnings.catch_warnings():  # torch_geometric scripts a function, of which 
 from gncadeq.cells import (
     Cell,
     ConvCell,
+    ElasticCell,
     EquivariantCell,
     GrowingCell,
     IGNNCell,
@@ -39,6 +40,7 @@ __all__ = [
     "ConvCell",
     "ConvergenceError",
     "ConvergenceWarning",
+    "ElasticCell",
     "EquivariantCell",
     "GraphDEQ",
     "GraphNCA",

@@ -109,4 +109,49 @@ class _Product(torch.autograd.Function):
         return out
 
 
-__all__ = ["SparseRows"]
+def segment_sum(value: Tensor, row: Tensor, ptr: Tensor) -> Tensor:
+    """Sums of values over the entries of each row.
+
+    Args:
+        value: ``[num_entries, channels]``, row by row.
+        row: ``[num_entries]``, ascending.
+        ptr: ``[num_rows + 1]``, where the rows begin; both of 64 bits.
+
+    Returns:
+        ``[num_rows, channels]``, zeros for rows without entries.
+
+    Example:
+        >>> segment_sum(torch.ones(3, 1), torch.tensor([0, 0, 2]), torch.tensor([0, 2, 2, 3]))
+        tensor([[2.],
+                [0.],
+                [1.]])
+    """
+    return _SegmentSum.apply(value, row, ptr)  # type: ignore[no-any-return]
+
+
+class _SegmentSum(torch.autograd.Function):
+    # The gradient is a gather: many times faster than that of torch.segment_reduce
+
+    @staticmethod
+    def forward(value: Tensor, target: Tensor, ptr: Tensor) -> Tensor:
+        if value.size(0) == 0:
+            return value.new_zeros(ptr.numel() - 1, value.size(1))
+        return torch.segment_reduce(value, "sum", offsets=ptr, axis=0, unsafe=True, initial=0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, target, ptr = inputs
+        ctx.save_for_backward(target)
+        ctx.save_for_forward(target, ptr)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (target,) = ctx.saved_tensors
+        return grad.index_select(0, target), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dvalue: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
+
+
+__all__ = ["SparseRows", "segment_sum"]

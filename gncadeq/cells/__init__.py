@@ -4,6 +4,7 @@ from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
@@ -21,6 +22,7 @@ from gncadeq.cells.wrap import WrappedConvCell
 __all__ = [
     "Cell",
     "ConvCell",
+    "ElasticCell",
     "EquivariantCell",
     "GrowingCell",
     "IGNNCell",
