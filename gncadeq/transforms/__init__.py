@@ -1,5 +1,6 @@
 """Transforms: from images, meshes and points to graphs, and the kernels of their edges."""
 
+from gncadeq.transforms.curvature import PrincipalCurvatures
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels
@@ -13,6 +14,7 @@ __all__ = [
     "MeshToGraph",
     "PixelKernels",
     "PointsToGraph",
+    "PrincipalCurvatures",
     "RewireEdges",
     "graph_to_image",
     "pixel_edges",
