@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,11 +29,13 @@ from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MLP, GraphConv
 from torch_geometric.transforms import Compose
+from torch_geometric.utils import scatter
 
 from gncadeq import IGNNCell
 from gncadeq.datasets import load_mesh
@@ -43,9 +44,14 @@ from gncadeq.models import NodeClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms import MeshToGraph, PrincipalCurvatures
 from gncadeq.transforms.surface_operators import mesh_edges, vertex_areas
+from gncadeq.viz import ColorScale, render_surface
+from gncadeq.viz.images import png
+from gncadeq.viz.legend import tile
 
 SCALE = 0.03  # of the kernels and curvatures, where the surface's area is 1
+TRAIN_TOL, TEST_TOL = 1e-3, 1e-5  # relative residuals of the solves
 NOISE = 0.05  # of the vertices, in mean edge lengths
+RECIPE = ("figures", "tests", "epochs", "batch_size", "lr", "width", "kappa", "steps")
 SETS = {  # spacing, unevenness, noise
     "same": (0.12, 0.0, NOISE), "finer": (0.06, 0.0, NOISE), "coarser": (0.15, 0.0, NOISE),
     "uneven": (0.10, 0.6, NOISE), "noisy": (0.12, 0.0, 3 * NOISE),
@@ -74,9 +80,10 @@ class Equilibrium(NodeClassifier):
 
     def __init__(self, width: int, kappa: float) -> None:
         cell = IGNNCell(16, width, kappa, normalization="row")
-        with torch.no_grad():  # at first, a state is its injection, spread over the surface
-            cell.weight_z.mul_(0.1).add_(torch.eye(width))
-        deq = {"tol": 1e-3, "max_steps": 150, "on_failure": "ignore"}
+        # At first a state is its injection, spread as far as the bound allows: random mixtures of
+        # channels forget within a few edges, and hardly learn to remember.
+        nn.init.eye_(cell.weight_z)
+        deq = {"tol": TRAIN_TOL, "max_steps": 400, "on_failure": "ignore"}
         super().__init__(cell, 2, len(PARTS), 32, deq)
         self.converged, self.steps = [], []
 
@@ -137,7 +144,7 @@ def graphs(seeds: Sequence[int], spacing: float, unevenness: float, noise: float
 
 def train(model: nn.Module, data: list[Data], epochs: int, lr: float, batch_size: int) -> None:
     """Adam with a cosine schedule."""
-    loader = DataLoader(data, batch_size, shuffle=True)
+    loader = DataLoader(data, batch_size, shuffle=True)  # its order comes from torch's seed
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     model.train()
@@ -165,7 +172,7 @@ def labels(model: nn.Module, data: list[Data]) -> list[Tensor]:
 
 
 def accuracy(found: list[Tensor], data: list[Data]) -> dict[str, float]:
-    """Shares of vertices: of all, and of those of limbs (arm or leg); and of whole limbs' kinds."""
+    """Shares of vertices that are right: of all, and of those of limbs, arm or leg."""
     y, out = torch.cat([d.y for d in data]), torch.cat(found)
     right = (out == y).float()
     return {"all": float(right.mean()), "limbs": float(right[y > 0].mean())}
@@ -176,7 +183,7 @@ def examine(model: nn.Module, tests: dict[str, list[Data]]) -> dict[str, dict[st
     out = {}
     for name, data in tests.items():
         if isinstance(model, Equilibrium):
-            model.converged, model.steps = [], []
+            model.converged, model.steps, model.dynamics.tol = [], [], TEST_TOL
         out[name] = accuracy(labels(model, data), data)
         if isinstance(model, Equilibrium):
             out[name]["converged"] = mean(map(float, model.converged))
@@ -185,7 +192,7 @@ def examine(model: nn.Module, tests: dict[str, list[Data]]) -> dict[str, dict[st
 
 
 def deployed(model: Equilibrium, data: list[Data], steps: int, rate: float) -> dict[str, float]:
-    """The same weights as an automaton from Gaussian noise: accuracy, agreement, residual."""
+    """The same weights as an automaton from Gaussian noise: accuracy, agreement, rest."""
     solved, deq = labels(model, data), model.dynamics
     model.dynamics = deq.as_nca(steps=steps, fire_rate=rate, start="normal")
     model.converged = []
@@ -215,18 +222,19 @@ def widest(build: Callable[[int], nn.Module], most: int) -> nn.Module:
 def main() -> None:
     """Train, compare, deploy, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--figures", type=int, default=100, help="training figures")
-    parser.add_argument("--tests", type=int, default=20, help="test figures")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--figures", type=int, default=60, help="training figures")
+    parser.add_argument("--tests", type=int, default=10, help="test figures")
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=5)
-    parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--width", type=int, default=32, help="channels of the state")
+    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--width", type=int, default=16, help="channels of the state")
     parser.add_argument("--kappa", type=float, default=0.99, help="the cell's contraction")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--models", nargs="*", default=["alone", "2", "4", "8", "equilibrium"])
     parser.add_argument("--steps", type=int, default=2000, help="of the automaton")
     parser.add_argument("--meshes", nargs="*", default=[], help="mesh files to label")
     parser.add_argument("--out", default="runs/segment_surfaces")
+    parser.add_argument("--resume", action="store_true", help="keep the runs in the folder")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if args.smoke:
@@ -242,33 +250,98 @@ def main() -> None:
     tests = {name: graphs(range(10_000, 10_000 + args.tests), *s) for name, s in sets.items()}
     sizes = {name: mean(d.num_nodes for d in data) for name, data in tests.items()}
     print("vertices:", {name: round(size) for name, size in sizes.items()}, flush=True)
-    most = parameters(Equilibrium(args.width, args.kappa))
+    recipe = {k: getattr(args, k) for k in RECIPE}
+    shown: dict[str, nn.Module] = {}
     results: dict = {"arguments": vars(args), "vertices": sizes, "models": {}}
     for name in args.models:
-        runs = []
         for seed in args.seeds:
-            random.seed(seed)
-            torch.manual_seed(seed)
-            if name == "equilibrium":
-                model: nn.Module = Equilibrium(args.width, args.kappa)
-            elif name == "alone":
-                model = widest(Alone, most)
+            model = build(name, seed, args)
+            kept, weights = out / f"{name}-{seed}.json", out / f"{name}-{seed}.pt"
+            if args.resume and kept.is_file():
+                model.load_state_dict(torch.load(weights, weights_only=True))
+                run = json.loads(kept.read_text())
+                if run["recipe"] != recipe:
+                    raise SystemExit(f"Expected {kept} of {recipe} (got {run['recipe']})")
             else:
-                model = widest(lambda width, n=int(name): Stack(n, width), most)
-            print(f"{name}, {parameters(model)} parameters, seed {seed}", flush=True)
-            train(model, training, args.epochs, args.lr, args.batch_size)
-            run = {"seed": seed, "parameters": parameters(model), "tests": examine(model, tests)}
-            if isinstance(model, Equilibrium):
-                run["bound"] = float(model.dynamics.cell.lipschitz_bound())
-                for test in ("same", "finer"):
-                    if test in tests:
-                        run[f"automaton, {test}"] = deployed(model, tests[test], args.steps, 0.5)
-            print(json.dumps(run), flush=True)
-            torch.save(model.state_dict(), out / f"{name}-{seed}.pt")
-            runs.append(run)
-            results["models"][name] = runs
-            write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
+                print(f"{name}, {parameters(model)} parameters, seed {seed}", flush=True)
+                train(model, training, args.epochs, args.lr, args.batch_size)
+                torch.save(model.state_dict(), weights)
+                run = {"recipe": recipe, **measure(model, tests, args.steps)}
+                write_atomically(kept, json.dumps(run, indent=1).encode())
+                print(json.dumps(run), flush=True)
+            shown.setdefault(name, model)
+            results["models"].setdefault(name, []).append({"seed": seed, **run})
+    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
     table(results, list(sets))
+    draw(shown, tests, [real(path) for path in args.meshes], out / "segmentation.png")
+    print(f"results.json and segmentation.png are in {out}")
+
+
+def build(name: str, seed: int, args: argparse.Namespace) -> nn.Module:
+    """A fresh model, of as many parameters as the equilibrium's or a few less."""
+    torch.manual_seed(seed)
+    equilibrium = Equilibrium(args.width, args.kappa)
+    most = parameters(equilibrium)
+    torch.manual_seed(seed)
+    if name == "equilibrium":
+        return equilibrium
+    return widest(Alone if name == "alone" else lambda width: Stack(int(name), width), most)
+
+
+def measure(model: nn.Module, tests: dict[str, list[Data]], steps: int) -> dict:
+    """Accuracies everywhere, and what becomes of an equilibrium's weights as an automaton."""
+    run: dict = {"parameters": parameters(model), "tests": examine(model, tests)}
+    if isinstance(model, Equilibrium):
+        run["bound"] = float(model.dynamics.cell.lipschitz_bound())
+        for name, few in (("same", 5), ("finer", 3)):
+            if name in tests:
+                run[f"automaton, {name}"] = deployed(model, tests[name][:few], steps, 0.5)
+    return run
+
+
+def real(path: str) -> Data:
+    """A mesh file as a graph; vertices of a large one are merged in cells of a grid."""
+    mesh = unit_area(load_mesh(path, merge=True))
+    if mesh.num_nodes > 10_000:
+        node = torch.unique((mesh.pos / 0.02).round(), dim=0, return_inverse=True)[1]
+        face = node[mesh.face]
+        apart = (face != face.roll(1, 0)).all(0)
+        mesh = Data(pos=scatter(mesh.pos, node, reduce="mean"), face=face[:, apart])
+    return prepare(Data(pos=mesh.pos, face=mesh.face))
+
+
+def draw(
+    models: dict[str, nn.Module], tests: dict[str, list[Data]], meshes: list[Data], path: Path
+) -> None:
+    """One figure of every test set, as it is and as each model labels it; then the meshes."""
+    names = {"alone": "every vertex alone", "equilibrium": "equilibrium"}
+    columns = ["truth", *models]
+    pictures, captions = [], []
+    for test, data in tests.items():
+        found = {"truth": data[0].y}
+        found |= {name: labels(model, data[:1])[0] for name, model in models.items()}
+        right = {n: float((v == data[0].y).float().mean()) for n, v in found.items()}
+        for name in columns:
+            pictures.append(view(data[0], found[name]))
+            what = names.get(name, name if name == "truth" else f"{name} layers")
+            number = f"{data[0].num_nodes} vertices" if name == "truth" else f"{right[name]:.0%}"
+            captions.append(
+                f"{what} ({test}): {number}" if name == "truth" else f"{what}: {number}"
+            )
+    sheet = tile(pictures, captions, columns=len(columns))
+    if meshes and "equilibrium" in models:
+        found = [labels(models["equilibrium"], [mesh])[0] for mesh in meshes]
+        row = tile([view(m, y) for m, y in zip(meshes, found, strict=True)])
+        below = Image.new("RGB", (sheet.width, sheet.height + row.height), "white")
+        below.paste(sheet, (0, 0))
+        below.paste(row, (0, sheet.height))
+        sheet = below
+    write_atomically(path, png(sheet))
+
+
+def view(data: Data, y: Tensor) -> Image.Image:
+    """A picture of labels."""
+    return render_surface(data, y, ColorScale("labels"), size=190)
 
 
 def table(results: dict, sets: list[str]) -> None:

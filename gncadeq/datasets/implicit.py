@@ -30,7 +30,7 @@ def isosurface(field: Field, axes: tuple[Array, Array, Array]) -> Data:
     shorter diagonal, for every edge of the grid that it crosses. The vertices are then brought onto
     the surface by Newton's method, :math:`\mathbf{p} \mapsto \mathbf{p} - f \nabla f / \lVert
     \nabla f \rVert^2`. Their triangles are evener than those of marching cubes; parts thinner than
-    two cells are lost or pinched.
+    two cells are lost, and where two sheets meet in one cell an edge may have four faces.
 
     Args:
         field: Maps places ``[N, 3]`` to values ``[N]``.
@@ -48,7 +48,7 @@ def isosurface(field: Field, axes: tuple[Array, Array, Array]) -> Data:
         >>> axis = np.linspace(-1.2, 1.2, 9)
         >>> ball = isosurface(lambda p: np.linalg.norm(p, axis=1) - 1, (axis, axis, axis))
         >>> ball, bool((ball.pos.norm(dim=1) - 1).abs().max() < 1e-5)
-        (Data(pos=[152, 3], face=[3, 300]), True)
+        (Data(pos=[224, 3], face=[3, 444]), True)
     """
     for name, axis in zip("xyz", axes, strict=True):
         if axis.ndim != 1 or len(axis) < 2 or not (np.diff(axis) > 0).all():

@@ -30,8 +30,8 @@ class RewireEdges(BaseTransform):  # type: ignore[misc]
             attributes or loops.
 
     Example:
-        >>> ring = Data(edge_index=torch.tensor([[1, 0, 2, 1, 3, 2, 0, 3], [0, 1, 1, 2, 2, 3, 3, 0]]))
-        >>> RewireEdges(0.5)(ring).edge_index.shape
+        >>> edge_index = torch.tensor([[1, 0, 2, 1, 3, 2, 0, 3], [0, 1, 1, 2, 2, 3, 3, 0]])
+        >>> RewireEdges(0.5)(Data(edge_index=edge_index, num_nodes=4)).edge_index.shape
         torch.Size([2, 8])
     """
 
