@@ -80,9 +80,10 @@ class Equilibrium(NodeClassifier):
 
     def __init__(self, width: int, kappa: float) -> None:
         cell = IGNNCell(16, width, kappa, normalization="row")
-        # At first a state is its injection, spread as far as the bound allows: random mixtures of
-        # channels forget within a few edges, and hardly learn to remember.
-        nn.init.eye_(cell.weight_z)
+        # At first every channel is the injection, spread over the surface, some little, some as far
+        # as the bound allows: random mixtures of channels forget within a few edges.
+        with torch.no_grad():
+            cell.weight_z.copy_(torch.linspace(0.5, 1.0, width).diag())
         deq = {"tol": TRAIN_TOL, "max_steps": 400, "on_failure": "ignore"}
         super().__init__(cell, 2, len(PARTS), 32, deq)
         self.converged, self.steps = [], []

@@ -134,9 +134,9 @@ def measure(cell, data: Data, moments: list[int], seed: int) -> dict:  # type: i
 def main() -> None:
     """Train on the square grid, run everywhere, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=33, help="of the square grid")
-    parser.add_argument("--radius", type=float, default=11.0, help="of the outer ring, in edges")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps")
+    parser.add_argument("--side", type=int, default=21, help="of the square grid")
+    parser.add_argument("--radius", type=float, default=6.0, help="of the outer ring, in edges")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps")
     parser.add_argument("--long", type=int, default=2000, help="steps of the automaton")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/topology_transfer")
