@@ -159,7 +159,7 @@ def main() -> None:
         data = target(graph, args.radius, rewired=name.startswith("small"))
         row, color = measure(cell, data, moments, args.seed)
         table[name], pictures[name] = row, (data, color)
-        errors = "  ".join(f"{row['errors'][t]:.5f} after {t}" for t in moments)
+        errors = "  ".join(f"{row['errors'][t]:.1e} after {t}" for t in moments)
         print(
             f"{name:26s} {row['num_nodes']:5d} nodes  error {errors}  one colour "
             f"{row['one_color']:.4f}  residual {row['residual']:.1e}  "
@@ -197,7 +197,7 @@ def draw(table: dict, pictures: dict, radius: float, path: Path) -> None:
         last = list(found["errors"].values())[-1]
         radius_text = f"{found['spectral_radius']:.3f}"
         text = (
-            f"{name}\nerror {last:.4f}  (one colour {found['one_color']:.3f})\n"
+            f"{name}\nerror {last:.1e}  (one colour {found['one_color']:.3f})\n"
             f"residual {found['residual']:.0e}\nspectral radius {radius_text}"
         )
         row[2].text(0.0, 0.5, text, va="center", fontsize=8, transform=row[2].transAxes)
