@@ -294,7 +294,7 @@ def measure(model: nn.Module, tests: dict[str, list[Data]], steps: int) -> dict:
     run: dict = {"parameters": parameters(model), "tests": examine(model, tests)}
     if isinstance(model, Equilibrium):
         run["bound"] = float(model.dynamics.cell.lipschitz_bound())
-        for name, few in (("same", 5), ("finer", 3)):
+        for name, few in (("same", 4), ("finer", 2)):
             if name in tests:
                 run[f"automaton, {name}"] = deployed(model, tests[name][:few], steps, 0.5)
     return run

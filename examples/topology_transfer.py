@@ -92,7 +92,10 @@ def target(data: Data, radius: float, rewired: bool = False) -> Data:
     seed_node = int((data.pos - middle).norm(dim=1).argmin())
     place = data.pos - data.pos[seed_node]
     source, end = data.edge_index
-    unit = 1.0 if rewired else float((place[source] - place[end]).square().sum(1).mean().sqrt())
+    square = (place[source] - place[end]).square().sum(1)
+    # Not those at the border: Delaunay's are long there, where no point is.
+    inside = place[source].norm(dim=1) < 0.4 * place.abs().max()
+    unit = 1.0 if rewired else float(square[inside].mean().sqrt())
     pos = place / unit
     out = GraphLaplacian()(Data(pos=pos, edge_index=data.edge_index, num_nodes=len(pos)))
     out.color, out.seed_node = rings(pos.norm(dim=1), radius), torch.tensor([seed_node])
@@ -205,7 +208,7 @@ def draw(table: dict, pictures: dict, radius: float, path: Path) -> None:
     for axis, title in zip(axes[0], ("target", "grown", ""), strict=True):
         axis.set_title(title, fontsize=9)
     figure.subplots_adjust(hspace=0.06, wspace=0.06)
-    save_figure(figure, path, dpi=90)
+    save_figure(figure, path, dpi=64)
 
 
 def _area(data: Data, near: Tensor, view: float) -> float:
