@@ -1,15 +1,21 @@
 """Transforms: from images, meshes and points to graphs, and the kernels of their edges."""
 
+from gncadeq.transforms.curvature import PrincipalCurvatures
+from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels
 from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.points import PointsToGraph
+from gncadeq.transforms.rewire import RewireEdges
 
 __all__ = [
+    "GraphLaplacian",
     "ImageToGraph",
     "MeshToGraph",
     "PixelKernels",
     "PointsToGraph",
+    "PrincipalCurvatures",
+    "RewireEdges",
     "graph_to_image",
     "pixel_edges",
     "window_mean",

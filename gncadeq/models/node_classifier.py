@@ -1,0 +1,150 @@
+"""A classifier of nodes: what each is, from its own features and the equilibrium around it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MLP
+
+from gncadeq.cells.base import Cell
+from gncadeq.dynamics import GraphDEQ, GraphNCA, Solution
+from gncadeq.typing import Adj, OptTensor
+
+
+class NodeClassifier(nn.Module):
+    r"""A label for every node, read off its own features and its own state at the equilibrium.
+
+    .. math::
+        \mathbf{u}_i = \mathrm{ReLU}(\mathrm{MLP}_1(\mathbf{x}_i)), \qquad
+        \mathbf{z}^\star = f(\mathbf{z}^\star, \mathbf{u}; \mathcal{G}), \qquad
+        \mathbf{y}_i = \mathrm{MLP}_2 \big( \mathbf{u}_i \, \Vert \,
+        \mathrm{norm}(\mathbf{z}_i^\star) \big)
+
+    Encoder and readout look at one node at a time; what a node knows of others came through the
+    cell. The layer norm makes the readout see the proportions of a state: signals in a contraction
+    fade with distance, and which of two is the stronger outlasts how strong they are.
+
+    Args:
+        cell: The rule, of which ``in_channels`` is the encoder's width.
+        in_channels: Channels of the node features.
+        num_classes: Number of labels, or of outputs for any other task on nodes.
+        hidden_channels: Width of the hidden layers of both MLPs.
+        deq: Arguments of :class:`GraphDEQ`.
+
+    Attributes:
+        dynamics: The :class:`GraphDEQ`, or an automaton put in its place:
+            ``model.dynamics = model.dynamics.as_nca(steps=500, fire_rate=0.5)``.
+
+    Shapes:
+        - **input:** node features :math:`(|\mathcal{V}|, F)`, edge indices
+          :math:`(2, |\mathcal{E}|)`, what the cell wants of edges, batch vector
+          :math:`(|\mathcal{V}|)`
+        - **output:** logits :math:`(|\mathcal{V}|, \text{num\_classes})`
+
+    Raises:
+        ValueError: If a size isn't positive, or the features are of another width.
+
+    Example:
+        >>> from gncadeq import IGNNCell
+        >>> model = NodeClassifier(IGNNCell(8, 16), in_channels=3, num_classes=5)
+        >>> model(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
+        torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        in_channels: int,
+        num_classes: int,
+        hidden_channels: int = 32,
+        deq: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (
+            ("in_channels", in_channels), ("num_classes", num_classes),
+            ("hidden_channels", hidden_channels), ("cell.in_channels", cell.in_channels),
+        ):  # fmt: skip
+            if size < 1:
+                raise ValueError(f"Expected a positive {name!r} (got {size})")
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.encoder = MLP([in_channels, hidden_channels, cell.in_channels], norm=None)
+        self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(cell, **(deq or {}))
+        self.norm = nn.LayerNorm(cell.channels)
+        self.readout = MLP(
+            [cell.in_channels + cell.channels, hidden_channels, num_classes], norm=None
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters."""
+        for module in (self.encoder, self.dynamics, self.norm, self.readout):
+            module.reset_parameters()
+
+    @overload
+    def forward(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
+        *, z0: OptTensor = ..., batch_size: int | None = ...,
+        generator: torch.Generator | None = ..., return_solution: Literal[False] = ...,
+        **context: Tensor,
+    ) -> Tensor: ...  # fmt: skip
+
+    @overload
+    def forward(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
+        *, z0: OptTensor = ..., batch_size: int | None = ...,
+        generator: torch.Generator | None = ..., return_solution: Literal[True],
+        **context: Tensor,
+    ) -> tuple[Tensor, Solution]: ...  # fmt: skip
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        batch: OptTensor = None,
+        *,
+        z0: OptTensor = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        return_solution: bool = False,
+        **context: Tensor,
+    ) -> Tensor | tuple[Tensor, Solution]:
+        """Classify every node.
+
+        Args:
+            x: Node features ``[num_nodes, in_channels]``.
+            edge_index: Edge indices.
+            edge_attr: What the cell wants to know of every edge.
+            batch: Ascending graph index of every node; ``None`` for a single graph.
+            z0: The start of the dynamics.
+            batch_size: Number of graphs, which spares a device synchronisation.
+            generator: The source of randomness of the dynamics.
+            return_solution: Also return the :class:`Solution`.
+            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`.
+        """
+        u = self.encode(x)
+        z, solution = self.dynamics(
+            u, edge_index, edge_attr, batch, z0=z0, batch_size=batch_size, generator=generator,
+            return_solution=True, **context,
+        )  # fmt: skip
+        logits = self.decode(u, z)
+        return (logits, solution) if return_solution else logits
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The injection ``u`` ``[num_nodes, cell.in_channels]``."""
+        if x.dim() != 2 or x.size(1) != self.in_channels:
+            raise ValueError(
+                f"Expected 'x' of shape [num_nodes, in_channels] = [*, {self.in_channels}] "
+                f"(got {list(x.shape)})"
+            )
+        out: Tensor = self.encoder(x)
+        return out.relu()
+
+    def decode(self, u: Tensor, z: Tensor) -> Tensor:
+        """Logits ``[num_nodes, num_classes]`` of nodes with injection ``u`` and state ``z``."""
+        out: Tensor = self.readout(torch.cat([u, self.norm(z)], dim=1))
+        return out
+
+
+__all__ = ["NodeClassifier"]
