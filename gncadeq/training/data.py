@@ -65,9 +65,7 @@ class InOrder(Sampler[tuple[Tensor, int]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(
-        self, dataset: PixelGraphs, augment: bool, crop: float, among: Processes
-    ) -> None:
+    def __init__(self, dataset: PixelGraphs, augment: bool, crop: float, among: Processes) -> None:
         self.dataset, self.augment, self.crop, self.among = dataset, augment, crop, among
 
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:  # type: ignore[override]

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
 
 _GRACE = 20.0  # seconds in which processes may end by themselves
 
@@ -61,7 +62,7 @@ def gathered(value: Tensor) -> Tensor:
 
 
 def stop_together(cause: str | None, device: torch.device) -> None:
-    """Raise in all processes if one has a cause to: one that stopped alone would leave them waiting.
+    """Raise in all processes if one has a cause to, rather than leave the others waiting.
 
     Raises:
         FloatingPointError: With the first cause.
@@ -99,7 +100,7 @@ def launch(run: Callable[..., None], count: int, *arguments: Any) -> None:
     try:
         while not workers.join(grace_period=_GRACE):
             pass
-    except mp.ProcessException as error:
+    except ProcessException as error:
         if errors.empty():
             raise RuntimeError(
                 f"Expected {count} processes to end by themselves (got: {error}). Was one killed, "

@@ -211,9 +211,7 @@ def _finish(
             "training_seconds": seconds[-1] if seconds else 0.0,
         }  # fmt: skip
         model.save_pretrained(str(folder / "model.safetensors"), model.card)
-        write_atomically(
-            folder / "evaluation.json", json.dumps(model.card, indent=2).encode()
-        )
+        write_atomically(folder / "evaluation.json", json.dumps(model.card, indent=2).encode())
     return model, result
 
 
@@ -229,7 +227,9 @@ def command_line(config: TrainConfig) -> str:
     default = TrainConfig()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("dataset", "data_root", "out", "devices") or value == getattr(default, field.name):
+        if field.name in ("dataset", "data_root", "out", "devices") or value == getattr(
+            default, field.name
+        ):
             continue
         name = {"living_threshold": "living", "hidden_channels": "hidden"}.get(
             field.name, field.name.replace("_", "-")

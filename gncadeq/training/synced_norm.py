@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm1d(nn.BatchNorm1d):
@@ -40,10 +41,10 @@ class SyncedBatchNorm1d(nn.BatchNorm1d):
         together = dist.is_initialized() and dist.get_world_size() > 1
         if not (self.training and together):
             return super().forward(input)
-        count: Tensor = all_reduce(input.new_tensor(float(input.size(0))))
-        mean: Tensor = all_reduce(input.sum(0)) / count
+        count = _over_all(input.new_tensor(float(input.size(0))))
+        mean = _over_all(input.sum(0)) / count
         centered = input - mean
-        variance: Tensor = all_reduce(centered.square().sum(0)) / count
+        variance = _over_all(centered.square().sum(0)) / count
         self._track(mean.detach(), (variance * count / (count - 1)).detach())
         out = centered * (variance + self.eps).rsqrt()
         return out * self.weight + self.bias if self.affine else out
@@ -61,6 +62,25 @@ class SyncedBatchNorm1d(nn.BatchNorm1d):
             share = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, whose losses are added up as well."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return _over_all(grad)
+
+
+def _over_all(value: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(value)
+    return total
 
 
 __all__ = ["SyncedBatchNorm1d"]

@@ -154,7 +154,7 @@ class RunLog(Callback):
 
     @staticmethod
     def _average(name: str, steps: list[Tensor]) -> float:
-        """Over the steps, of what each was in all processes: the largest residual, else the mean."""
+        """The mean over the steps; of a step in all processes, the largest residual or the mean."""
         each = gathered(torch.stack(steps))
         step = each.amax(0) if name == "residual" else each.mean(0)
         return float(step.double().mean())
