@@ -47,6 +47,9 @@ class Partition:
             )
         if batch.is_floating_point() or batch.dtype == torch.bool:
             raise ValueError(f"Expected integer 'batch' (got {batch.dtype})")
+        if torch.compiler.is_compiling() and num_graphs is not None:  # which sees no values
+            self.batch, self.num_graphs = batch, num_graphs
+            return
         if batch.numel() > 1 and not bool((batch[1:] >= batch[:-1]).all()):
             raise ValueError(
                 "Expected 'batch' in ascending order (got an unsorted one). Sort the nodes by "

@@ -101,11 +101,14 @@ def launch(run: Callable[..., None], count: int, *arguments: Any) -> None:
         while not workers.join(grace_period=_GRACE):
             pass
     except ProcessException as error:
-        if errors.empty():
-            raise RuntimeError(
-                f"Expected {count} processes to end by themselves (got: {error}). Was one killed, "
-                "for memory?"
-            ) from None
+        first = None if errors.empty() else errors.get()
+        killed = [i for i, p in enumerate(workers.processes) if p.exitcode == -signal.SIGKILL]
+        if first is not None and not killed:
+            raise first from None
+        raise RuntimeError(
+            f"Expected {count} processes to end by themselves (got process {killed or '?'} killed: "
+            "for memory?). The run can be resumed"
+        ) from (first or error)
     finally:  # after Ctrl-C
         for process in workers.processes:
             if process.is_alive():
