@@ -110,6 +110,9 @@ def in_two_processes(folder: str) -> None:
         result[f"{name} buffers"] = dict(model.named_buffers())
     result["gathered"] = gathered(torch.tensor([float(here.rank), 7.0]))
     stop_together(None, torch.device("cpu"))
+    synced = GraphDEQ.from_conv(GCNConv(8, 8), 1, norm=nn.SyncBatchNorm(8)).double()
+    with pytest.raises(TypeError, match=r"doesn't wait for other processes .*2 of them"):
+        synced(mine[0].x, mine[0].edge_index)
     try:
         stop_together("rank 1 saw NaN" if here.rank == 1 else None, torch.device("cpu"))
     except FloatingPointError as error:
