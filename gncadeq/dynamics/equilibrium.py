@@ -208,7 +208,7 @@ class GraphDEQ(nn.Module):
         **context: Tensor,
     ) -> tuple[Tensor, Solution]: ...
 
-    @torch.compiler.disable(reason="a solve ends when its residuals, which it looks at, are small")
+    @torch.compiler.disable(reason="a solve looks at residuals")  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
         self,
         x: Tensor,

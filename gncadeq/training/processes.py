@@ -6,18 +6,20 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 _GRACE = 20.0  # seconds in which processes may end by themselves
 
 
-class Processes(NamedTuple):
+@dataclass(frozen=True)
+class Processes:
     """A process among those that train one model, each on its share of every batch.
 
     Attributes:
@@ -94,9 +96,8 @@ def launch(run: Callable[..., None], count: int, *arguments: Any) -> None:
     context = mp.get_context("spawn")
     errors = context.SimpleQueue()
     threads = max(1, torch.get_num_threads() // count)
-    workers = mp.spawn(
-        _worker, (run, count, _free_port(), threads, errors, arguments), nprocs=count, join=False
-    )
+    given = (run, count, _free_port(), threads, errors, arguments)
+    workers = spawn(_worker, given, nprocs=count, join=False)  # type: ignore[no-untyped-call]
     try:
         while not workers.join(grace_period=_GRACE):
             pass
