@@ -114,7 +114,7 @@ def measure(data: Data, rule: str, contraction: float, count: int, widths: list[
             "worst_node": float(difference.max() / exact.norm(dim=1).max()),
         })  # fmt: skip
     scattered = torch.randperm(data.num_nodes).tensor_split(count)
-    z, _ = solve_parts(deq, data, list(scattered), 0)
+    alone, _ = solve_parts(deq, data, list(scattered), 0)
     exchanges = {}
     for hops in (2, 5):
         z, exchanges[hops] = exchange(deq, data, parts, hops)
@@ -128,7 +128,7 @@ def measure(data: Data, rule: str, contraction: float, count: int, widths: list[
         rate = (fading[-1]["error"] / fading[0]["error"]) ** (1 / span)
     inner = data.num_nodes / count
     return {"contraction": contraction, "rule": rule, "inner_nodes": inner, "rows": rows,
-            "random_parts_error": float((z - exact).norm() / exact.norm()),
+            "random_parts_error": float((alone - exact).norm() / exact.norm()),
             "fades_by": rate, "exchanges": exchanges}  # fmt: skip
 
 
