@@ -28,8 +28,7 @@ from torch_geometric.utils import grid, to_undirected
 
 from gncadeq import GraphDEQ
 from gncadeq.datasets import primitives
-from gncadeq.transforms import MeshToGraph
-from gncadeq.transforms.parts import halo, partition
+from gncadeq.transforms import MeshToGraph, halo, partition
 
 CHANNELS = 8
 EXACT = {"tol": 1e-11, "max_steps": 5000, "solver": "anderson", "on_failure": "raise"}
@@ -86,11 +85,12 @@ def exchange(
     """Parts take ``hops - 1`` steps at a time and then exchange their states, until these rest."""
     z = data.x.new_zeros(data.num_nodes, CHANNELS)
     pieces = [halo(data, nodes, hops) for nodes in parts]
+    steps = [deq.cell.bind(part.x, part.edge_index) for part in pieces]
     moved, count = float("inf"), 0
     while moved > tol:
         new = z.clone()
-        for part in pieces:
-            step, own = deq.cell.bind(part.x, part.edge_index), z[part.node]
+        for part, step in zip(pieces, steps, strict=True):
+            own = z[part.node]
             for _ in range(hops - 1):
                 own = step(own)
             new[part.node[part.inner]] = own[part.inner]

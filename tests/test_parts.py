@@ -10,8 +10,7 @@ from torch_geometric.nn import GATConv, GCNConv
 from torch_geometric.utils import grid, subgraph
 
 from gncadeq import ConvCell, GraphDEQ, GraphNCA
-from gncadeq.transforms import ImageToGraph
-from gncadeq.transforms.parts import halo, partition
+from gncadeq.transforms import ImageToGraph, halo, partition
 
 
 def field(side: int = 12) -> Data:

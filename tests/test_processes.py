@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -239,9 +241,33 @@ def test_nan_stops_all_processes_with_its_cause(tmp_path):
 
 
 @pytest.mark.slow
+def test_interrupting_ends_all_processes(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, *command(tmp_path, "--epochs", "200", "--devices", "2")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    checkpoints, deadline = tmp_path / "run" / "checkpoints", time.monotonic() + 300
+    try:
+        while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.2)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        pids = workers.read_text().split() if workers.exists() else []
+        process.send_signal(signal.SIGINT)  # to the first one alone
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "--resume" in output
+    assert "Traceback" not in output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_run_resumes(tmp_path):
     half = config(tmp_path, "two", devices=2, epochs=3, augment=False, crop=0.0, warm_start=True)
-    with pytest.raises(RuntimeError, match="Was one killed"):
+    with pytest.raises(RuntimeError, match=r"process \[1\] killed"):
         launch(fit_and_die, 2, half)
     assert len(rows(tmp_path / "two")) == 1
     resumed, _ = train(half, resume=True, progress=False)
