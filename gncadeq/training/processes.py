@@ -117,6 +117,7 @@ def launch(run: Callable[..., None], count: int, *arguments: Any) -> None:
         for process in workers.processes:
             process.join(_GRACE)
             process.kill()
+            process.join()
     if not errors.empty():
         raise errors.get()
 
