@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
-from torch_geometric.utils import is_undirected
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.conv_bounds import growth_rate, proofs_hold, proven_bound
 from gncadeq.cells.conv_signature import conv_arguments, read_signature
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.neighborhood import Neighborhood, check_range
@@ -173,7 +172,7 @@ class WrappedConvCell(Cell):
         )
         if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return f"The growth of {name} is measured, at one state, and not proven; {lower}"
-        if isinstance(edge_index, Tensor) and not _is_proper(edge_index, edge_attr):
+        if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, edge_attr):
             return (
                 f"The bound of {name} is one for undirected graphs with weights that aren't "
                 "negative, which this isn't: use torch_geometric.transforms.ToUndirected; or "
@@ -202,7 +201,7 @@ class WrappedConvCell(Cell):
         bound = self.proven_bound()
         if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return super().lipschitz_bound(graph)
-        if graph is not None and not _is_proper(graph.edge_index, graph.edge_attr):
+        if graph is not None and not proofs_hold(graph.edge_index, graph.edge_attr):
             return super().lipschitz_bound(graph)
         return bound if self.contraction is None else bound.clamp(max=self.contraction)
 
@@ -292,13 +291,6 @@ class WrappedConvCell(Cell):
             f"{self.in_channels}, {self.channels}, contraction={self.contraction}, "
             f"init={self.init!r}"
         )
-
-
-def _is_proper(edge_index: Tensor, weight: OptTensor) -> bool:
-    """Whether a graph is one that the proofs are about: undirected, without negative weights."""
-    if weight is not None and bool((weight < 0).any()):
-        return False
-    return bool(is_undirected(edge_index, weight))
 
 
 def _width(conv: nn.Module) -> int:
