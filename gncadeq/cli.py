@@ -159,6 +159,12 @@ def train(
     accelerator: Annotated[
         str, typer.Option(help="cpu, cuda, mps or auto; measured on CPUs only so far.")
     ] = "cpu",
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes on this machine, each with a device and a share of every batch."
+        ),
+    ] = 1,
     train_limit: Annotated[
         str, typer.Option(help="Use only so many training images, or none for all.")
     ] = "none",
@@ -181,6 +187,7 @@ def train(
         "augment": augment, "crop": crop, "warm_start": warm_start,
         "warm_start_mb": warm_start_mb,
         "train_limit": None if limit_ is None else int(limit_), "accelerator": accelerator,
+        "devices": devices,
     }  # fmt: skip
     folder = out_folder or f"runs/{dataset.value}"
     place: dict[str, Any] = {"dataset": dataset.value, "data_root": data_root, "out": folder}
@@ -209,8 +216,12 @@ def _is_explicit(ctx: typer.Context, name: str) -> bool:
 
 
 def _train(config: TrainConfig, resume: bool) -> None:
+    from gncadeq.training.processes import Processes
     from gncadeq.training.run import command_line, train
 
+    if Processes.here().rank > 0:  # the first process speaks for all
+        train(config, resume=resume)
+        return
     out.print(f"[dim]{command_line(config)}[/dim]", highlight=False)
     try:
         model, result = train(config, resume=resume)

@@ -351,6 +351,12 @@ class Stencil:
             return self._conv2d(z, n.grid)
         dtype = torch.promote_types(z.dtype, self.weight.dtype)
         z = z.to(dtype)
+        if torch.compiler.is_compiling():  # in operations that the compiler knows
+            packed = self.weight.to(dtype).transpose(0, 1).reshape(self.in_channels, -1)
+            messages = (z @ packed).view(-1, self.out_channels)[n.incoming.slot]
+            return messages.new_zeros(z.size(0), self.out_channels).index_add(
+                0, n.incoming.receiver, messages
+            )
         if recorded():
             weight = self.weight.to(dtype)
             return _Convolve.apply(z, weight, n, False)  # type: ignore[no-any-return]
@@ -402,7 +408,12 @@ _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 
 def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
-    """Raise a ValueError if ``index`` has entries outside ``[0, size)``."""
+    """Raise a ValueError if ``index`` has entries outside ``[0, size)``.
+
+    Within a compiled graph, which sees no values, nothing is checked.
+    """
+    if torch.compiler.is_compiling():
+        return
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
         raise ValueError(
             f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "

@@ -29,11 +29,13 @@ class Cell(nn.Module, ABC):
         channels: Channels of the state ``z``.
         context: Names of the tensors that :meth:`prepare` takes by keyword, beyond the graph.
             ``"batch"``, the graph of every node, comes from the dynamics; others from their caller.
+        hypergraph: Whether the second row of the edge indices numbers hyperedges, not nodes.
     """
 
     in_channels: int
     channels: int
     context: tuple[str, ...] = ()
+    hypergraph: bool = False
 
     @abstractmethod
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
@@ -60,14 +62,28 @@ class Cell(nn.Module, ABC):
         """
         return torch.tensor(float("inf"))
 
+    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None) -> str | None:
+        """Why solves on this graph may fail: a sentence for whoever's solve did, or ``None``."""
+        return None
+
     def bind(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
     ) -> Step:
         """:meth:`prepare`, refusing a ``context`` that the cell doesn't take.
 
         Raises:
-            TypeError: If the cell takes no tensor of that name.
+            TypeError: If the cell takes no tensor of that name, or ``x`` is none.
+            ValueError: If not all tensors are on the device of ``x``.
         """
+        check_tensor(x)
+        given = {"edge_index": edge_index, "edge_attr": edge_attr, **context}
+        given["parameters"] = next(self.parameters(), None)
+        for name, value in given.items():
+            if isinstance(value, Tensor) and value.device != x.device:
+                raise ValueError(
+                    f"Expected '{name}' on the device of 'x', {x.device} (got {value.device}). Use "
+                    ".to(device) for model and data"
+                )
         for name in context:
             if name not in self.context:
                 near = get_close_matches(name, self.context, 1)
@@ -95,6 +111,15 @@ class Cell(nn.Module, ABC):
                 f"(got {list(z.shape)})"
             )
         return self.bind(x, edge_index, edge_attr, **context)(z)
+
+
+def check_tensor(x: object) -> None:
+    """Raise a TypeError if the injection isn't a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"Expected a tensor 'x' (got {type(x).__name__}). Use torch.as_tensor(x), or "
+            "(data.x, data.edge_index, ...) of a Data"
+        )
 
 
 def check_graph(
@@ -141,4 +166,4 @@ def check_graph(
         raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
 
 
-__all__ = ["Cell", "check_graph"]
+__all__ = ["Cell", "check_graph", "check_tensor"]

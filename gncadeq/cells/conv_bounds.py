@@ -19,6 +19,7 @@ import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
+from torch_geometric.utils import is_undirected
 
 
 def _norm(linear: Any) -> Tensor:
@@ -114,6 +115,13 @@ def proven_bound(conv: nn.Module) -> Tensor | None:
     return None if find is None else find(conv)
 
 
+def proofs_hold(edge_index: Tensor, weight: Tensor | None) -> bool:
+    """Whether a graph is one that the proofs are about: undirected, without negative weights."""
+    if weight is not None and bool((weight < 0).any()):
+        return False
+    return bool(is_undirected(edge_index, weight))
+
+
 def growth_rate(
     image: Callable[[Tensor], Tensor],
     z: Tensor,
@@ -173,4 +181,4 @@ def growth_rate(
         return rate if differentiable else rate.detach()
 
 
-__all__ = ["growth_rate", "proven_bound"]
+__all__ = ["growth_rate", "proofs_hold", "proven_bound"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from gncadeq.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
 _GRAPH = ("edge_index", "hyperedge_index", "pos_edge_index")
@@ -106,10 +107,6 @@ def conv_arguments(
             + ", ".join(f"{n}=..." for n in missing)
         )
     for name, value in arguments.items():
-        if value.device != x.device:
-            raise ValueError(
-                f"Expected '{name}' on the device of 'x', {x.device} (got {value.device})"
-            )
         edges, n = edge_index.size(1), value.size(0) if value.dim() else None
         if name.startswith("edge_") and n != edges:
             raise ValueError(
@@ -117,6 +114,8 @@ def conv_arguments(
             )
         if name in ("edge_type", "node_type") and value.is_floating_point():
             raise TypeError(f"Expected integer '{name}' (got {value.dtype}). Use .long()")
+        if name == "edge_type" and isinstance(getattr(conv, "num_relations", None), int):
+            check_range(name, value, int(conv.num_relations), "num_relations")  # type: ignore[arg-type]
         if name == "edge_weight":
             if not value.is_floating_point():
                 raise TypeError(

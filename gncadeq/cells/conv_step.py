@@ -125,6 +125,8 @@ def _with_empty_cache(conv: nn.Module) -> tuple[nn.Module, bool]:
     A shallow copy: its submodules and parameters are the conv's own. What it may cache are edges; a
     cache of states would be that of another step.
     """
+    if torch.compiler.is_compiling() and not getattr(conv, "cached", False):
+        return conv, False  # the compiler finds by itself what every step repeats
     new: Any = copy.copy(conv)
     for name in (*_CACHES, *_STATE_CACHES):
         if hasattr(conv, name):

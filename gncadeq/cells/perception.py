@@ -83,7 +83,7 @@ class Perception:
         Yields:
             Rows of the nodes, and what they perceive ``[num_rows, num_kernels, channels]``.
         """
-        if recorded() or z.device.type != "cpu":
+        if recorded() or z.device.type != "cpu" or torch.compiler.is_compiling():
             yield slice(0, self.num_nodes), self(z)
             return
         weight = self.weight.to(z.dtype)

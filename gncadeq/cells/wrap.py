@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
-from torch_geometric.utils import is_undirected
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.conv_bounds import growth_rate, proofs_hold, proven_bound
 from gncadeq.cells.conv_signature import conv_arguments, read_signature
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.neighborhood import Neighborhood, check_range
@@ -106,6 +105,7 @@ class WrappedConvCell(Cell):
     ) -> None:
         super().__init__()
         self.signature = read_signature(conv)
+        self.hypergraph = self.signature.graph == "hyperedge_index"
         channels = _width(conv) if channels is None else channels
         if in_channels < 1 or channels < 1:
             raise ValueError(
@@ -161,6 +161,25 @@ class WrappedConvCell(Cell):
                 reset()
         self._reset_own()
 
+    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None) -> str | None:
+        """Why solves on this graph may fail, although the conv is scaled."""
+        name = type(self.conv).__name__
+        if self.contraction is None:
+            return f"{name} isn't scaled (contraction=None). Give it a 'contraction', such as 0.9"
+        lower = (
+            f"a 'contraction' below {self.contraction:g} or solver_options={{'damping': 0.5}} may "
+            "help"
+        )
+        if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
+            return f"The growth of {name} is measured, at one state, and not proven; {lower}"
+        if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, edge_attr):
+            return (
+                f"The bound of {name} is one for undirected graphs with weights that aren't "
+                "negative, which this isn't: use torch_geometric.transforms.ToUndirected; or "
+                f"{lower}"
+            )
+        return None
+
     def proven_bound(self) -> OptTensor:
         """The conv's Lipschitz constant before scaling, ``None`` where nothing is proven."""
         return proven_bound(self.conv) if self.norm is None else None
@@ -182,11 +201,8 @@ class WrappedConvCell(Cell):
         bound = self.proven_bound()
         if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return super().lipschitz_bound(graph)
-        if graph is not None:
-            weight = graph.edge_attr
-            symmetric = is_undirected(graph.edge_index, weight, num_nodes=int(graph.num_nodes))
-            if not symmetric or (weight is not None and bool((weight < 0).any())):
-                return super().lipschitz_bound(graph)
+        if graph is not None and not proofs_hold(graph.edge_index, graph.edge_attr):
+            return super().lipschitz_bound(graph)
         return bound if self.contraction is None else bound.clamp(max=self.contraction)
 
     def prepare(
@@ -215,14 +231,7 @@ class WrappedConvCell(Cell):
                 )
             entries = edge_index.incoming
             edge_index = torch.stack([entries.sender, entries.receiver])
-        for name, value in (("edge_index", edge_index), ("parameters", weight)):
-            if value.device != x.device:
-                raise ValueError(
-                    f"Expected '{name}' on the device of 'x', {x.device} (got {value.device}). Use "
-                    ".to(device) for model and data"
-                )
-        # The second row of a hypergraph's is of hyperedges.
-        nodes = edge_index[:1] if self.signature.graph == "hyperedge_index" else edge_index
+        nodes = edge_index[:1] if self.hypergraph else edge_index
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
         step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
@@ -267,7 +276,7 @@ class WrappedConvCell(Cell):
             batch = step.arguments["batch"]
             return batch, int(batch.max()) + 1 if n else 0
         total = n
-        if self.signature.graph == "hyperedge_index":  # a hyperedge joins nodes, and is one here
+        if self.hypergraph:  # a hyperedge joins nodes, and is one here
             total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
             edge_index = torch.stack([edge_index[0], edge_index[1] + n])
         for name in step.arguments:

@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell
+from gncadeq.cells.base import Cell, check_tensor
 from gncadeq.dynamics import torchdeq_bridge
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
@@ -218,6 +218,7 @@ class GraphDEQ(nn.Module):
         **context: Tensor,
     ) -> tuple[Tensor, Solution]: ...
 
+    @torch.compiler.disable(reason="a solve looks at residuals")  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
         self,
         x: Tensor,
@@ -258,6 +259,7 @@ class GraphDEQ(nn.Module):
             RuntimeError: Within a transform of ``torch.func`` or forward-mode differentiation.
         """
         _check_transforms()
+        check_tensor(x)
         with full_precision(x.device):
             z, solution = self._forward(
                 x, edge_index, edge_attr, batch, z0, batch_size, generator, trace, context
@@ -288,8 +290,12 @@ class GraphDEQ(nn.Module):
         frozen = Frozen.of(self.cell, generator)
         graph = (x, edge_index, edge_attr, context)
         step = _prepare(self.cell, graph, frozen)
+        if batch is not None and not self.cell.hypergraph:
+            partition.check_edges(edge_index)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
-        solution.report(self.on_failure, stacklevel=4)
+        solution.report(
+            self.on_failure, stacklevel=4, caveat=lambda: self.cell.caveat(edge_index, edge_attr)
+        )
         z = solution.state
         if frozen is not None:
             frozen.update_statistics = True

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -45,6 +46,7 @@ class Frozen:
         itself by a true attribute ``draws_randomness``.
         """
         training = [m for m in cell.modules() if m.training]
+        _check_alone(training)
         norms = [m for m in training if isinstance(m, _NormBase) and m.track_running_stats]
         if not norms and not any(_draws(m) for m in training):
             return None
@@ -75,6 +77,17 @@ class Frozen:
                 return step(z)
 
         return frozen_step
+
+
+def _check_alone(modules: list[nn.Module]) -> None:
+    """Refuse modules that wait for other processes, which take other numbers of steps."""
+    waiting = [m for m in modules if isinstance(m, nn.SyncBatchNorm)]
+    if waiting and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise TypeError(
+            "Expected a cell that doesn't wait for other processes (got SyncBatchNorm, in "
+            f"{dist.get_world_size()} of them): each takes as many steps as its graphs need, and "
+            "would wait forever. Use BatchNorm1d within the cell, sync_batchnorm=False in Lightning"
+        )
 
 
 def _draws(module: nn.Module) -> bool:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.typing import Adj
+
 _PIECE = 1024
 
 
@@ -23,6 +25,7 @@ class Partition:
 
     Raises:
         ValueError: If ``batch`` has another length than the state, or is not ascending.
+        TypeError: If it isn't a tensor.
 
     Example:
         >>> p = Partition(torch.tensor([0, 0, 1]), num_nodes=3)
@@ -41,12 +44,21 @@ class Partition:
             device = like.device if like is not None else None
             batch = torch.zeros(num_nodes, dtype=torch.long, device=device)
             num_graphs = 1 if num_graphs is None else num_graphs
+        if not isinstance(batch, Tensor):
+            raise TypeError(f"Expected a tensor 'batch' (got {type(batch).__name__})")
+        if like is not None and batch.device != like.device:
+            raise ValueError(
+                f"Expected 'batch' on the device of 'x', {like.device} (got {batch.device})"
+            )
         if batch.dim() != 1 or batch.numel() != num_nodes:
             raise ValueError(
                 f"Expected 'batch' of shape [num_nodes] = [{num_nodes}] (got {list(batch.shape)})"
             )
         if batch.is_floating_point() or batch.dtype == torch.bool:
             raise ValueError(f"Expected integer 'batch' (got {batch.dtype})")
+        if torch.compiler.is_compiling() and num_graphs is not None:  # which sees no values
+            self.batch, self.num_graphs = batch, num_graphs
+            return
         if batch.numel() > 1 and not bool((batch[1:] >= batch[:-1]).all()):
             raise ValueError(
                 "Expected 'batch' in ascending order (got an unsorted one). Sort the nodes by "
@@ -60,6 +72,28 @@ class Partition:
                 f"{int(batch[-1])})"
             )
         self.batch, self.num_graphs = batch, num_graphs
+
+    def check_edges(self, edge_index: Adj) -> None:
+        """Refuse edges between graphs: one graph's equilibrium would depend on another's.
+
+        Raises:
+            ValueError: If the ends of an edge are in two graphs.
+        """
+        if self.num_graphs <= 1 or torch.compiler.is_compiling():
+            return
+        if isinstance(edge_index, Tensor):
+            source, target = edge_index[0], edge_index[1]
+        else:
+            source, target = edge_index.incoming.sender, edge_index.incoming.receiver
+        crossing = self.batch[source] != self.batch[target]
+        if bool(crossing.any()):
+            edge = int(crossing.nonzero()[0])
+            i, j = int(source[edge]), int(target[edge])
+            raise ValueError(
+                f"Expected edges within the graphs of 'batch' (got {int(crossing.sum())} edges "
+                f"between graphs, such as {i} → {j} from graph {int(self.batch[i])} to "
+                f"{int(self.batch[j])}). Is 'batch' that of another Batch?"
+            )
 
     @property
     def num_nodes(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gncadeq.cells.base import Cell
+from gncadeq.cells.base import Cell, check_tensor
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
@@ -181,12 +181,15 @@ class GraphNCA(nn.Module):
         Returns:
             The last state, followed by what was asked for.
         """
+        check_tensor(x)
         steps = self.steps if steps is None else _check_steps(steps)
         partition = Partition(batch, x.size(0), batch_size, like=x)
         z = start_state(z0, x, self.cell.channels, self.start, generator)
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
         step = self.cell.bind(x, edge_index, edge_attr, **context)
+        if batch is not None and not self.cell.hypergraph:
+            partition.check_edges(edge_index)
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
@@ -200,7 +203,8 @@ class GraphNCA(nn.Module):
             done += count
             if trajectory is not None:
                 trajectory.append(z)
-        self._check_finite(z, partition, steps)
+        if not torch.compiler.is_compiling():  # a compiled graph sees no values
+            self._check_finite(z, partition, steps)
         out: list[Any] = [z]
         if trajectory is not None:
             out.append(torch.stack(trajectory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -79,6 +80,7 @@ class Solution:
         *,
         gradient: bool = False,
         excuse: Tensor | None = None,
+        caveat: Callable[[], str | None] | None = None,
     ) -> None:
         """Warn, raise or say nothing about the graphs that did not converge.
 
@@ -87,6 +89,7 @@ class Solution:
             stacklevel: Of the warning.
             gradient: Whether this is the solution of a gradient's linear system.
             excuse: ``[num_graphs]`` booleans: graphs of which nothing is said.
+            caveat: Asked for a sentence about the rule, when there is something to report.
 
         Raises:
             ConvergenceError: If a graph failed and ``on_failure="raise"``.
@@ -97,6 +100,8 @@ class Solution:
         if not bool(failed.any()):
             return
         message = self._failure_message(failed.nonzero().flatten(), gradient)
+        remark = None if caveat is None else caveat()
+        message += "" if remark is None else f". {remark}"
         if on_failure == "raise":
             raise ConvergenceError(message)
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)

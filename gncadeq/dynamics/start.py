@@ -29,13 +29,18 @@ def start_state(
     """The given start, checked, or a new one on the device of the injection.
 
     Raises:
-        ValueError: If ``z0`` has another shape than ``[num_nodes, channels]``.
+        ValueError: If ``z0`` has another shape than ``[num_nodes, channels]``, or is elsewhere.
     """
     if z0 is not None:
         if list(z0.shape) != [x.size(0), channels]:
             raise ValueError(
                 f"Expected 'z0' of shape [num_nodes, channels] = [{x.size(0)}, {channels}] "
                 f"(got {list(z0.shape)})"
+            )
+        if z0.device != x.device:
+            raise ValueError(
+                f"Expected 'z0' on the device of 'x', {x.device} (got {z0.device}). Use "
+                "z0.to(x.device)"
             )
         return z0
     if start == "zeros":

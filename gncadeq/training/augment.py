@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.training.processes import ALONE, Processes
+
 
 def random_affine(
     images: Tensor,
@@ -15,6 +17,7 @@ def random_affine(
     degrees: float = 12.0,
     scale: float = 0.12,
     shear: float = 0.2,
+    among: Processes = ALONE,
 ) -> Tensor:
     r"""Rotate, stretch and shear every image a little, about its centre.
 
@@ -26,6 +29,8 @@ def random_affine(
         degrees: Largest rotation.
         scale: Largest relative change of either side.
         shear: Largest shear.
+        among: The images are this process's share of a batch, and are distorted as the whole
+            batch would be.
 
     Example:
         >>> image = torch.rand(2, 1, 8, 8)
@@ -34,7 +39,7 @@ def random_affine(
     """
     b = images.size(0)
     generator = torch.Generator().manual_seed(seed)
-    draw = 2 * torch.rand(4, b, generator=generator) - 1
+    draw = among.share(2 * torch.rand(4, b * among.count, generator=generator) - 1, dim=1)
     angle = draw[0] * math.radians(degrees)
     sx, sy, k = 1 + scale * draw[1], 1 + scale * draw[2], shear * draw[3]
     cos, sin = angle.cos(), angle.sin()
@@ -45,7 +50,13 @@ def random_affine(
     return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)
 
 
-def random_window(images: Tensor, seed: int, share: float, smallest: float = 0.4) -> Tensor:
+def random_window(
+    images: Tensor,
+    seed: int,
+    share: float,
+    smallest: float = 0.4,
+    among: Processes = ALONE,
+) -> Tensor:
     """Blacken some images outside a random window, as if they had been truncated.
 
     Args:
@@ -54,6 +65,8 @@ def random_window(images: Tensor, seed: int, share: float, smallest: float = 0.4
         share: Share of the images, in [0, 1].
         smallest: Least side of a window, relative to the image's. An image of which the window
             shows less than a tenth stays whole.
+        among: The images are this process's share of a batch, of which the windows are those of
+            the whole.
 
     Example:
         >>> images = torch.ones(100, 1, 10, 10)
@@ -63,7 +76,7 @@ def random_window(images: Tensor, seed: int, share: float, smallest: float = 0.4
     """
     b, _, h, w = images.shape
     generator = torch.Generator().manual_seed(seed + 1)
-    draw = torch.rand(5, b, 1, generator=generator)
+    draw = among.share(torch.rand(5, b * among.count, 1, generator=generator), dim=1)
     inside = []
     for n, side, start in ((h, draw[0], draw[1]), (w, draw[2], draw[3])):
         length = (smallest + (1 - smallest) * side) * n

@@ -126,6 +126,7 @@ class TrainConfig(RunConfig):
     validation: int = 0
     train_limit: int | None = None
     accelerator: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
+    devices: int = 1
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done.
@@ -134,6 +135,7 @@ class TrainConfig(RunConfig):
             ValueError: If options are out of range or contradict each other.
         """
         self.check_choices()
+        self.check_shares(self.devices, self.train_limit)
         if not 0.0 < self.fire_rate <= 1.0:
             raise ValueError(f"Expected 'fire_rate' in (0, 1] (got {self.fire_rate})")
         if self.train_limit is not None and self.train_limit < 1:
@@ -141,7 +143,7 @@ class TrainConfig(RunConfig):
         self.check_positive(
             "epochs", "channels", "hidden_channels", "batch_size", "lr", "tol", "nca_steps",
             "phantom_steps",
-            "warm_start_mb",
+            "warm_start_mb", "devices",
         )  # fmt: skip
         if self.batch_size < 2 and self.standardize:
             raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
@@ -160,6 +162,20 @@ class TrainConfig(RunConfig):
                 f"Expected gradient='bptt' with dynamics='nca' and only there (got "
                 f"{self.gradient!r} with {self.dynamics!r}). An automaton is trained through its "
                 "steps, an equilibrium at its solution"
+            )
+
+    def check_shares(self, processes: int, images: int | None) -> None:
+        """Refuse batches (of as many of the ``images`` as fit) that processes can't share equally.
+
+        Raises:
+            ValueError: If a process would have more images than another.
+        """
+        size = self.batch_size if images is None else min(self.batch_size, images)
+        if processes > 1 and size % processes:
+            raise ValueError(
+                f"Expected batches that {processes} processes share equally (got {size} images, of "
+                f"all processes together). Use a 'batch_size' such as "
+                f"{-(-size // processes) * processes}"
             )
 
     @classmethod

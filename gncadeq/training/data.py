@@ -11,16 +11,26 @@ from torch_geometric.data import Batch
 
 from gncadeq.datasets import PixelGraphs
 from gncadeq.training.augment import random_affine, random_window
+from gncadeq.training.processes import ALONE, Processes
 
 
 class EpochBatches(Sampler[tuple[Tensor, int]]):
     """Shuffled index batches, each with a seed for its randomness.
 
-    They are the same for the same seed and epoch, also after a resume.
+    They are the same for the same seed and epoch, also after a resume, and in every one of several
+    processes, which take their shares of them.
+
+    Args:
+        index: The images.
+        batch_size: Images a batch, in all processes together.
+        seed: Seed of the order.
+        groups: Shuffle so many parts of the images, each for itself: with as many groups as
+            processes an image stays with its process.
     """
 
-    def __init__(self, index: Tensor, batch_size: int, seed: int) -> None:
+    def __init__(self, index: Tensor, batch_size: int, seed: int, groups: int = 1) -> None:
         self.index, self.batch_size, self.seed, self.epoch = index, batch_size, seed, 0
+        self.groups = groups
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before every epoch."""
@@ -31,7 +41,10 @@ class EpochBatches(Sampler[tuple[Tensor, int]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order = self.index[torch.randperm(len(self.index), generator=generator)]
+        parts = [self.index[g :: self.groups] for g in range(self.groups)]
+        each = len(parts[-1])
+        shuffled = [p[torch.randperm(len(p), generator=generator)[:each]] for p in parts]
+        order = torch.stack(shuffled, dim=1).flatten()
         for i in range(len(self)):
             seed = int(torch.randint(2**62, (), generator=generator))
             yield order[i * self.batch_size : (i + 1) * self.batch_size], seed
@@ -52,16 +65,19 @@ class InOrder(Sampler[tuple[Tensor, int]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, dataset: PixelGraphs, augment: bool, crop: float) -> None:
-        self.dataset, self.augment, self.crop = dataset, augment, crop
+    def __init__(self, dataset: PixelGraphs, augment: bool, crop: float, among: Processes) -> None:
+        self.dataset, self.augment, self.crop, self.among = dataset, augment, crop, among
 
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:  # type: ignore[override]
-        index, seed = item
+        whole, seed = item
+        index = self.among.share(whole)
 
         def distort(images: Tensor) -> Tensor:
             if self.augment:
-                images = random_affine(images, seed)
-            return random_window(images, seed, self.crop) if self.crop > 0 else images
+                images = random_affine(images, seed, among=self.among)
+            if self.crop > 0:
+                images = random_window(images, seed, self.crop, among=self.among)
+            return images
 
         batch = self.dataset.batch(index, distort)
         batch.image = index
@@ -73,6 +89,7 @@ def batch_loader(
     sampler: Sampler[tuple[Tensor, int]],
     augment: bool = False,
     crop: float = 0.0,
+    among: Processes = ALONE,
 ) -> DataLoader[Batch]:
     """A loader of the batches that ``sampler`` names.
 
@@ -81,8 +98,10 @@ def batch_loader(
         sampler: Index batches with seeds.
         augment: Distort the images a little.
         crop: Show only a window of this share of the images.
+        among: Load this process's share of every batch.
     """
-    return DataLoader(_Batches(dataset, augment, crop), batch_size=None, sampler=sampler)
+    batches = _Batches(dataset, augment, crop, among)
+    return DataLoader(batches, batch_size=None, sampler=sampler)
 
 
 __all__ = ["EpochBatches", "InOrder", "batch_loader"]

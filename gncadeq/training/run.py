@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import logging
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, GraphNCA
@@ -21,6 +23,8 @@ from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.config import TrainConfig
 from gncadeq.training.data import EpochBatches, batch_loader
+from gncadeq.training.processes import Processes, launch
+from gncadeq.training.synced_norm import SyncedBatchNorm1d
 from gncadeq.transforms import ImageToGraph
 
 
@@ -55,15 +59,48 @@ def train(
     The run's folder receives ``config.json``, ``checkpoints/`` (of the last epoch, for ``resume``),
     ``metrics.csv``, ``model.safetensors`` and at the end ``evaluation.json``.
 
+    With ``devices`` above one, so many new processes share every batch; what is learned is the
+    same to rounding, but for Gaussian starts, update masks and the order of images with
+    ``warm_start``, which are another draw. Started by ``torchrun``, a process takes its share as
+    well, and only the first one writes. Collect the result from the first one.
+
     Args:
         config: What to train.
-        resume: Continue an interrupted run in its folder, to the same result.
+        resume: Continue an interrupted run in its folder, to the same result, with as many
+            processes as one likes.
         progress: Whether to show progress bars.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C; the folder can be resumed.
         FileExistsError: If the folder holds a run already and ``resume`` is false.
         FloatingPointError: If the loss is not finite; the message names the cause.
+        ValueError: If the batches can't be shared equally between the processes.
+    """
+    here = Processes.here()
+    if here.count > 1 and config.devices not in (1, here.local_count):
+        raise ValueError(
+            f"Expected 'devices' to be left out, or as torchrun says, {here.local_count} (got "
+            f"{config.devices})"
+        )
+    folder = Path(config.out)
+    if here.rank == 0:
+        config.check_folder(folder, resume, places=("out", "data_root", "devices"))
+    found = sorted((folder / "checkpoints").glob("*.ckpt"))
+    checkpoint = found[-1] if resume and found else None
+    if here.count == 1 and config.devices > 1:
+        launch(fit, config.devices, config, checkpoint, progress)
+    else:
+        fit(config, checkpoint, progress)
+    return _finish(config, progress and here.rank == 0, write=here.rank == 0)
+
+
+def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = True) -> None:
+    """Train in this process, with those of which :meth:`Processes.here` knows.
+
+    Args:
+        config: What to train; the run's folder receives the weights.
+        checkpoint: Where to go on.
+        progress: Whether to show a progress bar.
     """
     try:
         import lightning as L
@@ -75,35 +112,41 @@ def train(
             f"Expected the extra 'train' ({error}). pip install 'gncadeq[train]'"
         ) from error
 
-    folder = Path(config.out)
-    checkpoint = _find_checkpoint(folder, config, resume)
+    here, folder = Processes.here(), Path(config.out)
+    progress = progress and here.rank == 0
     to_graph = ImageToGraph(living_threshold=config.living_threshold)
     train_set = PixelGraphs(config.data_root, config.dataset, True, to_graph)
-    test_set = PixelGraphs(config.data_root, config.dataset, False, to_graph)
     index = torch.arange(len(train_set))
     if config.validation >= len(index):
         raise ValueError(
             f"Expected fewer than {len(index)} 'validation' images (got {config.validation})"
         )
-    held_out = index[len(index) - config.validation :]
+    held_out = here.share(index[len(index) - config.validation :])
     index = index[: len(index) - config.validation][: config.train_limit]
+    config.check_shares(here.count, len(index))
+    if here.rank == 0:
+        config.save(folder / "config.json")
 
     torch.manual_seed(config.seed)
     model = PixelGraphClassifier(**config.model_arguments())
     solving = model.dynamics
     model.dynamics = training_dynamics(config, model)
-    sampler = EpochBatches(index, config.batch_size, config.seed)
+    if here.count > 1 and isinstance(model.readout.norm, nn.BatchNorm1d):
+        model.readout.norm = SyncedBatchNorm1d.of(model.readout.norm)
+    # A process remembers the equilibria of its own images.
+    groups = here.count if config.warm_start else 1
+    sampler = EpochBatches(index, config.batch_size, config.seed, groups)
     task = PixelClassification(model, config, config.epochs * len(sampler))
     card: dict[str, Any] = {"command": command_line(config), "config": _portable(config)}
 
-    def validate() -> float:
+    def validate() -> tuple[int, int]:
+        if not len(held_out):
+            return 0, 0
         training, model.dynamics = model.dynamics, solving
         result = evaluate(model, train_set, index=held_out, progress=progress, title="validate")
         model.dynamics = training
-        return result.accuracy
+        return int((result.prediction == result.label).sum()), len(held_out)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder / "config.json")
     log = RunLog(folder, card, validate if config.validation else None)
     keep = ModelCheckpoint(
         folder / "checkpoints", filename="{epoch:03d}", save_on_train_epoch_end=True
@@ -121,11 +164,11 @@ def train(
             max_epochs=config.epochs, callbacks=callbacks, logger=False,
             enable_model_summary=False, enable_progress_bar=progress,
             gradient_clip_val=config.clip, num_sanity_val_steps=0,
-            use_distributed_sampler=False, accelerator=config.accelerator, devices=1,
+            use_distributed_sampler=False, accelerator=config.accelerator, **_strategy(here),
         )  # fmt: skip
         try:
             trainer.fit(
-                task, batch_loader(train_set, sampler, config.augment, config.crop),
+                task, batch_loader(train_set, sampler, config.augment, config.crop, here),
                 ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True,
             )  # fmt: skip
         except SystemExit:  # how Lightning ends after Ctrl-C, with further ones switched off
@@ -133,30 +176,49 @@ def train(
             raise KeyboardInterrupt from None
         finally:
             quiet.setLevel(level)
-    model.cpu()
-    model.dynamics = solving
+
+
+def _strategy(here: Processes) -> dict[str, Any]:
+    """What a Lightning trainer is told of the processes."""
+    if here.count == 1:
+        return {"devices": 1}
+    from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return {
+        "devices": here.local_count,
+        "num_nodes": here.count // here.local_count,
+        "strategy": DDPStrategy(cluster_environment=TorchElasticEnvironment()),
+    }
+
+
+def _finish(
+    config: TrainConfig, progress: bool, write: bool
+) -> tuple[PixelGraphClassifier, Evaluation]:
+    """Fold the weights of the last epoch and evaluate them."""
+    folder = Path(config.out)
+    model = PixelGraphClassifier.from_pretrained(str(folder / "model.safetensors"))
     model.fold()
-    solving.on_failure = "ignore"  # the evaluation reports every graph that fails
+    test_set = PixelGraphs(config.data_root, config.dataset, False, model.to_graph)
+    model.dynamics.on_failure = "ignore"  # the evaluation reports every graph that fails
     result = evaluate(model, test_set, progress=progress, title="test")
-    solving.on_failure = "warn"
-    card |= {"test": result.summary(), "versions": versions(), "epochs_done": config.epochs}
-    seconds = log.rows[-1]["seconds"] if log.rows else 0.0
-    card["training_seconds"] = float(seconds)
-    model.save_pretrained(str(folder / "model.safetensors"), card)
-    write_atomically(folder / "evaluation.json", json.dumps(card, indent=2).encode())
+    model.dynamics.on_failure = "warn"
+    if write:
+        with (folder / "metrics.csv").open() as file:
+            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+        model.card |= {
+            "test": result.summary(), "versions": versions(), "epochs_done": config.epochs,
+            "training_seconds": seconds[-1] if seconds else 0.0,
+        }  # fmt: skip
+        model.save_pretrained(str(folder / "model.safetensors"), model.card)
+        write_atomically(folder / "evaluation.json", json.dumps(model.card, indent=2).encode())
     return model, result
-
-
-def _find_checkpoint(folder: Path, config: TrainConfig, resume: bool) -> Path | None:
-    config.check_folder(folder, resume, places=("out", "data_root"))
-    found = sorted((folder / "checkpoints").glob("*.ckpt"))
-    return found[-1] if resume and found else None
 
 
 def _portable(config: TrainConfig) -> dict[str, Any]:
     """The configuration without the folders of this machine."""
     options = dataclasses.asdict(config)
-    return {k: v for k, v in options.items() if k not in ("out", "data_root")}
+    return {k: v for k, v in options.items() if k not in ("out", "data_root", "devices")}
 
 
 def command_line(config: TrainConfig) -> str:
@@ -165,7 +227,9 @@ def command_line(config: TrainConfig) -> str:
     default = TrainConfig()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("dataset", "data_root", "out") or value == getattr(default, field.name):
+        if field.name in ("dataset", "data_root", "out", "devices") or value == getattr(
+            default, field.name
+        ):
             continue
         name = {"living_threshold": "living", "hidden_channels": "hidden"}.get(
             field.name, field.name.replace("_", "-")
@@ -179,4 +243,4 @@ def command_line(config: TrainConfig) -> str:
     return " ".join(words)
 
 
-__all__ = ["command_line", "train", "training_dynamics", "versions"]
+__all__ = ["command_line", "fit", "train", "training_dynamics", "versions"]

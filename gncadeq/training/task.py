@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gncadeq.dynamics import Status
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.config import TrainConfig
+from gncadeq.training.processes import gathered, stop_together
 from gncadeq.training.warm import WarmStarts
 
 LOG_EVERY = 50
@@ -41,7 +43,9 @@ class PixelClassification(L.LightningModule):
         # Randomness depends on seed and step alone, so a resumed run repeats it. (Warm starts are
         # not kept in checkpoints: a resumed run begins with cold ones, and differs by rounding.)
         generator = torch.Generator(data.x.device)
-        generator.manual_seed(self.config.seed * 1_000_003 + self.global_step)
+        # Every process draws its own starts and update masks.
+        own = self.global_rank << 40
+        generator.manual_seed(self.config.seed * 1_000_003 + self.global_step + own)
         z0 = count = None
         if self.warm is not None:
             count = data.ptr.diff()
@@ -54,8 +58,8 @@ class PixelClassification(L.LightningModule):
         if self.warm is not None and count is not None:
             self.warm.keep(data.image, count, solution.state)
         loss = F.cross_entropy(logits, data.y)
-        if not bool(loss.isfinite()):
-            raise FloatingPointError(self._cause(data, solution.status))
+        cause = None if bool(loss.isfinite()) else self._cause(data, solution.status)
+        stop_together(cause, loss.device)
         row = {
             "loss": loss.detach(),
             "accuracy": (logits.argmax(1) == data.y).float().mean(),
@@ -103,13 +107,24 @@ class PixelClassification(L.LightningModule):
 
 
 class RunLog(Callback):
-    """Keeps ``metrics.csv`` and ``model.safetensors`` up to date."""
+    """Keeps ``metrics.csv`` and ``model.safetensors`` up to date.
 
-    def __init__(self, folder: Path, card: dict[str, Any], validate: Any = None) -> None:
+    Args:
+        folder: The run's folder; the first of several processes writes there.
+        card: What is known of the run.
+        validate: Returns the number of right answers and of questions, of this process's share.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        card: dict[str, Any],
+        validate: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
         self.path, self.weights = folder / "metrics.csv", folder / "model.safetensors"
         self.card, self.validate = card, validate
         self.rows: list[dict[str, Any]] = []
-        self._sums: dict[str, list[float]] = {}
+        self._steps: dict[str, list[Tensor]] = {}
         self._elapsed, self._began = 0.0, 0.0
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -129,18 +144,28 @@ class RunLog(Callback):
     ) -> None:
         """Average and keep the figures of some steps."""
         for name, value in outputs.items():
-            self._sums.setdefault(name, []).append(float(value))
+            self._steps.setdefault(name, []).append(value.detach())
         if trainer.global_step % LOG_EVERY == 0 or trainer.is_last_batch:
             seconds = self._elapsed + time.perf_counter() - self._began
-            row = {k: sum(v) / len(v) for k, v in self._sums.items()}
+            row: dict[str, Any] = {k: self._average(k, v) for k, v in self._steps.items()}
             row |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
             self.rows.append({**row, "seconds": round(seconds, 1)})
-            self._sums = {}
+            self._steps = {}
+
+    @staticmethod
+    def _average(name: str, steps: list[Tensor]) -> float:
+        """The mean over the steps; of a step in all processes, the largest residual or the mean."""
+        each = gathered(torch.stack(steps))
+        step = each.amax(0) if name == "residual" else each.mean(0)
+        return float(step.double().mean())
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write the log and the weights, each by way of a temporary file."""
         if self.validate is not None:
-            self.rows[-1]["validation_accuracy"] = self.validate()
+            right, count = gathered(torch.tensor(self.validate(), device=module.device)).sum(0)
+            self.rows[-1]["validation_accuracy"] = float(right / count)
+        if not trainer.is_global_zero:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, restval="")
         writer.writeheader()

@@ -1,10 +1,11 @@
-"""Transforms: from images, meshes and points to graphs, and the kernels of their edges."""
+"""Transforms: from images, meshes and points to graphs, their kernels, and graphs in parts."""
 
 from gncadeq.transforms.curvature import PrincipalCurvatures
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels
 from gncadeq.transforms.mesh import MeshToGraph
+from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
 from gncadeq.transforms.rewire import RewireEdges
 
@@ -17,6 +18,8 @@ __all__ = [
     "PrincipalCurvatures",
     "RewireEdges",
     "graph_to_image",
+    "halo",
+    "partition",
     "pixel_edges",
     "window_mean",
 ]

@@ -1,0 +1,86 @@
+"""Graphs in parts, each with a halo of the nodes around it, to be solved piece by piece."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import k_hop_subgraph, to_scipy_sparse_matrix
+
+from gncadeq.neighborhood import check_range
+
+
+def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor]:
+    """Divide the nodes into parts of equal size, each of nodes that are near each other.
+
+    The order is that of Cuthill and McKee (1969), breadth first; METIS, with which
+    :class:`torch_geometric.loader.ClusterData` cuts fewer edges, needs pyg-lib or torch-sparse.
+
+    Args:
+        edge_index: Edge indices ``[2, num_edges]``.
+        num_nodes: Number of nodes.
+        num_parts: Number of parts, in [1, num_nodes].
+
+    Returns:
+        The ascending indices of every part's nodes.
+
+    Raises:
+        ValueError: If there are more parts than nodes, or none.
+
+    Example:
+        >>> ring = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+        >>> partition(ring, num_nodes=4, num_parts=2)
+        [tensor([0, 1]), tensor([2, 3])]
+    """
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+    if not 1 <= num_parts <= num_nodes:
+        raise ValueError(f"Expected 'num_parts' in [1, {num_nodes}] (got {num_parts})")
+    check_range("edge_index", edge_index, num_nodes, "num_nodes")
+    both = torch.cat([edge_index, edge_index.flip(0)], dim=1).cpu()
+    matrix = to_scipy_sparse_matrix(both, num_nodes=num_nodes).tocsr()
+    order = torch.from_numpy(reverse_cuthill_mckee(matrix, symmetric_mode=True).astype("int64"))
+    parts = order.to(edge_index.device).tensor_split(num_parts)
+    return sorted((part.sort().values for part in parts), key=lambda part: int(part[0]))
+
+
+def halo(data: Data, nodes: Tensor, hops: int) -> Data:
+    r"""The subgraph of some nodes and of all whose messages reach them within ``hops`` steps.
+
+    A step of a local rule on the result is the step on the whole graph, for all nodes whose own
+    neighbours are in it. So ``hops`` steps (``hops - 1`` of a conv that weighs messages by the
+    degree of the sender) from the same states give ``nodes`` the same states, exactly; an
+    equilibrium of a contraction by :math:`\kappa` differs by the order of
+    :math:`\kappa^{\text{hops}}` at most (measured in ``docs/works_with.md``).
+
+    Args:
+        data: The graph.
+        nodes: Indices of the nodes.
+        hops: Width of the halo, at least 0.
+
+    Returns:
+        The subgraph, with ``node`` ``[num_nodes]``, every node's index in ``data``, and ``inner``
+        ``[num_nodes]``, true for those of ``nodes``.
+
+    Raises:
+        ValueError: If ``hops`` is negative or an index is out of range.
+
+    Example:
+        >>> line = Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]]), num_nodes=5)
+        >>> part = halo(line, torch.tensor([4]), hops=2)
+        >>> part.node, part.inner
+        (tensor([2, 3, 4]), tensor([False, False,  True]))
+    """
+    if hops < 0:
+        raise ValueError(f"Expected non-negative 'hops' (got {hops})")
+    count = int(data.num_nodes)
+    check_range("nodes", nodes, count, "num_nodes")
+    node, _, place, _ = k_hop_subgraph(nodes, hops, data.edge_index, num_nodes=count)
+    part = data.subgraph(node)
+    part.node = node
+    part.inner = torch.zeros(node.numel(), dtype=torch.bool, device=node.device)
+    part.inner[place] = True
+    return part
+
+
+__all__ = ["halo", "partition"]

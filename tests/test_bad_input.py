@@ -1,0 +1,140 @@
+"""What doesn't fit is refused at the call, with what was expected, what came, and a way out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import ToUndirected
+
+from gncadeq import ConvCell, ConvergenceWarning, GraphDEQ, GraphNCA, GrowingCell
+from gncadeq.cells import prepare_neighborhood
+
+X = torch.rand(4, 3)
+EDGES = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
+KIND = torch.tensor([5, 3, 5, 3, 5, 3])
+
+
+def changed(value: int) -> torch.Tensor:
+    edges = EDGES.clone()
+    edges[0, 0] = value
+    return edges
+
+
+def gcn(dynamics, **options):
+    return dynamics.from_conv(pyg.GCNConv(8, 8), 3, **options)
+
+
+def stencil(dynamics):
+    return dynamics(ConvCell(3, 8, contraction=0.9))
+
+
+BAD = {
+    "index": (gcn, (X, changed(9)), {}, ValueError, r"\[0, 4\).*got 0 to 9"),
+    "negative index": (gcn, (X, changed(-1)), {}, ValueError, r"got -1 to 3"),
+    "index of a stencil": (stencil, (X, changed(9), KIND), {}, ValueError, r"got 0 to 9"),
+    "float edges": (gcn, (X, EDGES.float()), {}, TypeError, "integer 'edge_index'"),
+    "edges turned": (gcn, (X, EDGES.T), {}, ValueError, r"\[2, num_edges\] \(got \[6, 2\]"),
+    "a Data for the edges": (gcn, (X, Data()), {}, TypeError, "tensor 'edge_index'"),
+    "an array": (gcn, (X.numpy(), EDGES), {}, TypeError, r"got ndarray.*as_tensor"),
+    "a Data": (gcn, (Data(x=X), EDGES), {}, TypeError, r"got Data.*data\.edge_index"),
+    "double": (gcn, (X.double(), EDGES), {}, TypeError, r"x\.float\(\)"),
+    "integers": (gcn, (X.long(), EDGES), {}, TypeError, r"x\.float\(\)"),
+    "edges elsewhere": (gcn, (X, EDGES.to("meta")), {}, ValueError, "'edge_index' on the device"),
+    "relations elsewhere": (
+        stencil, (X, EDGES, KIND.to("meta")), {}, ValueError, "'edge_attr' on the device of 'x'",
+    ),
+    "start elsewhere": (
+        gcn, (X, EDGES), {"z0": torch.zeros(4, 8, device="meta")}, ValueError, "'z0' on the device",
+    ),
+    "batch elsewhere": (
+        gcn, (X, EDGES), {"batch": KIND[:4].to("meta")}, ValueError, "'batch' on the device of 'x'",
+    ),
+    "batch of others": (
+        gcn, (X, EDGES), {"batch": torch.tensor([0, 0, 1, 1])}, ValueError,
+        "2 edges between graphs, such as 1 → 2 from graph 0 to 1",
+    ),
+    "batch of others, prepared": (
+        stencil, (X, prepare_neighborhood(EDGES, KIND, 4, 9)),
+        {"batch": torch.tensor([0, 0, 1, 1])}, ValueError, "2 edges between graphs",
+    ),
+    "batch too short": (
+        gcn, (X, EDGES), {"batch": torch.tensor([0, 0, 0])}, ValueError, r"\[4\] \(got \[3\]",
+    ),
+    "batch unsorted": (
+        gcn, (X, EDGES), {"batch": torch.tensor([1, 0, 1, 0])}, ValueError, "ascending",
+    ),
+    "batch as a list": (gcn, (X, EDGES), {"batch": [0, 0, 0, 0]}, TypeError, "tensor 'batch'"),
+    "no relations": (stencil, (X, EDGES), {}, ValueError, "ImageToGraph writes it"),
+    "relations": (stencil, (X, EDGES, KIND + 9), {}, ValueError, "'edge_attr' in \\[0, 9\\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_graphs_are_refused(name, dynamics):
+    make, graph, options, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        make(dynamics)(*graph, **options)
+
+
+CONVS = {
+    "not square": (pyg.GCNConv(8, 16), {}, "got 8 → 16 from GCNConv"),
+    "heads": (pyg.GATConv(8, 8, heads=2), {}, "heads that are concatenated count"),
+    "without edge_type": (pyg.RGCNConv(8, 8, 4), {}, r"Pass edge_type=\.\.\."),
+    "edge_type": (
+        pyg.RGCNConv(8, 8, 4), {"edge_type": KIND}, r"'edge_type' in \[0, 4\).*num_relations=4",
+    ),
+    "without pos": (pyg.PointTransformerConv(8, 8), {}, r"Pass pos=\.\.\."),
+    "without edge_attr": (pyg.GINEConv(nn.Linear(8, 8), edge_dim=2), {}, "Pass edge_attr="),
+    "no edges": (pyg.MLP([8, 8, 8]), {}, "whose forward takes 'edge_index'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CONVS))
+def test_convs_that_do_not_fit_are_refused(name):
+    conv, arguments, message = CONVS[name]
+    with pytest.raises(ValueError, match=message):
+        GraphDEQ.from_conv(conv, 3, channels=8)(X, EDGES, **arguments)
+
+
+def test_a_batch_of_graphs_and_hyperedges_between_nodes_are_no_mistake():
+    batch = Batch.from_data_list([Data(x=X, edge_index=EDGES)] * 2)
+    assert gcn(GraphDEQ)(batch.x, batch.edge_index, batch=batch.batch).shape == (8, 8)
+    hyperedges = torch.tensor([[0, 1, 2, 3, 0], [0, 0, 1, 1, 5]])  # 0: {0, 1}, 1: {2, 3}, 5: {0}
+    deq = GraphDEQ.from_conv(pyg.HypergraphConv(8, 8), 3)
+    assert deq(X, hyperedges, batch=torch.tensor([0, 0, 1, 1])).shape == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("conv", "options", "edges", "remark"),
+    [
+        (pyg.GATConv(8, 8), {}, EDGES, "growth of GATConv is measured.*below 0.9.*damping"),
+        (pyg.GCNConv(8, 8), {"norm": "LayerNorm"}, EDGES, "growth of GCNConv is measured"),
+        (pyg.GCNConv(8, 8), {}, EDGES[:, ::2], "undirected graphs.*ToUndirected"),
+        (pyg.GCNConv(8, 8), {"contraction": None}, EDGES, "isn't scaled"),
+        (pyg.GCNConv(8, 8), {}, EDGES, None),
+    ],
+)
+def test_a_failed_solve_says_what_is_not_proven(conv, options, edges, remark):
+    deq = GraphDEQ.from_conv(conv, 3, max_steps=1, tol=1e-7, **options)
+    with pytest.warns(ConvergenceWarning, match=r"MAX_STEPS") as caught:
+        deq(X, edges)
+    text = str(caught[0].message)
+    if remark is None:
+        assert text.endswith("bound the cell (contraction=0.95)")
+    else:
+        import re
+
+        assert re.search(remark, text)
+    if remark and "ToUndirected" in remark:
+        proper = ToUndirected()(Data(edge_index=edges, num_nodes=4)).edge_index
+        assert deq.cell.caveat(proper) is None
+
+
+def test_growing_refuses_weights_of_other_edges():
+    nca = GraphNCA(GrowingCell(8, 2, in_channels=3), steps=2)
+    with pytest.raises(ValueError, match=r"\[num_edges, num_kernels\] = \[6, \*\]"):
+        nca(X, EDGES, torch.rand(5, 2))
