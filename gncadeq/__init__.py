@@ -16,7 +16,9 @@ from gncadeq.cells import (
     GrowingCell,
     IGNNCell,
     MonotoneCell,
+    RelationCell,
     StencilConv,
+    TypedCell,
     WrappedConvCell,
 )
 from gncadeq.datasets.graph_files import load_graph
@@ -46,10 +48,12 @@ __all__ = [
     "IGNNCell",
     "MonotoneCell",
     "PixelGraphClassifier",
+    "RelationCell",
     "SamplePool",
     "Solution",
     "Status",
     "StencilConv",
+    "TypedCell",
     "WrappedConvCell",
     "load_graph",
     "load_mesh",

@@ -9,6 +9,7 @@ from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.perception import Perception
+from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
     StencilConv,
     prepare_neighborhood,
@@ -16,6 +17,7 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.typed import TypedCell
 from gncadeq.cells.wrap import WrappedConvCell
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "IGNNCell",
     "MonotoneCell",
     "Perception",
+    "RelationCell",
     "StencilConv",
+    "TypedCell",
     "WeightedAdjacency",
     "WrappedConvCell",
     "growth_rate",

@@ -16,6 +16,7 @@ from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver, solve
 from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.layout import FlatGraph, device_of
 from gncadeq.neighborhood import Neighborhood, transforms_active
 from gncadeq.typing import Adj, OptTensor, Step
 
@@ -248,30 +249,27 @@ class GraphDEQ(nn.Module):
             RuntimeError: Within a transform of ``torch.func`` or forward-mode differentiation.
         """
         _check_transforms()
-        with full_precision(x.device):
-            z, solution = self._forward(
-                x, edge_index, edge_attr, batch, z0, batch_size, generator, trace, context
-            )
-        return (z, solution) if return_solution else z
+        with full_precision(device_of(x)):
+            graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
+            z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, trace)
+            state = graph.unpack(z)
+        return (state, solution) if return_solution else state
 
     def _forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor,
-        batch: OptTensor,
+        flat: FlatGraph,
         z0: OptTensor,
         batch_size: int | None,
         generator: torch.Generator | None,
         trace: bool,
-        context: dict[str, Tensor],
     ) -> tuple[Tensor, Solution]:
-        partition = Partition(batch, x.size(0), batch_size, like=x)
+        edge_index = flat.edge_index
+        partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
         dtype = _precision(self.cell)
         gates = Gates()
-        x = gates(_widen(x, dtype))
-        edge_attr = None if edge_attr is None else gates(_widen(edge_attr, dtype))
-        context = {name: gates(_widen(value, dtype)) for name, value in context.items()}
+        x = gates(_widen(flat.x, dtype))
+        edge_attr = None if flat.edge_attr is None else gates(_widen(flat.edge_attr, dtype))
+        context = {name: gates(_widen(value, dtype)) for name, value in flat.context.items()}
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
         z0 = start_state(z0, x, self.cell.channels, self.start, generator)

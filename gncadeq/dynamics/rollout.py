@@ -182,11 +182,13 @@ class GraphNCA(nn.Module):
             The last state, followed by what was asked for.
         """
         steps = self.steps if steps is None else _check_steps(steps)
-        partition = Partition(batch, x.size(0), batch_size, like=x)
-        z = start_state(z0, x, self.cell.channels, self.start, generator)
+        graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
+        context = graph.context
+        partition = Partition(graph.batch, graph.x.size(0), batch_size, like=graph.x)
+        z = start_state(graph.pack(z0), graph.x, self.cell.channels, self.start, generator)
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
-        step = self.cell.bind(x, edge_index, edge_attr, **context)
+        step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **context)
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
@@ -201,9 +203,9 @@ class GraphNCA(nn.Module):
             if trajectory is not None:
                 trajectory.append(z)
         self._check_finite(z, partition, steps)
-        out: list[Any] = [z]
+        out: list[Any] = [graph.unpack(z)]
         if trajectory is not None:
-            out.append(torch.stack(trajectory))
+            out.append(graph.unpack(torch.stack(trajectory)))
         if return_solution:
             out.append(self._solution(step, z, partition, steps))
         return out[0] if len(out) == 1 else tuple(out)
