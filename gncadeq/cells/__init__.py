@@ -6,6 +6,7 @@ from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
+from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.perception import Perception
@@ -25,6 +26,7 @@ __all__ = [
     "ConvCell",
     "EquivariantCell",
     "GrowingCell",
+    "HeteroConvCell",
     "IGNNCell",
     "MonotoneCell",
     "Perception",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -146,7 +147,7 @@ class GraphDEQ(nn.Module):
         self.check_every, self.compact = check_every, compact
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, in_channels: int, **options: Any) -> GraphDEQ:
+    def from_conv(cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any) -> GraphDEQ:
         r"""The equilibrium of any conv of PyTorch Geometric.
 
         .. math::
@@ -168,9 +169,9 @@ class GraphDEQ(nn.Module):
             >>> deq(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
             torch.Size([4, 16])
         """
-        from gncadeq.cells.wrap import WrappedConvCell
+        from gncadeq.cells.from_conv import cell_from_conv
 
-        cell, rest = WrappedConvCell.from_options(conv, in_channels, options)
+        cell, rest = cell_from_conv(conv, in_channels, options)
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -90,7 +91,7 @@ class GraphNCA(nn.Module):
         self.checkpoint_every, self.tol = checkpoint_every, tol
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, in_channels: int, **options: Any) -> GraphNCA:
+    def from_conv(cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any) -> GraphNCA:
         """The automaton of any conv of PyTorch Geometric, see :meth:`gncadeq.GraphDEQ.from_conv`.
 
         Args:
@@ -104,9 +105,9 @@ class GraphNCA(nn.Module):
             >>> nca(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
             torch.Size([4, 16])
         """
-        from gncadeq.cells.wrap import WrappedConvCell
+        from gncadeq.cells.from_conv import cell_from_conv
 
-        cell, rest = WrappedConvCell.from_options(conv, in_channels, options)
+        cell, rest = cell_from_conv(conv, in_channels, options)
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:
