@@ -9,6 +9,7 @@ from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
+from gncadeq.cells.node_edge import NodeEdgeCell
 from gncadeq.cells.perception import Perception
 from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
@@ -29,6 +30,7 @@ __all__ = [
     "HeteroConvCell",
     "IGNNCell",
     "MonotoneCell",
+    "NodeEdgeCell",
     "Perception",
     "RelationCell",
     "StencilConv",

@@ -13,9 +13,9 @@ from torch_geometric.nn.resolver import activation_resolver
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.conv_bounds import settled_growth
 from gncadeq.cells.conv_signature import read_signature
-from gncadeq.cells.typed import EdgeType, Typed, TypedCell
+from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.layout import check_names
-from gncadeq.typing import Adj, OptTensor
+from gncadeq.typing import Adj, EdgeType, OptTensor
 
 States = dict[str, Tensor]
 
@@ -172,16 +172,10 @@ class HeteroConvCell(TypedCell):
         super().reset_parameters()
 
     def prepare(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        *,
-        node_type: Tensor,
-        edge_type: Tensor,
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
     ) -> HeteroConvStep:
         """Bind graph and injection, as rows; see :class:`gncadeq.TypedCell`."""
-        typed = self.typed(x, edge_index, node_type, edge_type)
+        typed = self.typed(x, edge_index, **context)
         step = HeteroConvStep(self, typed, x, edge_attr)
         if self.contraction is not None:
             adjacency = WeightedAdjacency(edge_index, None, x.size(0), like=x)

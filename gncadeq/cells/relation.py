@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gncadeq.cells.typed import EdgeType, Typed, TypedCell
+from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.layout import StateLayout
 from gncadeq.sparse import SparseRows
-from gncadeq.typing import Adj, OptTensor
+from gncadeq.typing import Adj, EdgeType, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -152,17 +152,15 @@ class RelationCell(TypedCell):
     def _stretch(self) -> Tensor:
         """‖M‖₂ of the free parameters."""
         names = list(self.state_channels)
-        size = {
-            (names.index(t), names.index(s), k): torch.linalg.matrix_norm(self.weight[k], 2)
-            for k, (s, _, t) in enumerate(self.edge_types)
-        }
-        size |= {
-            (k, k, -1): torch.linalg.matrix_norm(w, 2) for k, w in enumerate(self.weight_own)
-        }
+        ends = [(t, s) for s, _, t in self.edge_types] + [(name, name) for name in names]
+        weights = (*self.weight, *self.weight_own)
+        norms = torch.stack([torch.linalg.matrix_norm(weight, 2) for weight in weights])
         n = len(names)
-        place = torch.tensor([t * n + s for t, s, _ in size], device=self.weight_own[0].device)
-        norms = torch.stack(list(size.values()))
-        return torch.linalg.matrix_norm(norms.new_zeros(n * n).index_add(0, place, norms).view(n, n), 2)
+        place = [names.index(t) * n + names.index(s) for t, s in ends]
+        index = torch.tensor(place, device=norms.device)
+        m = norms.new_zeros(n * n).index_add(0, index, norms).view(n, n)
+        norm: Tensor = torch.linalg.matrix_norm(m, 2)
+        return norm
 
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
@@ -175,16 +173,10 @@ class RelationCell(TypedCell):
         return self._stretch().clamp(max=self.kappa)
 
     def prepare(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        *,
-        node_type: Tensor,
-        edge_type: Tensor,
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
     ) -> RelationStep:
         """Bind graph and injection, as rows; see :class:`gncadeq.TypedCell`."""
-        typed = self.typed(x, edge_index, node_type, edge_type)
+        typed = self.typed(x, edge_index, **context)
         scale = self.kappa / self._stretch().clamp(min=self.kappa)
         sizes = dict(zip(self.state_channels, typed.layout.sizes, strict=True))
         relations = {}
@@ -193,10 +185,10 @@ class RelationCell(TypedCell):
             entries = x.new_ones(typed.edges[relation].numel())
             if relation in self.edge_channels:
                 entries = _weights(edge_attr, typed, relation)
-            relations[relation] = (
-                *_normalized(typed.edge_index[relation], entries, sizes[target], sizes[source]),
-                weight * scale,
+            rows, entries = _normalized(
+                typed.edge_index[relation], entries, sizes[target], sizes[source]
             )
+            relations[relation] = (rows, entries, weight * scale)
         own = {n: w * scale for n, w in zip(self.state_channels, self.weight_own, strict=True)}
         return RelationStep(typed.layout, relations, own, x, self.activation)
 

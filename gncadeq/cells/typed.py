@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
-from gncadeq.typing import Adj, OptTensor
-
-EdgeType: TypeAlias = tuple[str, str, str]
-"""Source type, relation, target type, as in PyG."""
+from gncadeq.typing import Adj, EdgeType, OptTensor
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class TypedCell(Cell, ABC):
                     f"Expected positive '{what}' for every node type (got {dict(numbers)}). Nodes "
                     "without features can be given ones, [num_nodes, 1]"
                 )
-        self.edge_types = [tuple(t) for t in edge_types]
+        self.edge_types: list[EdgeType] = list(edge_types)
         for t in self.edge_types:
             if len(t) != 3 or t[0] not in names or t[2] not in names:
                 raise ValueError(
@@ -270,4 +267,4 @@ def _check_edges(relation: EdgeType, index: Any, source: Tensor, target: Tensor)
     return index.long()
 
 
-__all__ = ["EdgeType", "Typed", "TypedCell"]
+__all__ = ["Typed", "TypedCell"]

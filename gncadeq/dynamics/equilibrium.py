@@ -19,7 +19,7 @@ from gncadeq.dynamics.solvers import make_solver, solve
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.layout import FlatGraph, device_of
 from gncadeq.neighborhood import Neighborhood, transforms_active
-from gncadeq.typing import Adj, OptTensor, Step
+from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 Gradient = Literal["ift", "phantom", "one_step"]
 _Graph = tuple[Tensor, Adj, OptTensor, dict[str, Tensor]]
@@ -147,7 +147,9 @@ class GraphDEQ(nn.Module):
         self.check_every, self.compact = check_every, compact
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any) -> GraphDEQ:
+    def from_conv(
+        cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any
+    ) -> GraphDEQ:
         r"""The equilibrium of any conv of PyTorch Geometric.
 
         .. math::
@@ -158,8 +160,10 @@ class GraphDEQ(nn.Module):
         :class:`gncadeq.WrappedConvCell`, which is imported here alone: dynamics know no cell.
 
         Args:
-            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`.
-            in_channels: Channels of the input ``x``.
+            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one that
+                keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
+            in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
+                heterogeneous one.
             options: Of :class:`gncadeq.WrappedConvCell` (``activation``, ``norm``,
                 ``contraction``, ...) and of this class (``solver``, ``tol``, ...).
 
@@ -210,24 +214,56 @@ class GraphDEQ(nn.Module):
         **context: Tensor,
     ) -> tuple[Tensor, Solution]: ...
 
+    @overload
     def forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
+        x: Mapping[str, Tensor],
+        edge_index: Tensor | Mapping[EdgeType, Tensor],
+        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
         *,
-        z0: OptTensor = None,
+        z0: Mapping[str, Tensor] | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        trace: bool = ...,
+        return_solution: Literal[False] = ...,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        edge_index: Tensor | Mapping[EdgeType, Tensor],
+        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
+        *,
+        z0: Mapping[str, Tensor] | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        trace: bool = ...,
+        return_solution: Literal[True],
+    ) -> tuple[dict[str, Tensor], Solution]: ...
+
+    def forward(
+        self,
+        x: Any,
+        edge_index: Any,
+        edge_attr: Any = None,
+        batch: Any = None,
+        *,
+        z0: Any = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
         return_solution: bool = False,
         **context: Tensor,
-    ) -> Tensor | tuple[Tensor, Solution]:
+    ) -> Any:
         """Solve for the equilibrium.
 
         Args:
-            x: The injection.
+            x: The injection; for a :class:`gncadeq.TypedCell` this and the following are
+                dictionaries, ``(data.x_dict, data.edge_index_dict, data.edge_attr_dict,
+                data.batch_dict)``, and so are ``z0`` and what is returned.
             edge_index: Edge indices.
             edge_attr: What the cell wants to know of every edge.
             batch: Ascending graph index of every node; ``None`` for a single graph.

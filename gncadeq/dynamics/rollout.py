@@ -15,7 +15,7 @@ from gncadeq.cells.base import Cell
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
-from gncadeq.typing import Adj, OptTensor, Step
+from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 if TYPE_CHECKING:
     from gncadeq.dynamics.equilibrium import GraphDEQ
@@ -91,12 +91,16 @@ class GraphNCA(nn.Module):
         self.checkpoint_every, self.tol = checkpoint_every, tol
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any) -> GraphNCA:
+    def from_conv(
+        cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any
+    ) -> GraphNCA:
         """The automaton of any conv of PyTorch Geometric, see :meth:`gncadeq.GraphDEQ.from_conv`.
 
         Args:
-            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`.
-            in_channels: Channels of the input ``x``.
+            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one that
+                keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
+            in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
+                heterogeneous one.
             options: Of :class:`gncadeq.WrappedConvCell` and of this class.
 
         Example:
@@ -134,12 +138,28 @@ class GraphNCA(nn.Module):
     @overload
     def forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = ...,
-        batch: OptTensor = ...,
+        x: Mapping[str, Tensor],
+        edge_index: Tensor | Mapping[EdgeType, Tensor],
+        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
         *,
-        z0: OptTensor = ...,
+        z0: Mapping[str, Tensor] | None = ...,
+        steps: int | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        return_trajectory: Literal[False] = ...,
+        return_solution: Literal[False] = ...,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor | Mapping[str, Tensor],
+        edge_index: Adj | Mapping[EdgeType, Tensor],
+        edge_attr: OptTensor | Mapping[EdgeType, Tensor] = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
+        *,
+        z0: OptTensor | Mapping[str, Tensor] = ...,
         steps: int | None = ...,
         batch_size: int | None = ...,
         generator: torch.Generator | None = ...,
@@ -150,12 +170,12 @@ class GraphNCA(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
+        x: Any,
+        edge_index: Any,
+        edge_attr: Any = None,
+        batch: Any = None,
         *,
-        z0: OptTensor = None,
+        z0: Any = None,
         steps: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -166,7 +186,9 @@ class GraphNCA(nn.Module):
         """Run the automaton.
 
         Args:
-            x: The injection.
+            x: The injection; for a :class:`gncadeq.TypedCell` this and the following are
+                dictionaries, ``(data.x_dict, data.edge_index_dict, data.edge_attr_dict,
+                data.batch_dict)``, and so are ``z0`` and what is returned.
             edge_index: Edge indices.
             edge_attr: What the cell wants to know of every edge.
             batch: Ascending graph index of every node; ``None`` for a single graph.
