@@ -81,7 +81,7 @@ class StateLayout:
         order = self._order
         if order is None:
             order = torch.arange(self.num_rows, device=self.kind.device)
-        return dict(zip(self.channels, order.split(self.sizes), strict=True))
+        return dict(zip(self.channels, torch.split(order, self.sizes), strict=True))
 
     def positions(self) -> Tensor:
         """``[num_rows]``, the place of every row in its own tensor."""
@@ -113,7 +113,7 @@ class StateLayout:
     def unpack(self, z: Tensor) -> dict[str, Tensor]:
         """The tensors in the rows of ``z`` ``[..., num_rows, width]``, by name."""
         z = z if self._order is None else z.index_select(-2, self._order)
-        parts = z.split(self.sizes, dim=-2)
+        parts = torch.split(z, self.sizes, dim=-2)
         return {
             name: part if channels == z.size(-1) else part[..., :channels]
             for (name, channels), part in zip(self.channels.items(), parts, strict=True)

@@ -92,9 +92,12 @@ class TypedCell(Cell, ABC):
             nn.Linear(in_channels[name], channels[name], bias=bias) for name in names
         )
 
+    def _projections(self) -> dict[str, nn.Linear]:
+        return dict(zip(self.state_channels, self.inject, strict=True))  # type: ignore[arg-type]
+
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
-        for linear in self.inject:
+        for linear in self._projections().values():
             nn.init.xavier_uniform_(linear.weight)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
@@ -154,7 +157,7 @@ class TypedCell(Cell, ABC):
     def _drive(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``U_t x_t + b_t``, in the type of the parameters."""
         drive = {}
-        for name, linear in zip(self.state_channels, self.inject, strict=True):
+        for name, linear in self._projections().items():
             value, weight = x[name], linear.weight
             if value.dim() != 2 or value.size(1) != weight.size(1):
                 raise ValueError(
@@ -210,7 +213,7 @@ class TypedCell(Cell, ABC):
         Raises:
             ValueError: If they aren't those of a graph for the cell.
         """
-        check_graph(x, edge_index, self.in_channels, self.inject[0].weight.dtype)
+        check_graph(x, edge_index, self.in_channels, next(self.parameters()).dtype)
         if not isinstance(edge_index, Tensor):
             raise TypeError("Expected edge indices [2, num_edges] (got a neighborhood)")
         for name, index, count in (
@@ -226,7 +229,7 @@ class TypedCell(Cell, ABC):
         local = layout.positions()[edge_index]
         order = edge_type.argsort(stable=True)
         counts = torch.bincount(edge_type, minlength=len(self.edge_types)).tolist()
-        edges = dict(zip(self.edge_types, order.split(counts), strict=True))
+        edges = dict(zip(self.edge_types, torch.split(order, counts), strict=True))
         return Typed(layout, {t: local[:, e] for t, e in edges.items()}, edges)
 
     def extra_repr(self) -> str:
