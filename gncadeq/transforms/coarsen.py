@@ -10,6 +10,8 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, scatter
 
+from gncadeq.typing import OptTensor
+
 CoarsenMethod = Literal["matching", "voxel"]
 
 
@@ -86,15 +88,16 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
             raise ValueError("Expected data with 'pos' for method='voxel' (got none)")
         out = self._finest(data)
         x, pos, edge_index = data.x, data.pos, data.edge_index
-        origin = None if pos is None or not pos.numel() else pos.amin(0)
         weight = x.new_ones(edge_index.size(1))
+        boxes: OptTensor = None
         for level in range(1, self.levels):
             if self.method == "voxel":
-                side = float(self.size or 0.0) * self.factor ** (level - 1)
                 # From the graph's own nodes, whose boxes nest: means would leave theirs.
-                child = _boxes(data.pos, origin, side)
-                cluster = child if level == 1 else scatter(child, holder, reduce="max")
-                holder = child
+                finer, boxes = (
+                    boxes,
+                    _boxes(data.pos, float(self.size or 0) * self.factor ** (level - 1)),
+                )
+                cluster = boxes if finer is None else scatter(boxes, finer, reduce="max")
             else:
                 cluster = _halved(edge_index, weight, x.size(0))
                 for _ in range(self.factor.bit_length() - 2):
@@ -138,12 +141,13 @@ def _count(cluster: Tensor) -> int:
     return int(cluster.max()) + 1 if cluster.numel() else 0
 
 
-def _boxes(pos: Tensor, origin: Tensor | None, side: float) -> Tensor:
+def _boxes(pos: Tensor, side: float) -> Tensor:
     """The number of every node's box."""
-    if origin is None:
+    if not pos.numel():
         return torch.zeros(0, dtype=torch.long, device=pos.device)
-    box = ((pos - origin) / side).floor().long()
-    return torch.unique(box, dim=0, return_inverse=True)[1]
+    box = ((pos - pos.amin(0)) / side).floor().long()
+    number: Tensor = torch.unique(box, dim=0, return_inverse=True)[1]
+    return number
 
 
 def _joined(edge_index: Tensor, weight: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor]:
