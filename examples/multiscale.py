@@ -6,7 +6,7 @@
 
 One node of a graph shows one of three classes, all others nothing, and every node has to name the
 class. On the chain it is the first node, on the canvas any pixel. All models are a
-``RelationCell`` on ``Coarsen(levels, factor=4)`` of the graph (matching, or boxes of pixels) with
+``RelationCell`` on ``Coarsen(levels, factor=8)`` of the graph (matching, or boxes of pixels) with
 the largest width that stays within the parameters of the widest single-scale one, and are trained
 alike, their solves included: the same tolerance, and no more steps than ``--max-steps``.
 
@@ -146,11 +146,12 @@ def main() -> None:
     parser.add_argument("--task", choices=["chain", "canvas"], default="chain")
     parser.add_argument("--length", type=int, help="200 nodes, or 48 pixels, by default")
     parser.add_argument("--width", type=int, default=16, help="of the single-scale model")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--levels", type=int, nargs="*", default=[1, 2, 3])
+    parser.add_argument("--factor", type=int, default=8)
     parser.add_argument("--kappas", type=float, nargs="*", default=[0.95, 0.999])
-    parser.add_argument("--tol", type=float, default=1e-5)
+    parser.add_argument("--tol", type=float, default=1e-6)
     parser.add_argument("--max-steps", type=int, default=250)
     parser.add_argument("--out", default="runs/multiscale")
     parser.add_argument("--smoke", action="store_true", help="a short chain, a few epochs")
@@ -168,7 +169,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for levels in args.levels:
         voxels = {"method": "voxel", "size": 4.0} if args.task == "canvas" else {}
-        coarsen = Coarsen(levels, factor=4, **voxels)
+        coarsen = Coarsen(levels, factor=args.factor, **voxels)
         batches = [batch_of(make, coarsen, seed) for seed in range(8)]
         test = [batch_of(make, coarsen, 100 + seed) for seed in range(4)]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GATConv, GraphConv, HeteroConv, HGTConv, SAGEConv
@@ -429,3 +432,15 @@ def test_other_refusals():
         GraphDEQ(cell)(graph.x, graph.edge_index)
     with pytest.raises(ValueError, match="an edge for each row"):
         GraphDEQ(cell)({"node": graph.x, "edge": graph.edge_attr[:3]}, graph.edge_index)
+
+
+def test_the_examples_of_the_page_run(capsys):
+    page = (REPOSITORY / "docs" / "states.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "states.md", "exec"), names)
+    assert "converged=1" in capsys.readouterr().out
+    assert {n: list(v.shape) for n, v in names["z"].items()} == {
+        "level0": [256, 8], "level1": [64, 8], "level2": [16, 8],
+    }  # fmt: skip
+    assert max(float(r) for r in names["solution"].residual) <= 1e-5
