@@ -4,7 +4,7 @@
     python examples/hetero_cora.py --smoke               # seconds, on a synthetic graph
 
 A paper cites papers and has words; a paper's features are its bag of words, a word has none. The
-stack has two layers of three ``SAGEConv`` each. The equilibria have one layer and the largest width
+stack projects them and has two layers of three ``SAGEConv`` each. The equilibria have one layer and the largest width
 with no more parameters than the stack: a measured ``HeteroConv`` (``GraphDEQ.from_conv``) and the
 certified ``RelationCell``. All get the public split, the same optimiser, dropout and epochs; the
 validation papers, looked at every fifth epoch, choose the epoch. *converged* is the share of all
@@ -68,16 +68,15 @@ class Stack(nn.Module):
 
     def __init__(self, data: HeteroData, width: int, classes: int) -> None:
         super().__init__()
-        self.first, self.second = (
-            layer(data["paper"].x.size(1), 1, width),
-            layer(width, width, width),
-        )
+        self.encode = nn.Linear(data["paper"].x.size(1), width)
+        self.first, self.second = layer(width, 1, width), layer(width, width, width)
         self.linear = nn.Linear(width, classes)
         self.converged: list[bool] = []
 
     def forward(self, data: HeteroData) -> Tensor:
         """Return logits of papers."""
-        x = self.first(inputs(data, self.training), data.edge_index_dict)
+        x = inputs(data, self.training)
+        x = self.first({**x, "paper": self.encode(x["paper"])}, data.edge_index_dict)
         x = {name: F.dropout(h.relu(), 0.5, self.training) for name, h in x.items()}
         h = self.second(x, data.edge_index_dict)["paper"].relu()
         return self.linear(F.dropout(h, 0.5, self.training))
@@ -169,8 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", help="the folder that holds Planetoid/Cora/raw")
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--width", type=int, default=8, help="of the stack")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=16, help="of the stack")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--contraction", type=float, default=0.9)
     parser.add_argument("--models", nargs="*", choices=["stack", "relation", "hetero"],
@@ -179,7 +178,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small synthetic graph")
     args = parser.parse_args()
     if args.smoke:
-        plain, args.epochs, args.width, args.seeds = synthetic(), 5, 8, 1
+        plain, args.epochs, args.width, args.seeds = synthetic(), 5, 8, [0]
         plain.x = (plain.x > 0.8).float()
     elif args.data_root is None:
         parser.error("expected --data-root, or --smoke")
@@ -204,7 +203,7 @@ def main() -> None:
     for key in args.models:
         name, build = models[key]
         table[name] = runs = []
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             torch.manual_seed(seed)
             runs.append(train(build(), data, args.epochs, args.lr))
         spread = stdev(r["test"] for r in runs) if len(runs) > 1 else 0.0

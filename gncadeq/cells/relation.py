@@ -144,10 +144,13 @@ class RelationCell(TypedCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters; the state's matrices are orthogonal, and start at the bound."""
+        """Draw fresh parameters: orthogonal matrices, at the bound together, and a tenth of that for
+        a node's own state, whose share of the bound is lost for the way to others."""
         super().reset_parameters()
         for weight in (*self.weight, *self.weight_own):
             nn.init.orthogonal_(weight)
+        for weight in self.weight_own:
+            weight.data *= 0.1
 
     def _stretch(self) -> Tensor:
         """‖M‖₂ of the free parameters."""
