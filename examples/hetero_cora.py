@@ -4,12 +4,13 @@
     python examples/hetero_cora.py --smoke               # seconds, on a synthetic graph
 
 A paper cites papers and has words; a paper's features are its bag of words, a word has none. The
-stack projects them and has two layers of three ``SAGEConv`` each. The equilibria have one layer and the largest width
-with no more parameters than the stack: a measured ``HeteroConv`` (``GraphDEQ.from_conv``) and the
-certified ``RelationCell``. All get the public split, the same optimiser, dropout and epochs; the
-validation papers, looked at every fifth epoch, choose the epoch. *converged* is the share of all
-solves, of training and evaluation. The data are copied to a temporary folder first. Prints a
-Markdown table, writes ``table.json`` and a picture of the validation accuracies.
+stack projects them and has two layers of three ``SAGEConv`` each. The equilibria have one layer and
+the largest width with no more parameters than the stack: a measured ``HeteroConv``
+(``GraphDEQ.from_conv``) and the certified ``RelationCell``. All get the public split, the same
+optimiser, dropout and epochs; the validation papers, looked at every fifth epoch, choose the epoch.
+*converged* is the share of all solves, of training and evaluation. The data are copied to a
+temporary folder first. Prints a Markdown table, writes ``table.json`` and a picture of the
+validation accuracies.
 """
 
 from __future__ import annotations

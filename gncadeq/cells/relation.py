@@ -144,8 +144,11 @@ class RelationCell(TypedCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters: orthogonal matrices, at the bound together, and a tenth of that for
-        a node's own state, whose share of the bound is lost for the way to others."""
+        """Draw fresh parameters.
+
+        Matrices are orthogonal and meet the bound together; those of a node's own state are a tenth
+        of the others: their share of the bound is lost for the way to other nodes.
+        """
         super().reset_parameters()
         for weight in (*self.weight, *self.weight_own):
             nn.init.orthogonal_(weight)
