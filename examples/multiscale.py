@@ -186,7 +186,7 @@ def main() -> None:
                    for key in ("accuracy", "steps", "converged", "parameters")}  # fmt: skip
             for key in ("thirds", "tenths"):
                 row[key] = [mean(values) for values in zip(*(r[key] for r in runs), strict=True)]
-            row |= {"name": f"{levels} levels, κ={kappa:g}", "heard": hops(test[0]), "runs": runs}
+            row |= {"name": f"levels={levels}, κ={kappa:g}", "heard": hops(test[0]), "runs": runs}
             rows.append(row)
             thirds = ", ".join(f"{100 * value:.0f}" for value in row["thirds"])
             print(
