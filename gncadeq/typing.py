@@ -14,6 +14,9 @@ Adj: TypeAlias = Tensor | Neighborhood
 
 OptTensor: TypeAlias = Tensor | None
 
+EdgeType: TypeAlias = tuple[str, str, str]
+"""Source type, relation, target type, as in PyG."""
+
 Step: TypeAlias = Callable[[Tensor], Tensor]
 """One application of a cell to a state ``[num_nodes, channels]``, with its graph bound."""
 
@@ -53,4 +56,13 @@ class AdjointStep(Protocol):
         ...
 
 
-__all__ = ["Adj", "AdjointStep", "OptTensor", "Projection", "RestrictableStep", "Step", "Up"]
+__all__ = [
+    "Adj",
+    "AdjointStep",
+    "EdgeType",
+    "OptTensor",
+    "Projection",
+    "RestrictableStep",
+    "Step",
+    "Up",
+]

@@ -7,9 +7,12 @@ from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
+from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.monotone import MonotoneCell
+from gncadeq.cells.node_edge import NodeEdgeCell
 from gncadeq.cells.perception import Perception
+from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
     StencilConv,
     prepare_neighborhood,
@@ -17,6 +20,7 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.typed import TypedCell
 from gncadeq.cells.wrap import WrappedConvCell
 
 __all__ = [
@@ -25,10 +29,14 @@ __all__ = [
     "ElasticCell",
     "EquivariantCell",
     "GrowingCell",
+    "HeteroConvCell",
     "IGNNCell",
     "MonotoneCell",
+    "NodeEdgeCell",
     "Perception",
+    "RelationCell",
     "StencilConv",
+    "TypedCell",
     "WeightedAdjacency",
     "WrappedConvCell",
     "growth_rate",

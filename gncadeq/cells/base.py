@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from gncadeq.layout import FlatGraph
 from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor, Step
 
@@ -44,6 +45,27 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
+
+    def flatten(
+        self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, context: dict[str, Any]
+    ) -> FlatGraph:
+        """The graph as dynamics see it, with one tensor for the state.
+
+        A cell with several (:class:`gncadeq.TypedCell`) is given dictionaries, of which it makes
+        rows; here all stays as it is.
+
+        Raises:
+            TypeError: If something is a dictionary, or the injection no tensor.
+        """
+        for name, value in (("x", x), ("edge_index", edge_index), ("batch", batch)):
+            if isinstance(value, Mapping):
+                raise TypeError(
+                    f"Expected a tensor '{name}' for {type(self).__name__}, whose state is one "
+                    f"tensor (got a dictionary of {list(value)}). Use GraphDEQ.from_conv("
+                    "HeteroConv(...), in_channels={...}), or a RelationCell"
+                )
+        check_tensor(x)
+        return FlatGraph(x, edge_index, edge_attr, batch, context)
 
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step: the certificate of convergence.
@@ -98,19 +120,22 @@ class Cell(nn.Module, ABC):
 
     def forward(
         self,
-        z: Tensor,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        **context: Tensor,
-    ) -> Tensor:
+        z: Any,
+        x: Any,
+        edge_index: Any,
+        edge_attr: Any = None,
+        **context: Any,
+    ) -> Any:
         """Take one step from the state ``z`` ``[num_nodes, channels]``."""
+        graph = self.flatten(x, edge_index, edge_attr, None, context)
+        z, x = graph.pack(z), graph.x
         if z.dim() != 2 or z.size(0) != x.size(0) or z.size(1) != self.channels:
             raise ValueError(
                 f"Expected 'z' of shape [num_nodes, channels] = [{x.size(0)}, {self.channels}] "
                 f"(got {list(z.shape)})"
             )
-        return self.bind(x, edge_index, edge_attr, **context)(z)
+        step = self.bind(x, graph.edge_index, graph.edge_attr, **graph.context)
+        return graph.unpack(step(z))
 
 
 def check_tensor(x: object) -> None:

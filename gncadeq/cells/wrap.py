@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.conv_bounds import growth_rate, proofs_hold, proven_bound
+from gncadeq.cells.conv_bounds import proofs_hold, proven_bound, settled_growth
 from gncadeq.cells.conv_signature import conv_arguments, read_signature
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.neighborhood import Neighborhood, check_range
@@ -21,8 +20,6 @@ from gncadeq.typing import Adj, OptTensor
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
-_SETTLING = 3
-_TINY = 1e-30
 _NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
 
 
@@ -134,16 +131,6 @@ class WrappedConvCell(Cell):
         self.init: Literal["conv", "identity"] = init
         self._reset_own()
 
-    @classmethod
-    def from_options(
-        cls, conv: nn.Module, in_channels: int, options: dict[str, Any]
-    ) -> tuple[WrappedConvCell, dict[str, Any]]:
-        """The cell that takes its own of ``options``, and the others, for the dynamics."""
-        mine = inspect.signature(cls.__init__).parameters
-        own = {name: value for name, value in options.items() if name in mine}
-        rest = {name: value for name, value in options.items() if name not in mine}
-        return cls(conv, in_channels, **own), rest
-
     def _reset_own(self) -> None:
         if self.init == "identity":
             for parameter in self.conv.parameters():
@@ -238,36 +225,14 @@ class WrappedConvCell(Cell):
         if self.contraction is not None:
             bound = self.proven_bound()
             if bound is None:
-                bound = self._measured(step)
+                bound = settled_growth(
+                    step.image, self.activation, step.drive, *self._components(step),
+                    self.power_steps, not self.signature.initial,
+                )  # fmt: skip
             step.scale = (self.contraction / bound.clamp(min=self.contraction)).to(x.dtype)
         if step.caches and any(v.requires_grad for v in arguments.values()):
             step.image(step.drive.new_zeros(x.size(0), self.channels))  # the cache, with gradients
         return step
-
-    def _measured(self, step: WrappedConvStep) -> Tensor:
-        """``[num_nodes, 1]``, the growth rate of the conv on every node's component."""
-        component, count = self._components(step)
-        z = self._settled(step, component, count)
-        # Any vector would do but one without the growing direction: not the same in all channels.
-        ramp = torch.arange(1, self.channels + 1, dtype=z.dtype, device=z.device).cos()
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels differentiate only once
-            rate = growth_rate(step.image, z, z + ramp, component, count, self.power_steps)
-        return rate[component].unsqueeze(1)
-
-    def _settled(self, step: WrappedConvStep, component: Tensor, count: int) -> Tensor:
-        """A state on the way to the equilibrium, where the rate matters: a few steps, in which the
-        conv's output is scaled to the size of its input."""
-
-        def size(z: Tensor) -> Tensor:
-            square = z.new_zeros(count).index_add(0, component, z.square().sum(1))
-            return square.clamp(min=_TINY).sqrt()
-
-        z = self.activation(step.drive)
-        for _ in range(_SETTLING):
-            y = step.image(z)
-            y = y * (size(z) / size(y))[component].unsqueeze(1)
-            z = self.activation(y if self.signature.initial else y + step.drive)
-        return z  # type: ignore[no-any-return]
 
     def _components(self, step: WrappedConvStep) -> tuple[Tensor, int]:
         """``[num_nodes]`` labels of what shares no messages, and their number."""

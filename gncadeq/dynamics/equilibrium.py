@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_tensor
+from gncadeq.cells.base import Cell
 from gncadeq.dynamics import torchdeq_bridge
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
@@ -16,8 +17,9 @@ from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import Criterion, check_criterion, make_solver, solve
 from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.layout import FlatGraph, device_of
 from gncadeq.neighborhood import Neighborhood, transforms_active
-from gncadeq.typing import Adj, OptTensor, Step
+from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 Gradient = Literal["ift", "phantom", "one_step"]
 _Graph = tuple[Tensor, Adj, OptTensor, dict[str, Tensor]]
@@ -155,7 +157,9 @@ class GraphDEQ(nn.Module):
         self.check_every, self.compact = check_every, compact
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, in_channels: int, **options: Any) -> GraphDEQ:
+    def from_conv(
+        cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any
+    ) -> GraphDEQ:
         r"""The equilibrium of any conv of PyTorch Geometric.
 
         .. math::
@@ -166,8 +170,10 @@ class GraphDEQ(nn.Module):
         :class:`gncadeq.WrappedConvCell`, which is imported here alone: dynamics know no cell.
 
         Args:
-            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`.
-            in_channels: Channels of the input ``x``.
+            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one that
+                keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
+            in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
+                heterogeneous one.
             options: Of :class:`gncadeq.WrappedConvCell` (``activation``, ``norm``,
                 ``contraction``, ...) and of this class (``solver``, ``tol``, ...).
 
@@ -177,9 +183,9 @@ class GraphDEQ(nn.Module):
             >>> deq(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
             torch.Size([4, 16])
         """
-        from gncadeq.cells.wrap import WrappedConvCell
+        from gncadeq.cells.from_conv import cell_from_conv
 
-        cell, rest = WrappedConvCell.from_options(conv, in_channels, options)
+        cell, rest = cell_from_conv(conv, in_channels, options)
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:
@@ -218,25 +224,57 @@ class GraphDEQ(nn.Module):
         **context: Tensor,
     ) -> tuple[Tensor, Solution]: ...
 
+    @overload
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        edge_index: Tensor | Mapping[EdgeType, Tensor],
+        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
+        *,
+        z0: Mapping[str, Tensor] | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        trace: bool = ...,
+        return_solution: Literal[False] = ...,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        edge_index: Tensor | Mapping[EdgeType, Tensor],
+        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
+        *,
+        z0: Mapping[str, Tensor] | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        trace: bool = ...,
+        return_solution: Literal[True],
+    ) -> tuple[dict[str, Tensor], Solution]: ...
+
     @torch.compiler.disable(reason="a solve looks at residuals")  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
+        x: Any,
+        edge_index: Any,
+        edge_attr: Any = None,
+        batch: Any = None,
         *,
-        z0: OptTensor = None,
+        z0: Any = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
         return_solution: bool = False,
         **context: Tensor,
-    ) -> Tensor | tuple[Tensor, Solution]:
+    ) -> Any:
         """Solve for the equilibrium.
 
         Args:
-            x: The injection.
+            x: The injection; for a :class:`gncadeq.TypedCell` this and the following are
+                dictionaries, ``(data.x_dict, data.edge_index_dict, data.edge_attr_dict,
+                data.batch_dict)``, and so are ``z0`` and what is returned.
             edge_index: Edge indices.
             edge_attr: What the cell wants to know of every edge.
             batch: Ascending graph index of every node; ``None`` for a single graph.
@@ -259,38 +297,34 @@ class GraphDEQ(nn.Module):
             RuntimeError: Within a transform of ``torch.func`` or forward-mode differentiation.
         """
         _check_transforms()
-        check_tensor(x)
-        with full_precision(x.device):
-            z, solution = self._forward(
-                x, edge_index, edge_attr, batch, z0, batch_size, generator, trace, context
-            )
-        return (z, solution) if return_solution else z
+        with full_precision(device_of(x)):
+            graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
+            z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, trace)
+            state = graph.unpack(z)
+        return (state, solution) if return_solution else state
 
     def _forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor,
-        batch: OptTensor,
+        flat: FlatGraph,
         z0: OptTensor,
         batch_size: int | None,
         generator: torch.Generator | None,
         trace: bool,
-        context: dict[str, Tensor],
     ) -> tuple[Tensor, Solution]:
-        partition = Partition(batch, x.size(0), batch_size, like=x)
+        edge_index = flat.edge_index
+        partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
         dtype = _precision(self.cell)
         gates = Gates()
-        x = gates(_widen(x, dtype))
-        edge_attr = None if edge_attr is None else gates(_widen(edge_attr, dtype))
-        context = {name: gates(_widen(value, dtype)) for name, value in context.items()}
+        x = gates(_widen(flat.x, dtype))
+        edge_attr = None if flat.edge_attr is None else gates(_widen(flat.edge_attr, dtype))
+        context = {name: gates(_widen(value, dtype)) for name, value in flat.context.items()}
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
         z0 = start_state(z0, x, self.cell.channels, self.start, generator)
         frozen = Frozen.of(self.cell, generator)
         graph = (x, edge_index, edge_attr, context)
         step = _prepare(self.cell, graph, frozen)
-        if batch is not None and not self.cell.hypergraph:
+        if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
         solution.report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gncadeq.cells.base import Cell, check_tensor
+from gncadeq.cells.base import Cell
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
-from gncadeq.typing import Adj, OptTensor, Step
+from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 if TYPE_CHECKING:
     from gncadeq.dynamics.equilibrium import GraphDEQ
@@ -90,12 +91,16 @@ class GraphNCA(nn.Module):
         self.checkpoint_every, self.tol = checkpoint_every, tol
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, in_channels: int, **options: Any) -> GraphNCA:
+    def from_conv(
+        cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any
+    ) -> GraphNCA:
         """The automaton of any conv of PyTorch Geometric, see :meth:`gncadeq.GraphDEQ.from_conv`.
 
         Args:
-            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`.
-            in_channels: Channels of the input ``x``.
+            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one that
+                keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
+            in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
+                heterogeneous one.
             options: Of :class:`gncadeq.WrappedConvCell` and of this class.
 
         Example:
@@ -104,9 +109,9 @@ class GraphNCA(nn.Module):
             >>> nca(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
             torch.Size([4, 16])
         """
-        from gncadeq.cells.wrap import WrappedConvCell
+        from gncadeq.cells.from_conv import cell_from_conv
 
-        cell, rest = WrappedConvCell.from_options(conv, in_channels, options)
+        cell, rest = cell_from_conv(conv, in_channels, options)
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:
@@ -133,12 +138,28 @@ class GraphNCA(nn.Module):
     @overload
     def forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = ...,
-        batch: OptTensor = ...,
+        x: Mapping[str, Tensor],
+        edge_index: Tensor | Mapping[EdgeType, Tensor],
+        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
         *,
-        z0: OptTensor = ...,
+        z0: Mapping[str, Tensor] | None = ...,
+        steps: int | None = ...,
+        batch_size: int | None = ...,
+        generator: torch.Generator | None = ...,
+        return_trajectory: Literal[False] = ...,
+        return_solution: Literal[False] = ...,
+    ) -> dict[str, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor | Mapping[str, Tensor],
+        edge_index: Adj | Mapping[EdgeType, Tensor],
+        edge_attr: OptTensor | Mapping[EdgeType, Tensor] = ...,
+        batch: OptTensor | Mapping[str, Tensor] = ...,
+        *,
+        z0: OptTensor | Mapping[str, Tensor] = ...,
         steps: int | None = ...,
         batch_size: int | None = ...,
         generator: torch.Generator | None = ...,
@@ -149,12 +170,12 @@ class GraphNCA(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
+        x: Any,
+        edge_index: Any,
+        edge_attr: Any = None,
+        batch: Any = None,
         *,
-        z0: OptTensor = None,
+        z0: Any = None,
         steps: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -165,7 +186,9 @@ class GraphNCA(nn.Module):
         """Run the automaton.
 
         Args:
-            x: The injection.
+            x: The injection; for a :class:`gncadeq.TypedCell` this and the following are
+                dictionaries, ``(data.x_dict, data.edge_index_dict, data.edge_attr_dict,
+                data.batch_dict)``, and so are ``z0`` and what is returned.
             edge_index: Edge indices.
             edge_attr: What the cell wants to know of every edge.
             batch: Ascending graph index of every node; ``None`` for a single graph.
@@ -181,15 +204,16 @@ class GraphNCA(nn.Module):
         Returns:
             The last state, followed by what was asked for.
         """
-        check_tensor(x)
         steps = self.steps if steps is None else _check_steps(steps)
-        partition = Partition(batch, x.size(0), batch_size, like=x)
-        z = start_state(z0, x, self.cell.channels, self.start, generator)
+        graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
+        context = graph.context
+        partition = Partition(graph.batch, graph.x.size(0), batch_size, like=graph.x)
+        z = start_state(graph.pack(z0), graph.x, self.cell.channels, self.start, generator)
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
-        step = self.cell.bind(x, edge_index, edge_attr, **context)
-        if batch is not None and not self.cell.hypergraph:
-            partition.check_edges(edge_index)
+        step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **context)
+        if graph.batch is not None and not self.cell.hypergraph:
+            partition.check_edges(graph.edge_index)
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
@@ -205,9 +229,9 @@ class GraphNCA(nn.Module):
                 trajectory.append(z)
         if not torch.compiler.is_compiling():  # a compiled graph sees no values
             self._check_finite(z, partition, steps)
-        out: list[Any] = [z]
+        out: list[Any] = [graph.unpack(z)]
         if trajectory is not None:
-            out.append(torch.stack(trajectory))
+            out.append(graph.unpack(torch.stack(trajectory)))
         if return_solution:
             out.append(self._solution(step, z, partition, steps))
         return out[0] if len(out) == 1 else tuple(out)

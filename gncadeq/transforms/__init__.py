@@ -1,5 +1,6 @@
 """Transforms: from images, meshes and points to graphs, their kernels, and graphs in parts."""
 
+from gncadeq.transforms.coarsen import Coarsen
 from gncadeq.transforms.curvature import PrincipalCurvatures
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
@@ -10,6 +11,7 @@ from gncadeq.transforms.points import PointsToGraph
 from gncadeq.transforms.rewire import RewireEdges
 
 __all__ = [
+    "Coarsen",
     "GraphLaplacian",
     "ImageToGraph",
     "MeshToGraph",

@@ -1,0 +1,38 @@
+"""Which cell makes a rule of a conv."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from gncadeq.cells.base import Cell
+from gncadeq.cells.hetero_conv import HeteroConvCell
+from gncadeq.cells.wrap import WrappedConvCell
+
+
+def cell_from_conv(
+    conv: nn.Module, in_channels: int | Mapping[str, int], options: dict[str, Any]
+) -> tuple[Cell, dict[str, Any]]:
+    """The cell of a conv, which takes its own of ``options``, and the others, for the dynamics.
+
+    Args:
+        conv: The conv; a heterogeneous one goes with a dictionary ``in_channels``.
+        in_channels: Channels of the injection, or those of every node type.
+        options: Of the cell and of the dynamics.
+
+    Example:
+        >>> from torch_geometric.nn import GCNConv
+        >>> cell_from_conv(GCNConv(4, 4), 2, {"contraction": 0.5, "tol": 1e-4})
+        (WrappedConvCell(...), {'tol': 0.0001})
+    """
+    kind = HeteroConvCell if isinstance(in_channels, Mapping) else WrappedConvCell
+    mine = inspect.signature(kind).parameters
+    own = {name: value for name, value in options.items() if name in mine}
+    rest = {name: value for name, value in options.items() if name not in mine}
+    return kind(conv, in_channels, **own), rest  # type: ignore[arg-type]
+
+
+__all__ = ["cell_from_conv"]

@@ -1,0 +1,186 @@
+"""Several named tensors as the rows of one: what lets dynamics see a single state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gncadeq.typing import Adj, OptTensor
+
+
+class StateLayout:
+    r"""Which rows of one tensor ``[num_rows, width]`` belong to which of several named tensors.
+
+    The width is the largest number of channels; narrower tensors are padded by zeros, which no norm
+    over a graph's rows sees.
+
+    Args:
+        kind: ``[num_rows]``, the index of every row's tensor among the names; the rows of one
+            tensor keep their order.
+        channels: Channels of every tensor, by name.
+
+    Example:
+        >>> layout = StateLayout(torch.tensor([0, 1, 0]), {"node": 2, "edge": 1})
+        >>> z = layout.pack({"node": torch.ones(2, 2), "edge": torch.full((1, 1), 5.0)})
+        >>> z
+        tensor([[1., 1.],
+                [5., 0.],
+                [1., 1.]])
+        >>> layout.unpack(z)["edge"]
+        tensor([[5.]])
+    """
+
+    def __init__(self, kind: Tensor, channels: Mapping[str, int]) -> None:
+        self.kind, self.channels = kind, dict(channels)
+        self.sizes: list[int] = torch.bincount(kind, minlength=len(self.channels)).tolist()
+        self._order: OptTensor = None  # the row of every entry, tensor by tensor
+        if kind.numel() > 1 and not bool((kind[1:] >= kind[:-1]).all()):
+            self._order = kind.argsort(stable=True)
+        self._place = None if self._order is None else _inverse(self._order)
+
+    @classmethod
+    def of(
+        cls, batch: Mapping[str, Tensor], channels: Mapping[str, int]
+    ) -> tuple[StateLayout, Tensor]:
+        """The layout graph by graph, and the graph of every row.
+
+        Args:
+            batch: The ascending graph indices of the entries of every tensor, by name.
+            channels: Channels of every tensor, by name.
+
+        Example:
+            >>> batch = {"node": torch.tensor([0, 0, 1]), "edge": torch.tensor([0, 1])}
+            >>> layout, graph = StateLayout.of(batch, {"node": 2, "edge": 1})
+            >>> layout.kind, graph
+            (tensor([0, 0, 1, 0, 1]), tensor([0, 0, 0, 1, 1]))
+        """
+        graph = torch.cat([batch[name] for name in channels])
+        kind = torch.cat([torch.full_like(batch[n], k) for k, n in enumerate(channels)])
+        if graph.numel() > 1 and not bool((graph[1:] >= graph[:-1]).all()):
+            order = graph.argsort(stable=True)
+            graph, kind = graph[order], kind[order]
+        return cls(kind, channels), graph
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return self.kind.numel()
+
+    @property
+    def width(self) -> int:
+        """Channels of the rows."""
+        return max(self.channels.values())
+
+    def rows(self) -> dict[str, Tensor]:
+        """The row of every entry of every tensor, by name."""
+        order = self._order
+        if order is None:
+            order = torch.arange(self.num_rows, device=self.kind.device)
+        return dict(zip(self.channels, torch.split(order, self.sizes), strict=True))
+
+    def positions(self) -> Tensor:
+        """``[num_rows]``, the place of every row in its own tensor."""
+        place = self._place
+        if place is None:
+            place = torch.arange(self.num_rows, device=self.kind.device)
+        first = F.pad(torch.tensor(self.sizes).cumsum(0), (1, 0)).to(place.device)
+        return place - first[self.kind]
+
+    def pack(self, states: Mapping[str, Tensor]) -> Tensor:
+        """The tensors ``[..., size, channels]`` as one ``[..., num_rows, width]``.
+
+        Raises:
+            ValueError: If a tensor is missing, unknown or of another shape.
+        """
+        check_names("z", list(states), list(self.channels))
+        width, parts = self.width, []
+        for (name, channels), size in zip(self.channels.items(), self.sizes, strict=True):
+            value = states[name]
+            if value.dim() < 2 or value.shape[-2:] != (size, channels):
+                raise ValueError(
+                    f"Expected a state of {name!r} of shape [{size}, {channels}] "
+                    f"(got {list(value.shape)})"
+                )
+            parts.append(value if channels == width else F.pad(value, (0, width - channels)))
+        z = torch.cat(parts, dim=-2)
+        return z if self._place is None else z.index_select(-2, self._place)
+
+    def unpack(self, z: Tensor) -> dict[str, Tensor]:
+        """The tensors in the rows of ``z`` ``[..., num_rows, width]``, by name."""
+        z = z if self._order is None else z.index_select(-2, self._order)
+        parts = torch.split(z, self.sizes, dim=-2)
+        return {
+            name: part if channels == z.size(-1) else part[..., :channels]
+            for (name, channels), part in zip(self.channels.items(), parts, strict=True)
+        }
+
+    def restrict(self, nodes: Tensor) -> StateLayout:
+        """The layout of some rows alone, given their ascending indices."""
+        return StateLayout(self.kind[nodes], self.channels)
+
+    def __repr__(self) -> str:
+        sizes = zip(self.channels.items(), self.sizes, strict=True)
+        inside = ", ".join(f"{name}=[{size}, {channels}]" for (name, channels), size in sizes)
+        return f"{self.__class__.__name__}({inside})"
+
+
+@dataclass(frozen=True)
+class FlatGraph:
+    """What dynamics see of a graph: rows, and edges between rows.
+
+    Attributes:
+        x: ``[num_rows, in_channels]``, the injection.
+        edge_index: ``[2, num_edges]``, or the neighbourhood prepared from it.
+        edge_attr: A row for every edge, or none.
+        batch: ``[num_rows]``, the graph of every row; ``None`` for a single graph.
+        context: What else the cell takes by name.
+        layout: Whose rows they are; ``None`` where the state is one tensor.
+    """
+
+    x: Tensor
+    edge_index: Adj
+    edge_attr: OptTensor = None
+    batch: OptTensor = None
+    context: dict[str, Tensor] = field(default_factory=dict)
+    layout: StateLayout | None = None
+
+    def pack(self, z: Any) -> Any:
+        """A state as the cell's user knows it, as one tensor; ``None`` stays ``None``."""
+        return z if self.layout is None or z is None else self.layout.pack(z)
+
+    def unpack(self, z: Tensor) -> Any:
+        """A state as the cell's user knows it."""
+        return z if self.layout is None else self.layout.unpack(z)
+
+
+def _inverse(order: Tensor) -> Tensor:
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.numel(), device=order.device)
+    return inverse
+
+
+def device_of(x: Any) -> torch.device:
+    """The device of a tensor, or of the first in a dictionary."""
+    first = next(iter(x.values()), None) if isinstance(x, Mapping) else x
+    return first.device if isinstance(first, Tensor) else torch.device("cpu")
+
+
+def check_names(what: str, given: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Raise a ValueError unless ``given`` holds the names ``expected``, in any order."""
+    missing = [name for name in expected if name not in given]
+    unknown = [name for name in given if name not in expected]
+    if missing or unknown:
+        raise ValueError(
+            f"Expected '{what}' for each of {list(expected)} (got {list(given)}"
+            + (f"; missing {missing}" if missing else "")
+            + (f"; unknown {unknown}" if unknown else "")
+            + ")"
+        )
+
+
+__all__ = ["FlatGraph", "StateLayout", "check_names", "device_of"]

@@ -1,0 +1,192 @@
+"""A hierarchy of coarser graphs above a graph, as one heterogeneous graph."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import coalesce, scatter
+
+from gncadeq.typing import OptTensor
+
+CoarsenMethod = Literal["matching", "voxel"]
+
+
+class Coarsen(BaseTransform):  # type: ignore[misc]
+    r"""Put coarser copies of a graph above it: what a multi-scale equilibrium lives on.
+
+    Nodes of level :math:`l` are joined into the nodes of level :math:`l + 1`; an edge between two
+    coarse nodes is there if one is between nodes within them. The result is heterogeneous, with
+    node types ``"level0"`` (the graph as it was), ``"level1"``, … and the relations ``("level0",
+    "to", "level0")``, … within levels, ``("level0", "up", "level1")`` from each node to the one
+    that holds it, and ``("level1", "down", "level0")`` back: what :class:`gncadeq.RelationCell`
+    and PyG's heterogeneous convs take, alone or in batches.
+
+    - ``"matching"``, for any graph: every node is joined with the neighbour that most edges lead
+      to and that has none yet, nodes of low degree first; one that finds none free joins the
+      pair of its closest neighbour, so each matching halves a graph at least, isolated nodes aside
+      (heavy-edge matching, `Karypis & Kumar 1998 <https://doi.org/10.1137/S1064827595287997>`_,
+      sect. 3.1). ``factor`` is a power of two: a level takes as many matchings.
+    - ``"voxel"``, for graphs with ``pos``: nodes in one box are joined. Boxes have the edge length
+      ``size`` at level 1 and ``factor`` times more with each level, from the smallest coordinates
+      on. ``Coarsen(method="voxel", size=2.0)`` pools 2 × 2 pixels of :class:`ImageToGraph`.
+
+    Args:
+        levels: Number of levels, the graph itself included.
+        method: ``"matching"`` or ``"voxel"``.
+        factor: How much coarser a level is than the one below, at least 2.
+        size: Edge length of the boxes of level 1, in the units of ``pos``.
+
+    Returns (when called with ``Data``):
+        ``HeteroData``. Coarse levels have the means of ``x`` and of ``pos``; all else of a node or
+        an edge stays with level 0.
+
+    Raises:
+        ValueError: On an option out of range or a missing attribute.
+
+    Example:
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = Coarsen(levels=3, method="voxel", size=2.0)(ImageToGraph()(torch.rand(1, 8, 8)))
+        >>> [data[name].x.size(0) for name in data.node_types]
+        [64, 16, 4]
+        >>> data["level1", "down", "level0"].edge_index.shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(
+        self,
+        levels: int = 3,
+        method: CoarsenMethod = "matching",
+        factor: int = 2,
+        size: float | None = None,
+    ) -> None:
+        if levels < 1:
+            raise ValueError(f"Expected 'levels' of at least 1 (got {levels})")
+        if method not in get_args(CoarsenMethod):
+            raise ValueError(f"Expected 'method' to be 'matching' or 'voxel' (got {method!r})")
+        if factor < 2:
+            raise ValueError(f"Expected 'factor' of at least 2 (got {factor})")
+        if method == "matching" and factor & (factor - 1):
+            raise ValueError(f"Expected 'factor' to be a power of two for matchings (got {factor})")
+        if (size is None) == (method == "voxel"):
+            raise ValueError(
+                f"Expected 'size', the edge of a box, with method='voxel' alone (got {size})"
+            )
+        if size is not None and not 0 < size < float("inf"):
+            raise ValueError(f"Expected a positive 'size' (got {size})")
+        self.levels, self.factor, self.size = levels, factor, size
+        self.method: CoarsenMethod = method
+
+    def forward(self, data: Data) -> HeteroData:
+        """Return the hierarchy above ``data``."""
+        if data.edge_index is None or data.x is None:
+            raise ValueError("Expected data with 'x' and 'edge_index' (got none)")
+        if self.method == "voxel" and data.pos is None:
+            raise ValueError("Expected data with 'pos' for method='voxel' (got none)")
+        out = self._finest(data)
+        x, pos, edge_index = data.x, data.pos, data.edge_index
+        weight = x.new_ones(edge_index.size(1))
+        boxes: OptTensor = None
+        for level in range(1, self.levels):
+            if self.method == "voxel":
+                # From the graph's own nodes, whose boxes nest: means would leave theirs.
+                finer, boxes = (
+                    boxes,
+                    _boxes(data.pos, float(self.size or 0) * self.factor ** (level - 1)),
+                )
+                cluster = boxes if finer is None else scatter(boxes, finer, reduce="max")
+            else:
+                cluster = _halved(edge_index, weight, x.size(0))
+                for _ in range(self.factor.bit_length() - 2):
+                    edges, sums = _joined(edge_index, weight, cluster)
+                    cluster = _halved(edges, sums, _count(cluster))[cluster]
+            count = _count(cluster)
+            edge_index, weight = _joined(edge_index, weight, cluster)
+            x = scatter(x, cluster, dim_size=count, reduce="mean")
+            fine, coarse = f"level{level - 1}", f"level{level}"
+            out[coarse].x = x
+            if pos is not None:
+                pos = scatter(pos, cluster, dim_size=count, reduce="mean")
+                out[coarse].pos = pos
+            up = torch.stack([torch.arange(cluster.numel(), device=cluster.device), cluster])
+            out[coarse, "to", coarse].edge_index = edge_index
+            out[fine, "up", coarse].edge_index = up
+            out[coarse, "down", fine].edge_index = up.flip(0)
+        return out
+
+    def _finest(self, data: Data) -> HeteroData:
+        out = HeteroData()
+        for key, value in data.to_dict().items():
+            store: Any = out
+            if data.is_node_attr(key):
+                store = out["level0"]
+            elif data.is_edge_attr(key):
+                store = out["level0", "to", "level0"]
+            store[key] = value
+        out["level0", "to", "level0"].edge_index = data.edge_index
+        return out
+
+    def __repr__(self) -> str:
+        more = f", size={self.size:g}" if self.size is not None else ""
+        return (
+            f"{self.__class__.__name__}(levels={self.levels}, method={self.method!r}, "
+            f"factor={self.factor}{more})"
+        )
+
+
+def _count(cluster: Tensor) -> int:
+    return int(cluster.max()) + 1 if cluster.numel() else 0
+
+
+def _boxes(pos: Tensor, side: float) -> Tensor:
+    """The number of every node's box."""
+    if not pos.numel():
+        return torch.zeros(0, dtype=torch.long, device=pos.device)
+    box = ((pos - pos.amin(0)) / side).floor().long()
+    number: Tensor = torch.unique(box, dim=0, return_inverse=True)[1]
+    return number
+
+
+def _joined(edge_index: Tensor, weight: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor]:
+    """The edges between clusters, with the sums of the weights, loops left out."""
+    ends = cluster[edge_index]
+    kept = ends[0] != ends[1]
+    edges, sums = coalesce(ends[:, kept], weight[kept], _count(cluster), sort_by_row=False)
+    return edges, sums
+
+
+def _halved(edge_index: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
+    """``[num_nodes]``, the cluster of every node, by one heavy-edge matching."""
+    both = torch.cat([edge_index, edge_index.flip(0)], dim=1)
+    both, sums = coalesce(both, torch.cat([weight, weight]), num_nodes)
+    kept = both[0] != both[1]
+    (source, target), sums = both[:, kept], sums[kept]
+    degree = torch.bincount(source, minlength=num_nodes)
+    # Of every node the heaviest neighbours first, those of low degree before others.
+    order = degree[target].argsort(stable=True)
+    order = order[sums[order].argsort(descending=True, stable=True)]
+    order = order[source[order].argsort(stable=True)]
+    neighbors = torch.split(target[order].cpu(), degree.tolist())
+    near = [part.tolist() for part in neighbors]
+    cluster, count = [-1] * num_nodes, 0
+    lonely = []
+    for node in degree.argsort(stable=True).tolist():
+        if cluster[node] >= 0:
+            continue
+        free = next((other for other in near[node] if cluster[other] < 0), None)
+        if free is None and near[node]:
+            lonely.append(node)
+            continue
+        cluster[node] = count
+        if free is not None:
+            cluster[free] = count
+        count += 1
+    for node in lonely:  # whose neighbours all have a partner
+        cluster[node] = cluster[near[node][0]]
+    return torch.tensor(cluster, dtype=torch.long, device=edge_index.device)
+
+
+__all__ = ["Coarsen", "CoarsenMethod"]
