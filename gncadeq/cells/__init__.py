@@ -7,6 +7,7 @@ from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
+from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.perception import Perception
 from gncadeq.cells.stencil import (
@@ -24,6 +25,7 @@ __all__ = [
     "EquivariantCell",
     "GrowingCell",
     "IGNNCell",
+    "MicroCell",
     "MonotoneCell",
     "Perception",
     "StencilConv",

@@ -1,7 +1,7 @@
 """Transforms: from images, meshes and points to graphs, and the kernels of their edges."""
 
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
-from gncadeq.transforms.kernels import PixelKernels
+from gncadeq.transforms.kernels import PixelKernels, surface_filters
 from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.points import PointsToGraph
 
@@ -12,5 +12,6 @@ __all__ = [
     "PointsToGraph",
     "graph_to_image",
     "pixel_edges",
+    "surface_filters",
     "window_mean",
 ]
