@@ -19,7 +19,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
     On a line the optimal transport is the one in order, so every direction :math:`\omega` costs two
     sorts (`Rabin et al. 2011 <https://doi.org/10.1007/978-3-642-24785-9_37>`_). Clouds of different
-    sizes are compared at the quantiles of the larger one, interpolated linearly.
+    sizes are compared at as many quantiles as the larger one has points: exactly, where that is a
+    multiple of the smaller one's.
 
     Args:
         x: Points ``[..., N, D]``.
@@ -51,15 +52,10 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
 
 def _quantiles(ordered: Tensor, count: int) -> Tensor:
+    """The values at the middles of ``count`` equal shares."""
     n = ordered.size(-1)
-    if n == count:
-        return ordered
-    # The middle of every one of `count` equal shares
-    place = ((torch.arange(count, device=ordered.device) + 0.5) * (n / count) - 0.5).clamp(0, n - 1)
-    low = place.floor().long()
-    share = (place - low).to(ordered.dtype)
-    high = (low + 1).clamp(max=n - 1)
-    return ordered[..., low] * (1 - share) + ordered[..., high] * share
+    place = (torch.arange(count, device=ordered.device) + 0.5) * (n / count)
+    return ordered if n == count else ordered[..., place.long().clamp(max=n - 1)]
 
 
 def random_directions(
@@ -124,9 +120,9 @@ class PatchLoss:
     .. math::
         L = \sum_{s} \mathrm{SW}_2^2 \big( P_s(I), P_s(T) \big)
 
-    over the patches of :math:`n \times n` pixels of the images shrunk by :math:`s`, along directions
-    that look at two pixels each (:func:`random_directions`). No pretrained network is involved
-    (`Elnekave & Weiss 2022 <https://arxiv.org/abs/2203.11862>`_ synthesise images so).
+    over the patches of :math:`n \times n` pixels of the images shrunk by :math:`s`, along
+    directions that look at two pixels each (:func:`random_directions`). No pretrained network is
+    involved (`Elnekave & Weiss 2022 <https://arxiv.org/abs/2203.11862>`_ synthesise images so).
 
     Args:
         target: The texture ``[3, H, W]``, of which patches wrap around.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
+from tqdm import tqdm
 
 from gncadeq.cells import MicroCell
 from gncadeq.dynamics import GraphNCA
@@ -136,12 +136,90 @@ def state_color(z: Tensor) -> Tensor:
     return z[..., :3] + 0.5
 
 
-def train_texture(target: Tensor, config: TextureConfig | None = None) -> MicroCell:
-    """The rule at the end of :func:`texture_training`.
+class TextureTraining:
+    """Trains a rule on a periodic grid until its patches are distributed as those of a picture.
 
     Args:
         target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
         config: The options.
+
+    Attributes:
+        cell: The rule.
+        step: Training steps done.
+    """
+
+    def __init__(self, target: Tensor, config: TextureConfig) -> None:
+        self.config, self.step = config, 0
+        self.loss = PatchLoss(target)
+        one = texture_grid(config.size, config.kernels)
+        self.graph = Batch.from_data_list([one] * config.batch_size)
+        self.graph.x = self.graph.x[:, :0]
+        self.cell = MicroCell(config.channels, one.edge_attr.size(1))
+        self.nca = GraphNCA(self.cell, fire_rate=config.fire_rate)
+        self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self.pool = self._start(config.pool_size)
+        self.losses = torch.zeros(config.pool_size)  # of the pool's states when last seen
+
+    def _start(self, count: int) -> Tensor:
+        c = self.config
+        shape = (count, c.size**2, c.channels)
+        return c.noise * torch.randn(shape, generator=self._generator)
+
+    def train_step(self) -> dict[str, float]:
+        """One step of training; returns its figures.
+
+        Raises:
+            FloatingPointError: If a state or gradient is not finite.
+        """
+        c, graph, generator = self.config, self.graph, self._generator
+        index = torch.randperm(c.pool_size, generator=generator)[: c.batch_size]
+        if self.step % c.reset_every == 0:
+            self.pool[index[self.losses[index].argmax()]] = self._start(1)[0]
+        steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
+        z = self.nca(
+            graph.x, graph.edge_index, graph.edge_attr, graph.batch, steps=steps,
+            z0=self.pool[index].flatten(0, 1), batch_size=c.batch_size, generator=generator,
+        )  # fmt: skip
+        images = state_color(z).view(-1, c.size, c.size, 3).permute(0, 3, 1, 2)
+        losses = self.loss(images, generator)
+        over, rest = overflow_loss(z, 1.0), z.new_zeros(())
+        if c.rest:
+            rest = rest_loss(self.cell.prepare(graph.x, graph.edge_index, graph.edge_attr), z)
+        loss = losses.mean()
+        total = loss + c.overflow * over + c.rest * self.step / c.steps * rest
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.learning_rate(self.step)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(total)
+        norm = normalize_gradients(self.cell.parameters())
+        if not (norm < float("inf") and bool(z.detach().isfinite().all())):
+            raise FloatingPointError(
+                f"Expected finite states and gradients (got others in step {self.step}). Lower "
+                "'lr', or train through fewer steps (max_rollout)"
+            )
+        self.optimizer.step()
+        self.losses[index] = losses.detach()
+        self.pool[index] = z.detach().view(c.batch_size, -1, c.channels)
+        self.step += 1
+        return {
+            "loss": float(loss.detach()), "overflow": float(over.detach()),
+            "rest": float(rest.detach()), "gradient_norm": norm,
+        }  # fmt: skip
+
+
+def train_texture(
+    target: Tensor, config: TextureConfig | None = None, progress: bool = False
+) -> MicroCell:
+    """Train a rule on a picture's texture (:class:`TextureTraining`).
+
+    Args:
+        target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
+        config: The options.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        FloatingPointError: If a state or gradient is not finite.
 
     Example:
         >>> from gncadeq.datasets.textures import texture
@@ -149,81 +227,21 @@ def train_texture(target: Tensor, config: TextureConfig | None = None) -> MicroC
         >>> train_texture(texture("checkers", 20), options)
         MicroCell(4, num_kernels=1, parameters=68)
     """
-    *_, (cell, _) = texture_training(target, config or TextureConfig())
-    return cell.eval()
-
-
-def texture_training(
-    target: Tensor, config: TextureConfig
-) -> Iterator[tuple[MicroCell, dict[str, float]]]:
-    """Train a rule on a periodic grid until its patches are distributed as those of ``target``.
-
-    Args:
-        target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
-        config: The options.
-
-    Yields:
-        After every training step the rule (always the same object) and the step's figures.
-
-    Raises:
-        FloatingPointError: If a state or gradient is not finite.
-    """
-    c = config
-    generator = torch.Generator().manual_seed(c.seed)
-    loss_of = PatchLoss(target)
-    one = texture_grid(c.size, c.kernels)
-    graph = Batch.from_data_list([one] * c.batch_size)
-    cell = MicroCell(c.channels, one.edge_attr.size(1))
-    nca = GraphNCA(cell, fire_rate=c.fire_rate)
-    optimizer = torch.optim.Adam(cell.parameters(), lr=c.lr)
-    pixels = c.size**2
-    nothing = graph.x[:, :0]
-    pool = c.noise * torch.randn(c.pool_size, pixels, c.channels, generator=generator)
-    worst = torch.zeros(c.pool_size)  # the loss of every state when it was last seen
-    for step in range(c.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = c.learning_rate(step)
-        index = torch.randperm(c.pool_size, generator=generator)[: c.batch_size]
-        if step % c.reset_every == 0:
-            pool[index[worst[index].argmax()]] = c.noise * torch.randn(
-                pixels, c.channels, generator=generator
-            )
-        steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
-        z = nca(
-            nothing, graph.edge_index, graph.edge_attr, graph.batch, steps=steps,
-            z0=pool[index].flatten(0, 1), batch_size=c.batch_size, generator=generator,
-        )  # fmt: skip
-        images = state_color(z).view(-1, c.size, c.size, 3).permute(0, 3, 1, 2)
-        losses = loss_of(images, generator)
-        loss = losses.mean()
-        over = overflow_loss(z, 1.0)
-        total = loss + c.overflow * over
-        rest = z.new_zeros(())
-        if c.rest:
-            rest = rest_loss(cell.prepare(nothing, graph.edge_index, graph.edge_attr), z)
-            total = total + c.rest * step / c.steps * rest
-        optimizer.zero_grad()
-        torch.autograd.backward(total)
-        norm = normalize_gradients(cell.parameters())
-        if not (norm < float("inf") and bool(z.detach().isfinite().all())):
-            raise FloatingPointError(
-                f"Expected finite states and gradients (got others in step {step}). Lower 'lr', or "
-                "train through fewer steps (max_rollout)"
-            )
-        optimizer.step()
-        worst[index] = losses.detach()
-        pool[index] = z.detach().view(c.batch_size, pixels, c.channels)
-        yield cell, {
-            "loss": float(loss.detach()), "overflow": float(over.detach()),
-            "rest": float(rest.detach()), "gradient_norm": norm,
-        }  # fmt: skip
+    run = TextureTraining(target, config or TextureConfig())
+    with tqdm(total=run.config.steps, desc="texture", disable=not progress) as bar:
+        while run.step < run.config.steps:
+            figures = run.train_step()
+            bar.update()
+            if run.step % 25 == 0:
+                bar.set_postfix(loss=f"{figures['loss']:.4f}")
+    return run.cell.eval()
 
 
 __all__ = [
     "TextureConfig",
+    "TextureTraining",
     "state_color",
     "texture_grid",
     "texture_surface",
-    "texture_training",
     "train_texture",
 ]
