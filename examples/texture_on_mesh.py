@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=64, help="side of the grid to measure on")
     parser.add_argument("--kernels", default="isotropic", choices=["isotropic", "tangent"])
     parser.add_argument("--channels", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1000, help="training steps")
+    parser.add_argument("--steps", type=int, default=450, help="training steps")
     parser.add_argument(
         "--rest", type=float, default=0.0, help="weight of the pressure to be still"
     )

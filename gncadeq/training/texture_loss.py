@@ -19,8 +19,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
     On a line the optimal transport is the one in order, so every direction :math:`\omega` costs two
     sorts (`Rabin et al. 2011 <https://doi.org/10.1007/978-3-642-24785-9_37>`_). Clouds of different
-    sizes are compared at as many quantiles as the larger one has points: exactly, where that is a
-    multiple of the smaller one's.
+    sizes are compared at as many quantiles as the smaller one has points.
 
     Args:
         x: Points ``[..., N, D]``.
@@ -45,17 +44,19 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
             f"least (got {list(x.shape)} and {list(y.shape)})"
         )
     # [..., P, N]: in order along every direction
-    a = (x @ directions.T).transpose(-1, -2).sort(dim=-1).values
-    b = (y @ directions.T).transpose(-1, -2).sort(dim=-1).values
-    count = max(a.size(-1), b.size(-1))
+    a = (directions @ x.transpose(-1, -2)).sort(dim=-1).values
+    b = (directions @ y.transpose(-1, -2)).sort(dim=-1).values
+    count = min(a.size(-1), b.size(-1))
     return (_quantiles(a, count) - _quantiles(b, count)).square().mean((-1, -2))
 
 
 def _quantiles(ordered: Tensor, count: int) -> Tensor:
     """The values at the middles of ``count`` equal shares."""
     n = ordered.size(-1)
+    if n == count:
+        return ordered
     place = (torch.arange(count, device=ordered.device) + 0.5) * (n / count)
-    return ordered if n == count else ordered[..., place.long().clamp(max=n - 1)]
+    return ordered[..., place.long().clamp(max=n - 1)]
 
 
 def random_directions(
@@ -149,7 +150,7 @@ class PatchLoss:
         target: Tensor,
         size: int = 5,
         scales: tuple[int, ...] = (1, 2, 4),
-        projections: int = 64,
+        projections: int = 32,
     ) -> None:
         self.size, self.scales, self.projections = size, scales, projections
         self.patches = [image_patches(target[None], size, s)[0] for s in scales]

@@ -46,14 +46,14 @@ class TextureConfig(RunConfig):
         ValueError: If options are out of range.
 
     Example:
-        >>> TextureConfig(steps=500).learning_rate(400)
-        0.0001
+        >>> TextureConfig(steps=500).learning_rate(450)
+        0.0002
     """
 
     channels: int = 12
     kernels: Literal["isotropic", "tangent"] = "isotropic"
-    size: int = 40
-    steps: int = 1000
+    size: int = 32
+    steps: int = 450
     seed: int = 0
     batch_size: int = 4
     pool_size: int = 32
@@ -64,7 +64,7 @@ class TextureConfig(RunConfig):
     fire_rate: float = 0.5
     overflow: float = 1.0
     rest: float = 0.0
-    lr: float = 1e-3
+    lr: float = 2e-3
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done."""
