@@ -29,6 +29,7 @@ from torch_geometric.data import Data
 
 from gncadeq import GraphNCA
 from gncadeq.cells import MicroCell
+from gncadeq.datasets.mesh_trimesh import load_trimesh
 from gncadeq.datasets.textures import TEXTURES, texture
 from gncadeq.growth import relative_residual
 from gncadeq.models.pretrained import load_pretrained, save_pretrained, write_atomically
@@ -65,7 +66,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--meshes", nargs="*", default=["icosphere:5"], help="names or files")
     parser.add_argument("--azimuth", nargs="*", type=float, default=[], help="to see each from")
-    parser.add_argument("--refine", type=int, default=10_000, help="vertices of a mesh, at least")
+    parser.add_argument("--refine", type=int, default=10_000, help="subdivide coarser meshes")
     parser.add_argument("--pixels", type=int, default=64, help="side of the grid to measure on")
     parser.add_argument("--kernels", default="isotropic", choices=["isotropic", "tangent"])
     parser.add_argument("--channels", type=int, default=12)
@@ -138,8 +139,9 @@ def two_pieces(name: str, size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def finer(mesh: Data, vertices: int) -> Data:
     """The mesh, subdivided (Loop 1987) until it has as many vertices at least."""
-    import trimesh
-
+    if mesh.num_nodes >= vertices:
+        return mesh
+    trimesh = load_trimesh(Path("subdivided meshes"))
     shape = trimesh.Trimesh(mesh.pos.numpy(), mesh.face.T.numpy(), process=False)
     shape.remove_unreferenced_vertices()
     while len(shape.vertices) < vertices:
@@ -218,11 +220,11 @@ class Measure:
 
 
 def picture(image: Tensor):  # type: ignore[no-untyped-def]
-    """``[3, H, W]`` as large as the surfaces are drawn."""
+    """``[3, H, W]`` as large as the surfaces are drawn, in a white frame."""
     from torchvision.transforms.functional import to_pil_image
 
-    large = F.interpolate(image[None].clamp(0, 1), (256, 256), mode="nearest")[0]
-    return to_pil_image(large)
+    large = F.interpolate(image[None].clamp(0, 1), (248, 248), mode="nearest")[0]
+    return to_pil_image(F.pad(large, (4, 4, 4, 4), value=1.0))
 
 
 if __name__ == "__main__":
