@@ -65,8 +65,7 @@ def random_directions(
     """Unit vectors ``[count, channels * pixels]`` that look at a few pixels of a patch each.
 
     A sum over all pixels of a patch is nearly normally distributed whatever the texture; over few
-    it keeps what tells textures apart. On the textures of :mod:`gncadeq.datasets.textures` those
-    that look at two pixels tell a piece of the texture from its spectrum with random phases best.
+    it keeps what tells textures apart.
 
     Args:
         count: Number of directions.
