@@ -9,6 +9,7 @@ from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.ignn import IGNNCell
+from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.node_edge import NodeEdgeCell
 from gncadeq.cells.perception import Perception
@@ -31,6 +32,7 @@ __all__ = [
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
+    "MicroCell",
     "MonotoneCell",
     "NodeEdgeCell",
     "Perception",

@@ -4,7 +4,7 @@ from gncadeq.transforms.coarsen import Coarsen
 from gncadeq.transforms.curvature import PrincipalCurvatures
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
-from gncadeq.transforms.kernels import PixelKernels
+from gncadeq.transforms.kernels import PixelKernels, surface_filters
 from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
@@ -23,5 +23,6 @@ __all__ = [
     "halo",
     "partition",
     "pixel_edges",
+    "surface_filters",
     "window_mean",
 ]

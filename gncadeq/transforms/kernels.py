@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from math import isqrt
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,36 @@ FILTERS: dict[str, list[list[float]]] = {
     "laplacian": [[1 / 16, 2 / 16, 1 / 16], [2 / 16, -12 / 16, 2 / 16], [1 / 16, 2 / 16, 1 / 16]],
 }
 """Filters as they are correlated with the image, by name."""
+
+
+PIXEL = 0.754
+"""The length ℓ of ``MeshToGraph(scale=ℓ)``, in pixels, of which the Laplacian is the pixels' own:
+the Gaussian that ends at 3 ℓ has the variance of the binomial filter, half a square pixel."""
+
+
+def surface_filters(kernels: Literal["isotropic", "tangent"] = "isotropic") -> list[Tensor]:
+    r"""Filters by which pixels sense what vertices sense with ``MeshToGraph(kernels, scale=ℓ)``.
+
+    A rule that was trained on a picture with these runs on any surface, where a pixel is then
+    :math:`\ell / 0.754` long: the Laplacian :math:`\mathbf{G}_\ell - \mathbf{I}`, preceded in
+    ``"tangent"`` by :math:`\ell \, \partial` to the right and upwards. On waves of 8 pixels or more
+    the two agree to 4 %.
+
+    Args:
+        kernels: ``"isotropic"`` or ``"tangent"``.
+
+    Raises:
+        ValueError: If the kernels are others.
+
+    Example:
+        >>> PixelKernels(surface_filters("tangent"))
+        PixelKernels(filter, filter, filter)
+    """
+    if kernels not in ("isotropic", "tangent"):
+        raise ValueError(f"Expected 'kernels' to be 'isotropic' or 'tangent' (got {kernels!r})")
+    right, down = torch.tensor(FILTERS["sobel_x"]), torch.tensor(FILTERS["sobel_y"])
+    laplacian = torch.tensor(FILTERS["laplacian"])
+    return [laplacian] if kernels == "isotropic" else [PIXEL * right, -PIXEL * down, laplacian]
 
 
 class PixelKernels(BaseTransform):  # type: ignore[misc]
@@ -123,4 +154,4 @@ def _filter(kernel: str | Tensor) -> Tensor:
     return kernel
 
 
-__all__ = ["FILTERS", "PixelKernels"]
+__all__ = ["FILTERS", "PIXEL", "PixelKernels", "surface_filters"]

@@ -1,0 +1,247 @@
+"""Training a rule whose patterns are like those of a picture, wherever it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from tqdm import tqdm
+
+from gncadeq.cells import MicroCell
+from gncadeq.dynamics import GraphNCA
+from gncadeq.training.config import RunConfig
+from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
+from gncadeq.training.texture_loss import PatchLoss
+from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters
+from gncadeq.transforms.kernels import PIXEL
+
+
+@dataclass
+class TextureConfig(RunConfig):
+    """The options of :func:`train_texture`.
+
+    Args:
+        channels: Channels of the rule; :math:`C (4C + 1)` parameters.
+        kernels: ``"isotropic"`` (the Laplacian) or ``"tangent"`` (two derivatives besides, by
+            which the rule knows right and up).
+        size: Side in pixels of the periodic grid that it is trained on.
+        steps: Training steps.
+        seed: Seed of all randomness.
+        batch_size: States a training step.
+        pool_size: States that live on between training steps.
+        reset_every: The worst of a draw starts again from noise in every so many training steps.
+        min_rollout: Fewest steps to train through; the number is drawn for every training step.
+        max_rollout: Most steps to train through.
+        noise: Standard deviation of the start.
+        fire_rate: Probability that a node updates in a step.
+        overflow: Weight of :func:`gncadeq.training.losses.overflow_loss`, with a bound of one.
+        rest: Weight of :func:`gncadeq.training.losses.rest_loss` at the end, to which it rises in
+            proportion to the training steps done.
+        lr: Adam's learning rate; divided by 3 after half of the training, and by 10 after 80 %.
+
+    Raises:
+        ValueError: If options are out of range.
+
+    Example:
+        >>> TextureConfig(steps=500).learning_rate(450)
+        0.0002
+    """
+
+    channels: int = 12
+    kernels: Literal["isotropic", "tangent"] = "isotropic"
+    size: int = 32
+    steps: int = 450
+    seed: int = 0
+    batch_size: int = 4
+    pool_size: int = 32
+    reset_every: int = 2
+    min_rollout: int = 20
+    max_rollout: int = 48
+    noise: float = 0.3
+    fire_rate: float = 0.5
+    overflow: float = 1.0
+    rest: float = 0.0
+    lr: float = 2e-3
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before any work is done."""
+        self.check_choices()
+        self.check_positive(
+            "steps", "batch_size", "reset_every", "min_rollout", "noise", "fire_rate", "lr"
+        )
+        for name in ("overflow", "rest"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
+        for small, large in (("min_rollout", "max_rollout"), ("batch_size", "pool_size")):
+            if getattr(self, large) < getattr(self, small):
+                raise ValueError(
+                    f"Expected {large!r} of at least {small!r} = {getattr(self, small)} (got "
+                    f"{getattr(self, large)})"
+                )
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a training step."""
+        share = step / self.steps
+        return self.lr * (1.0 if share < 0.5 else 0.3 if share < 0.8 else 0.1)
+
+
+def texture_grid(size: int, kernels: Literal["isotropic", "tangent"] = "isotropic") -> Data:
+    """A periodic grid of ``size`` × ``size`` pixels that senses as a surface does.
+
+    Example:
+        >>> texture_grid(8).edge_attr.shape
+        torch.Size([576, 1])
+    """
+    pixels = ImageToGraph(periodic=True)(torch.zeros(1, size, size))
+    return PixelKernels(surface_filters(kernels))(pixels)
+
+
+def texture_surface(
+    mesh: Data,
+    kernels: Literal["isotropic", "tangent"] = "isotropic",
+    pixel: float | None = None,
+    up: tuple[float, float, float] = (0.0, 1.0, 0.0),
+) -> Data:
+    """A mesh on which a rule of :func:`train_texture` runs.
+
+    Args:
+        mesh: ``pos`` ``[N, 3]`` and ``face`` ``[3, F]``.
+        kernels: As in the training.
+        pixel: How long a pixel of the texture is on the surface; by default 4/3 of the mean edge's
+            length, as fine as the mesh allows.
+        up: The axis to which the texture stands upright (``"tangent"``).
+
+    Example:
+        >>> from gncadeq.datasets import primitives
+        >>> texture_surface(primitives.icosphere(2)).num_nodes
+        162
+    """
+    if pixel is None:
+        source, target = mesh.face, mesh.face.roll(1, 0)
+        length = (mesh.pos[source.flatten()] - mesh.pos[target.flatten()]).norm(dim=1)
+        pixel = float(length.mean()) / PIXEL
+    return MeshToGraph(kernels, scale=PIXEL * pixel, up=up)(mesh.clone())
+
+
+def state_color(z: Tensor) -> Tensor:
+    """Red, green and blue ``[..., 3]`` of states: grey is zero.
+
+    Example:
+        >>> state_color(torch.tensor([[0.5, 0.0, -0.5, 9.0]]))
+        tensor([[1.0000, 0.5000, 0.0000]])
+    """
+    return z[..., :3] + 0.5
+
+
+class TextureTraining:
+    """Trains a rule on a periodic grid until its patches are distributed as those of a picture.
+
+    Args:
+        target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
+        config: The options.
+
+    Attributes:
+        cell: The rule.
+        step: Training steps done.
+    """
+
+    def __init__(self, target: Tensor, config: TextureConfig) -> None:
+        self.config, self.step = config, 0
+        self.loss = PatchLoss(target)
+        one = texture_grid(config.size, config.kernels)
+        self.graph = Batch.from_data_list([one] * config.batch_size)
+        self.graph.x = self.graph.x[:, :0]
+        self.cell = MicroCell(config.channels, one.edge_attr.size(1))
+        self.nca = GraphNCA(self.cell, fire_rate=config.fire_rate)
+        self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self.pool = self._start(config.pool_size)
+        self.losses = torch.zeros(config.pool_size)  # of the pool's states when last seen
+
+    def _start(self, count: int) -> Tensor:
+        c = self.config
+        shape = (count, c.size**2, c.channels)
+        return c.noise * torch.randn(shape, generator=self._generator)
+
+    def train_step(self) -> dict[str, float]:
+        """One step of training; returns its figures.
+
+        Raises:
+            FloatingPointError: If a state or gradient is not finite.
+        """
+        c, graph, generator = self.config, self.graph, self._generator
+        index = torch.randperm(c.pool_size, generator=generator)[: c.batch_size]
+        if self.step % c.reset_every == 0:
+            self.pool[index[self.losses[index].argmax()]] = self._start(1)[0]
+        steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
+        z = self.nca(
+            graph.x, graph.edge_index, graph.edge_attr, graph.batch, steps=steps,
+            z0=self.pool[index].flatten(0, 1), batch_size=c.batch_size, generator=generator,
+        )  # fmt: skip
+        images = state_color(z).view(-1, c.size, c.size, 3).permute(0, 3, 1, 2)
+        losses = self.loss(images, generator)
+        over, rest = overflow_loss(z, 1.0), z.new_zeros(())
+        if c.rest:
+            rest = rest_loss(self.cell.prepare(graph.x, graph.edge_index, graph.edge_attr), z)
+        loss = losses.mean()
+        total = loss + c.overflow * over + c.rest * self.step / c.steps * rest
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.learning_rate(self.step)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(total)
+        norm = normalize_gradients(self.cell.parameters())
+        if not (norm < float("inf") and bool(z.detach().isfinite().all())):
+            raise FloatingPointError(
+                f"Expected finite states and gradients (got others in step {self.step}). Lower "
+                "'lr', or train through fewer steps (max_rollout)"
+            )
+        self.optimizer.step()
+        self.losses[index] = losses.detach()
+        self.pool[index] = z.detach().view(c.batch_size, -1, c.channels)
+        self.step += 1
+        return {
+            "loss": float(loss.detach()), "overflow": float(over.detach()),
+            "rest": float(rest.detach()), "gradient_norm": norm,
+        }  # fmt: skip
+
+
+def train_texture(
+    target: Tensor, config: TextureConfig | None = None, progress: bool = False
+) -> MicroCell:
+    """Train a rule on a picture's texture (:class:`TextureTraining`).
+
+    Args:
+        target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
+        config: The options.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        FloatingPointError: If a state or gradient is not finite.
+
+    Example:
+        >>> from gncadeq.datasets.textures import texture
+        >>> options = TextureConfig(channels=4, size=20, steps=2, max_rollout=20)
+        >>> train_texture(texture("checkers", 20), options)
+        MicroCell(4, num_kernels=1, parameters=68)
+    """
+    run = TextureTraining(target, config or TextureConfig())
+    with tqdm(total=run.config.steps, desc="texture", disable=not progress) as bar:
+        while run.step < run.config.steps:
+            figures = run.train_step()
+            bar.update()
+            if run.step % 25 == 0:
+                bar.set_postfix(loss=f"{figures['loss']:.4f}")
+    return run.cell.eval()
+
+
+__all__ = [
+    "TextureConfig",
+    "TextureTraining",
+    "state_color",
+    "texture_grid",
+    "texture_surface",
+    "train_texture",
+]

@@ -1,0 +1,167 @@
+"""Textures: by formula, measured by patches, and learned by a rule of a few parameters."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch_geometric.data import Data
+
+from gncadeq.datasets import primitives
+from gncadeq.datasets.textures import TEXTURES, texture
+from gncadeq.training.texture_loss import (
+    PatchLoss,
+    bands,
+    image_patches,
+    random_directions,
+    sliced_wasserstein,
+)
+from gncadeq.training.textures import (
+    TextureConfig,
+    TextureTraining,
+    texture_grid,
+    texture_surface,
+    train_texture,
+)
+from gncadeq.transforms import PixelKernels, surface_filters
+
+
+def shuffled(image):
+    order = torch.randperm(image[0].numel(), generator=torch.Generator().manual_seed(0))
+    return image.flatten(1)[:, order].view_as(image)
+
+
+@pytest.mark.parametrize("name", TEXTURES)
+def test_textures_are_pictures_and_repeat(name):
+    image = texture(name, 32, seed=1)
+    assert image.shape == (3, 32, 32)
+    assert 0 <= image.min() < image.max() <= 1
+    assert torch.equal(image, texture(name, 32, seed=1))
+    # across the border neighbours are as alike as they are inside
+    inside = (image[:, 1:] - image[:, :-1]).abs().mean((0, 2)).max()
+    assert (image[:, 0] - image[:, -1]).abs().mean() <= 1.2 * inside
+
+
+def test_unknown_textures_are_refused():
+    with pytest.raises(ValueError, match="Did you mean 'bricks'"):
+        texture("brick")
+    with pytest.raises(ValueError, match="at least 16"):
+        texture("bricks", 8)
+
+
+def test_transport_has_known_answers():
+    x, omega = torch.randn(50, 3), random_directions(200, 3, 1, seen=3)
+    shift = torch.tensor([1.0, -2.0, 0.5])
+    far = sliced_wasserstein(x + shift, x[torch.randperm(50)], omega)
+    torch.testing.assert_close(far, (omega @ shift).square().mean())
+    assert sliced_wasserstein(x, x.flip(0), omega) < 1e-12
+    twice = torch.cat([x, x])  # the same distribution with other numbers of points
+    assert sliced_wasserstein(twice, x, omega) < 1e-12
+    batch = sliced_wasserstein(torch.stack([x, x + shift]), x, omega)
+    torch.testing.assert_close(batch, torch.stack([0 * far, far]))
+    with pytest.raises(ValueError, match="3 dimensions"):
+        sliced_wasserstein(x[:, :2], x, omega)
+
+
+def test_transport_is_differentiable():
+    x = torch.randn(2, 6, 2, dtype=torch.double, requires_grad=True)
+    y = torch.randn(9, 2, dtype=torch.double)
+    omega = random_directions(3, 2, 1).double()
+    assert torch.autograd.gradcheck(lambda x: sliced_wasserstein(x, y, omega), x)
+
+
+def test_patches_wrap_around():
+    image = torch.rand(1, 2, 6, 8)
+    patches = image_patches(image, 3).view(6, 8, 2, 3, 3)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            moved = image[0].roll((-down, -right), (1, 2)).permute(1, 2, 0)
+            assert torch.equal(patches[..., down + 1, right + 1], moved)
+    with pytest.raises(ValueError, match="after shrinking by 4"):
+        image_patches(image, 3, scale=4)
+
+
+@pytest.mark.parametrize("name", ["leopard", "giraffe", "coral"])
+def test_the_loss_knows_a_texture_from_its_pixels(name):
+    """Another piece is near; its pixels in disorder, or smeared, are far."""
+    loss, other = PatchLoss(texture(name, 48)), texture(name, 48, seed=1)
+    smeared = torch.nn.functional.avg_pool2d(other[None], 3, 1, 1)[0]
+    images = torch.stack([other, shuffled(other), smeared])
+    near, noise, dull = loss(images, torch.Generator().manual_seed(0))
+    assert near < 0.2 * noise
+    assert near < dull
+
+
+def test_bands_add_up_and_do_not_see_directions():
+    image = texture("giraffe", 24)
+    data = texture_grid(24)
+    color = image.flatten(1).T
+    seen = bands(color, data)
+    torch.testing.assert_close(seen.view(-1, 6, 3).sum(1), color, atol=1e-5, rtol=0)
+    turned = bands(image.rot90(1, (1, 2)).flatten(1).T, data)
+    back = turned.T.view(18, 24, 24).rot90(-1, (1, 2)).flatten(1).T
+    torch.testing.assert_close(back, seen, atol=1e-5, rtol=0)
+    flat = bands(torch.ones_like(color), data)
+    assert flat[:, :-3].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("wavelength", [8, 12])
+def test_pixels_sense_as_a_surface_does(wavelength):
+    """A wave through the middle of a fine plane, and through the pixels: alike to 4 %."""
+    n, fine = 41, 0.5  # of a pixel
+    down, right = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+    at = (down[:-1, :-1] * n + right[:-1, :-1]).flatten()
+    face = torch.stack([
+        torch.cat([at, at + 1]), torch.cat([at + n, at + n]), torch.cat([at + 1, at + n + 1]),
+    ])  # fmt: skip
+    pos = torch.stack([right * fine, -down * fine, 0.0 * down], 2).view(-1, 3)
+    surface = texture_surface(Data(pos=pos, face=face), "tangent", pixel=1.0)
+    middle = n * (n // 2) + n // 2
+    mine = surface.edge_index[1] == middle
+    offset = (pos[surface.edge_index[0, mine]] - pos[middle])[:, :2]
+    across = torch.tensor([0.8, 0.6]) * 2 * math.pi / wavelength
+    wave = offset @ across
+    by_mesh = surface.edge_attr[mine].T @ torch.stack([wave.sin(), wave.cos()], 1)
+    pixel = torch.cartesian_prod(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([-1.0, 0.0, 1.0]))
+    wave = pixel.flip(1) @ across  # (right, up), row by row from the top
+    by_pixels = PixelKernels(surface_filters("tangent")).table.T @ torch.stack(
+        [wave.sin(), wave.cos()], 1
+    )
+    for k, part in ((0, 0), (1, 0), (2, 1)):  # derivatives of the sine, Laplacian of the cosine
+        torch.testing.assert_close(by_mesh[k, part], by_pixels[k, part], rtol=0.04, atol=0)
+
+
+def test_surface_pixels_are_as_fine_as_the_mesh_allows():
+    coarse, fine = (texture_surface(primitives.icosphere(k)) for k in (2, 3))
+    degrees = [d.num_edges / d.num_nodes for d in (coarse, fine)]
+    assert abs(degrees[0] / degrees[1] - 1) < 0.2
+    assert texture_surface(primitives.icosphere(3), pixel=0.4).num_edges > 1.5 * fine.num_edges
+
+
+def test_training_lowers_the_loss_and_repeats():
+    target = texture("giraffe", 32)
+    options = TextureConfig(
+        channels=4, size=20, steps=60, batch_size=2, pool_size=4, min_rollout=6, max_rollout=10,
+        lr=5e-3, rest=0.1,
+    )  # fmt: skip
+    run = TextureTraining(target, options)
+    figures = [run.train_step() for _ in range(60)]
+    early, late = (sum(f["loss"] for f in part) for part in (figures[:10], figures[-10:]))
+    assert late < 0.8 * early
+    assert all(f["rest"] >= 0 and f["gradient_norm"] > 0 for f in figures[1:])
+    options.steps = 5
+    first, second = (train_texture(target, options) for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
+    assert first.weight.abs().sum() > 0
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="'kernels'"):
+        TextureConfig(kernels="tangents")
+    with pytest.raises(ValueError, match="'max_rollout' of at least 'min_rollout'"):
+        TextureConfig(min_rollout=50)
+    with pytest.raises(ValueError, match="'rest'"):
+        TextureConfig(rest=-1.0)
+    with pytest.raises(ValueError, match="'isotropic' or 'tangent'"):
+        surface_filters("harmonics")
