@@ -2,6 +2,7 @@
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
+from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.equivariant import EquivariantCell
@@ -16,9 +17,11 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.totalistic import ThresholdCell, TotalisticCell
 from gncadeq.cells.wrap import WrappedConvCell
 
 __all__ = [
+    "BinaryCell",
     "Cell",
     "ConvCell",
     "EquivariantCell",
@@ -27,6 +30,8 @@ __all__ = [
     "MonotoneCell",
     "Perception",
     "StencilConv",
+    "ThresholdCell",
+    "TotalisticCell",
     "WeightedAdjacency",
     "WrappedConvCell",
     "growth_rate",
