@@ -100,7 +100,8 @@ class TotalisticCell(Cell):
     (Conway; `Gardner 1970 <https://doi.org/10.1038/scientificamerican1070-120>`_). Counts are
     integers: nothing is rounded, on no graph and after any number of steps. Neighbours are the
     sources of incoming edges, without the node itself; beyond the border of an image all is dead,
-    unless :class:`gncadeq.transforms.ImageToGraph` makes it periodic. The cell has no parameters, and no gradient.
+    unless :class:`gncadeq.transforms.ImageToGraph` makes it periodic. The cell
+    has no parameters, and no gradient.
 
     Args:
         birth: The counts :math:`B` at which a dead node comes to life.
