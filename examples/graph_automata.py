@@ -322,7 +322,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, object] = {}
     if "exact" in args.parts:
-        results["exact"] = exact(args)
+        results["exact"] = found = exact(args)
+        if not all(found.values()):
+            raise SystemExit("Expected the states of the references (got others, see above)")
     cells = {}
     for rule in (part for part in args.parts if part in RULES):
         for seed in args.seeds:
