@@ -31,6 +31,7 @@ def voronoi_polygons(
         ValueError: If ``pos`` has another shape, points coincide, or one is not in the rectangle.
 
     Example:
+        >>> import torch
         >>> [len(corners) for corners in voronoi_polygons(torch.tensor([[0.2, 0.5], [0.8, 0.5]]))]
         [4, 4]
     """
@@ -74,6 +75,7 @@ def draw_voronoi(
         ValueError: If there isn't one state a point.
 
     Example:
+        >>> import torch
         >>> from matplotlib.figure import Figure
         >>> pos = torch.rand(20, 2)
         >>> len(draw_voronoi(Figure().subplots(), pos, pos[:, 0]).get_paths())
