@@ -2,6 +2,7 @@
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
+from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.elastic import ElasticCell
@@ -21,10 +22,12 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.totalistic import ThresholdCell, TotalisticCell
 from gncadeq.cells.typed import TypedCell
 from gncadeq.cells.wrap import WrappedConvCell
 
 __all__ = [
+    "BinaryCell",
     "Cell",
     "ConvCell",
     "ElasticCell",
@@ -38,6 +41,8 @@ __all__ = [
     "Perception",
     "RelationCell",
     "StencilConv",
+    "ThresholdCell",
+    "TotalisticCell",
     "TypedCell",
     "WeightedAdjacency",
     "WrappedConvCell",

@@ -6,6 +6,7 @@ from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels, surface_filters
 from gncadeq.transforms.mesh import MeshToGraph
+from gncadeq.transforms.neighbors import NeighborKernels
 from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
 from gncadeq.transforms.rewire import RewireEdges
@@ -15,6 +16,7 @@ __all__ = [
     "GraphLaplacian",
     "ImageToGraph",
     "MeshToGraph",
+    "NeighborKernels",
     "PixelKernels",
     "PointsToGraph",
     "PrincipalCurvatures",
