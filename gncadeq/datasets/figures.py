@@ -29,7 +29,8 @@ class _Limb:
         parts = [_segment(place, *self.joints[k : k + 2]) - self.radius for k in (0, 1)]
         if self.ball:
             parts.append(np.linalg.norm(place - self.joints[2], axis=1) - self.ball)
-        return np.minimum.reduce(parts)
+        nearest: NDArray[np.float64] = np.minimum.reduce(parts)
+        return nearest
 
 
 def figure(seed: int, spacing: float = 0.1, unevenness: float = 0.0) -> Data:
@@ -85,7 +86,8 @@ def figure(seed: int, spacing: float = 0.1, unevenness: float = 0.0) -> Data:
         distance = parts(place)
         least = distance.min(axis=1)
         blend: NDArray[np.float64] = np.exp((least[:, None] - distance) / _BLEND).sum(axis=1)
-        return least - _BLEND * np.log(blend)
+        blended: NDArray[np.float64] = least - _BLEND * np.log(blend)
+        return blended
 
     ends = np.concatenate([limb.joints + s * (limb.ball or limb.radius) for limb in limbs
                            for s in (-1.0, 1.0)])  # fmt: skip

@@ -83,8 +83,8 @@ def _vertices(value: Array, place: Array) -> tuple[Array, NDArray[np.int64]]:
         i, j, k = which
         return array[i : i + cells[0], j : j + cells[1], k : k + cells[2]]
 
-    signs = sum(corner(value, c) < 0 for c in _CORNERS)
-    active = (signs > 0) & (signs < 8)
+    signs = np.sum([corner(value, c) < 0 for c in _CORNERS], axis=0)
+    active: NDArray[np.bool_] = (signs > 0) & (signs < 8)
     number = np.full(cells, -1)
     number[active] = np.arange(active.sum())
     total, count = np.zeros((int(active.sum()), 3)), np.zeros((int(active.sum()), 1))

@@ -418,7 +418,8 @@ def _worst_node(z: Tensor, fz: Tensor, partition: Partition) -> Tensor:
     size = torch.linalg.vector_norm(fz, dim=1).clamp(min=kind.tiny / kind.eps)
     ratio = torch.linalg.vector_norm(fz - z, dim=1) / size
     out = ratio.new_zeros(partition.num_graphs)
-    return out.scatter_reduce_(0, partition.batch, ratio, "amax")
+    worst: Tensor = out.scatter_reduce_(0, partition.batch, ratio, "amax")
+    return worst
 
 
 def check_criterion(value: str) -> Criterion:
