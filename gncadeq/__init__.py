@@ -10,6 +10,7 @@ with warnings.catch_warnings():  # torch_geometric scripts a function, of which 
     import torch_geometric  # noqa: F401
 
 from gncadeq.cells import (
+    BinaryCell,
     Cell,
     ConvCell,
     ElasticCell,
@@ -17,10 +18,13 @@ from gncadeq.cells import (
     GrowingCell,
     HeteroConvCell,
     IGNNCell,
+    MicroCell,
     MonotoneCell,
     NodeEdgeCell,
     RelationCell,
     StencilConv,
+    ThresholdCell,
+    TotalisticCell,
     TypedCell,
     WrappedConvCell,
 )
@@ -34,12 +38,13 @@ from gncadeq.dynamics import (
     Solution,
     Status,
 )
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import NodeClassifier, PixelGraphClassifier
 from gncadeq.training.pool import SamplePool
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BinaryCell",
     "Cell",
     "ConvCell",
     "ConvergenceError",
@@ -51,7 +56,9 @@ __all__ = [
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
+    "MicroCell",
     "MonotoneCell",
+    "NodeClassifier",
     "NodeEdgeCell",
     "PixelGraphClassifier",
     "RelationCell",
@@ -59,6 +66,8 @@ __all__ = [
     "Solution",
     "Status",
     "StencilConv",
+    "ThresholdCell",
+    "TotalisticCell",
     "TypedCell",
     "WrappedConvCell",
     "load_graph",
