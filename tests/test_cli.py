@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from gncadeq.cli import app
+from gncadeq.cli import app, main
 
 runner = CliRunner()
 
@@ -27,12 +27,18 @@ def run(tmp_path_factory):
     return place
 
 
-def call(*words):
-    """The command as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", *map(str, words)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """The command as a user runs it, in this process: its exit code and what it says of errors."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["gncadeq", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return run
 
 
 def test_evaluate_both_ways(run, tmp_path):
@@ -101,7 +107,7 @@ def test_doctor_and_help():
         assert f"gncadeq {command}" in result.output  # an example
 
 
-def test_errors_are_a_line_that_names_the_remedy(run, tmp_path):
+def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
     blank = tmp_path / "blank.png"
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(blank)
     text = tmp_path / "text.png"
@@ -116,17 +122,25 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path):
         (("train", "digits", "--solver", "andersen", "--out", tmp_path / "n"), "Did you mean"),
     ]
     for words, expected in cases:
-        done = call(*words)
-        assert done.returncode == 1, words
-        assert done.stderr.startswith("Error: Expected"), done.stderr
-        assert expected in done.stderr
-        assert "Traceback" not in done.stderr
-    assert call("train", "cifar").returncode == 2
+        code, message = call(*words)
+        assert code == 1, words
+        assert message.startswith("Error: Expected"), message
+        assert expected in message
+    assert call("train", "cifar")[0] == 2
 
 
-def test_a_refused_run_leaves_nothing_behind(tmp_path):
-    done = call("train", "digits", "--solver", "newton", "--out", tmp_path / "run")
+def test_a_process_ends_with_a_line_and_a_code():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", "evaluate", "nothing"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 1
+    assert done.stderr.startswith("Error: Expected")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path, call):
+    assert call("train", "digits", "--solver", "newton", "--out", tmp_path / "run")[0] == 1
     assert not (tmp_path / "run").exists()
 
 

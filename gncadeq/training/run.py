@@ -124,15 +124,14 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     held_out = here.share(index[len(index) - config.validation :])
     index = index[: len(index) - config.validation][: config.train_limit]
     config.check_shares(here.count, len(index))
-    if here.rank == 0:
-        config.save(folder / "config.json")
-
     torch.manual_seed(config.seed)
     model = PixelGraphClassifier(**config.model_arguments())
     solving = model.dynamics
     model.dynamics = training_dynamics(config, model)
     if here.count > 1 and isinstance(model.readout.norm, nn.BatchNorm1d):
         model.readout.norm = SyncedBatchNorm1d.of(model.readout.norm)
+    if here.rank == 0:
+        config.save(folder / "config.json")  # once nothing is left to refuse
     # A process remembers the equilibria of its own images.
     groups = here.count if config.warm_start else 1
     sampler = EpochBatches(index, config.batch_size, config.seed, groups)
