@@ -218,7 +218,7 @@ class ElasticCell(Cell):
         bad = ~((edge_attr > 0) & edge_attr.isfinite())
         if bool(bad.any()):
             raise ValueError(
-                "Expected positive, finite rest lengths 'edge_attr' (got "
+                "Expected finite, positive rest lengths 'edge_attr' (got "
                 f"{float(edge_attr[bad][0]):g}). Remove loops and coincident nodes"
             )
         edges, order = SparseRows.sort(edge_index[1].long(), edge_index[0].long(), n, n)
