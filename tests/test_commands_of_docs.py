@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from gncadeq.cli import app
 
 SCRIPT = re.compile(r"python ((?:examples|benchmarks)/\w+\.py)((?:[ \t]+[^\s`#|]+)*)")
-COMMAND = re.compile(r"^ *(?:\$ )?gncadeq ([a-z]+)((?:[ \t]+[^\s`#|]+)*)", re.M)
+COMMAND = re.compile(r"(?:^ *(?:\$ )?|`)gncadeq ([a-z]+)((?:[ \t]+[^\s`#|]+)*)", re.M)
 OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 PAGES = [
