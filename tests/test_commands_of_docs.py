@@ -59,3 +59,9 @@ def test_what_an_example_imports_is_there(example, monkeypatch):
                 assert re.search(defined, beside.read_text(), re.M), name.name
         else:
             assert importlib.util.find_spec(node.module.partition(".")[0]), node.module
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_a_smoke_run_does_not_write_over_measurements(example):
+    source = example.read_text()
+    assert "tempfile.mkdtemp(" in source or '"--out"' not in source
