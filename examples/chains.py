@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from statistics import mean
 
@@ -165,6 +166,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.classes, args.length, args.epochs, args.seeds = [2], [10], 3, 1
+        if args.out == parser.get_default("out"):
+            args.out = tempfile.mkdtemp(prefix="chains_")
 
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)

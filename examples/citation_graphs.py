@@ -222,6 +222,8 @@ def main() -> None:
     graphs: dict[str, Data] = {}
     if args.smoke:
         graphs, args.epochs, seeds, models = {"synthetic": synthetic()}, 10, 1, ["GCN", "APPNP"]
+        if args.out == parser.get_default("out"):
+            args.out = tempfile.mkdtemp(prefix="citation_graphs_")
     elif args.data_root is None:
         parser.error("expected --data-root, or --smoke")
     else:
@@ -229,10 +231,10 @@ def main() -> None:
 
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    table = json.loads(place.read_text()) if place.exists() and not args.smoke else {}
+    table = json.loads(place.read_text()) if place.exists() else {}
 
     def measure(row: str, data: Data, build: Callable[[], nn.Module]) -> None:
-        runs = table.setdefault(f"{row}, {args.epochs} epochs", [])
+        runs = table.setdefault(f"{row}, {args.epochs} epochs, κ {args.contraction:g}", [])
         for seed in range(len(runs), seeds):
             torch.manual_seed(seed)
             runs.append(train(build(), data, args.epochs))

@@ -276,10 +276,10 @@ def main() -> None:
     hops, scale = RECIPE[args.target]
     args.hops, args.scale = args.hops or hops, args.scale or scale
     side = {"grid": 16, "torus": 16, "cube": 8, "bunny": 0}[args.target]
-    args.out = args.out or f"runs/fixed_targets/{args.target}"
     if args.smoke:
         args.steps, args.fresh, args.long, args.pairs, side = 4, 2, 60, 500, side // 2
-        args.out = tempfile.mkdtemp(prefix="fixed_targets_")
+        args.out = args.out or tempfile.mkdtemp(prefix="fixed_targets_")
+    args.out = args.out or f"runs/fixed_targets/{args.target}"
     torch.manual_seed(args.seed)
     torch.set_flush_denormal(True)  # gradients of what has faded
     data = make_target(args.target, side, args.data_root)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
-from from_conv_cora import cora, synthetic
+from citation_graphs import citation, synthetic
 from torch import Tensor, nn
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.nn import HeteroConv, SAGEConv
@@ -181,10 +182,12 @@ def main() -> None:
     if args.smoke:
         plain, args.epochs, args.width, args.seeds = synthetic(), 5, 8, [0]
         plain.x = (plain.x > 0.8).float()
+        if args.out == parser.get_default("out"):
+            args.out = tempfile.mkdtemp(prefix="hetero_cora_")
     elif args.data_root is None:
         parser.error("expected --data-root, or --smoke")
     else:
-        plain = cora(args.data_root)
+        plain = citation(args.data_root, "Cora")
     data, classes = papers_and_words(plain), int(plain.y.max()) + 1
     budget = size(Stack(data, args.width, classes))
 

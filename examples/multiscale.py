@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -158,6 +159,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.length, args.epochs, args.seeds, args.levels = 30, 4, 1, [1, 3]
+        if args.out == parser.get_default("out"):
+            args.out = tempfile.mkdtemp(prefix="multiscale_")
     length = args.length or {"chain": 200, "canvas": 48}[args.task]
     make: Callable[[], tuple[Data, Tensor]]
     make = (lambda: chain(length)) if args.task == "chain" else (lambda: canvas(length))

@@ -38,7 +38,7 @@ RULES = {
 }
 
 
-def graphs(names: list[str], data_root: str | None, smoke: bool) -> dict[str, Data]:
+def graphs(names: list[str], data_root: str, smoke: bool) -> dict[str, Data]:
     """The graphs, each with random inputs."""
     out = {}
     for name in names:
@@ -51,7 +51,7 @@ def graphs(names: list[str], data_root: str | None, smoke: bool) -> dict[str, Da
         else:
             with tempfile.TemporaryDirectory() as folder:
                 raw = Path(folder) / "Cora" / "raw"
-                shutil.copytree(Path(data_root or ".") / "Planetoid" / "Cora" / "raw", raw)
+                shutil.copytree(Path(data_root) / "Planetoid" / "Cora" / "raw", raw)
                 edge_index = Planetoid(folder, "Cora")[0].edge_index
         edge_index = to_undirected(edge_index[:, edge_index[0] != edge_index[1]])
         torch.manual_seed(0)
@@ -171,8 +171,12 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small graphs, seconds")
     args = parser.parse_args()
     names = args.graphs or ["icosphere", "grid", *(["cora"] if args.data_root else [])]
+    if "cora" in names and args.data_root is None:
+        parser.error("expected --data-root for cora")
     if args.smoke:
         args.contractions, args.parts, args.hops = [0.5, 0.9], 4, [0, 1, 2, 4]
+        if args.out == parser.get_default("out"):
+            args.out = tempfile.mkdtemp(prefix="partitioned_equilibrium_")
     results: dict[str, list[dict]] = {}
     for name, data in graphs(names, args.data_root, args.smoke).items():
         print(f"\n{name}: {data.num_nodes} nodes, {data.num_edges} edges, {args.parts} parts\n")

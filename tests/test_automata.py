@@ -11,11 +11,19 @@ import torch
 import torch_geometric.transforms as T
 from scipy.ndimage import convolve
 from torch_geometric.data import Batch, Data
+from torch_geometric.nn import HypergraphConv
 from torch_geometric.utils import from_networkx
 
 from gncadeq import GraphDEQ, GraphNCA
 from gncadeq.analysis import classify_attractor
-from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
+from gncadeq.cells import (
+    BinaryCell,
+    RelationCell,
+    ThresholdCell,
+    TotalisticCell,
+    WrappedConvCell,
+)
+from gncadeq.dynamics import Status
 from gncadeq.testing import assert_deterministic, assert_permutation_equivariant
 from gncadeq.transforms import ImageToGraph, NeighborKernels
 from gncadeq.viz.voronoi import voronoi_polygons
@@ -393,3 +401,43 @@ def test_voronoi_refuses():
         voronoi_polygons(torch.tensor([[0.5, 0.5], [1.5, 0.5]]))
     with pytest.raises(ValueError, match="all different"):
         voronoi_polygons(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        TotalisticCell(), ThresholdCell(), ThresholdCell(0.5, "set"),
+        BinaryCell(TotalisticCell().to_growing()),
+    ],
+    ids=lambda cell: type(cell).__name__,
+)  # fmt: skip
+def test_nan_is_not_a_dead_node(cell):
+    edge_index, batch = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]]), torch.tensor([0, 0, 1, 1])
+    z0 = torch.tensor([[float("nan")], [1.0], [1.0], [0.0]])
+    nca, ones = GraphNCA(cell, steps=3), torch.ones(4, 1)
+    with pytest.warns(Warning, match="Expected finite states after 3 steps"):
+        z, solution = nca(z0[:, :0], edge_index, ones, batch, z0=z0, return_solution=True)
+    assert z[0].isnan()
+    assert solution.status.tolist()[0] == int(Status.NON_FINITE)
+    alone = nca(z0[2:, :0], edge_index[:, :2], ones[:2], z0=z0[2:])
+    assert torch.equal(z[2:], alone)
+
+
+def test_binary_cell_sees_graphs_as_its_cell_does():
+    typed = RelationCell({"a": 2, "b": 1}, 4, [("a", "to", "b"), ("b", "of", "a")])
+    x = {"a": torch.rand(3, 2), "b": torch.rand(2, 1)}
+    edges = torch.tensor([[0, 1], [1, 0]])
+    graph = {("a", "to", "b"): edges, ("b", "of", "a"): edges}
+    z = GraphNCA(BinaryCell(typed), steps=1)(x, graph)
+    image = GraphNCA(typed, steps=1)(x, graph)
+    for name in x:
+        assert torch.equal(z[name], (image[name] > 0.5).float())
+    hyper = WrappedConvCell(HypergraphConv(4, 4), in_channels=2)
+    assert BinaryCell(hyper).hypergraph
+
+
+def test_neighbor_kernels_take_all_that_edges_carry_along():
+    edge_index = torch.tensor([[0, 1, 1], [1, 1, 0]])
+    data = Data(edge_index=edge_index, edge_weight=torch.tensor([5.0, 6.0, 7.0]), num_nodes=2)
+    assert NeighborKernels()(data).edge_weight.tolist() == [5.0, 7.0]
+    assert data.num_edges == 3  # the original is left alone

@@ -49,6 +49,13 @@ BAD = {
     "start elsewhere": (
         gcn, (X, EDGES), {"z0": torch.zeros(4, 8, device="meta")}, ValueError, "'z0' on the device",
     ),
+    "start of integers": (
+        gcn, (X, EDGES), {"z0": torch.zeros(4, 8).long()}, TypeError, r"z0\.to\(x\.dtype\)",
+    ),
+    "double start": (
+        stencil, (X, EDGES, KIND), {"z0": torch.zeros(4, 8).double()}, TypeError,
+        r"'x', torch\.float32 \(got torch\.float64\)",
+    ),
     "batch elsewhere": (
         gcn, (X, EDGES), {"batch": KIND[:4].to("meta")}, ValueError, "'batch' on the device of 'x'",
     ),

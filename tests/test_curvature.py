@@ -62,3 +62,12 @@ def test_columns_are_appended_and_nothing_else_changes():
 def test_a_point_cloud_is_refused():
     with pytest.raises(ValueError, match="'face'"):
         PrincipalCurvatures(0.1)(Data(pos=torch.rand(9, 3)))
+
+
+def test_whole_numbers_beside_curvatures_become_real():
+    mesh = primitives.icosphere(2)
+    alone = PrincipalCurvatures(0.4)(mesh.clone()).x
+    mesh.x = torch.arange(mesh.num_nodes)
+    both = PrincipalCurvatures(0.4)(mesh).x
+    assert torch.equal(both[:, 1:], alone)
+    assert torch.equal(both[:, 0].long(), mesh.x)

@@ -166,3 +166,27 @@ def test_distance_loss():
     torch.testing.assert_close(distance_loss(both, target, pairs), loss)
     with pytest.raises(ValueError, match="num_graphs"):
         distance_loss(both[:-1], target)
+
+
+def test_under_autocast_places_stay_in_single_precision():
+    cell = ElasticCell(2, 1, features=5, in_channels=3)
+    _, edge_index, rest = shape(2, 6)
+    x, rest, z0 = torch.randn(6, 3), rest.float(), cell.start(torch.randn(6, 3))
+    nca = GraphNCA(cell, steps=10)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = nca(x, edge_index, rest, z0=z0)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, nca(x, edge_index, rest, z0=z0), atol=0.05, rtol=0.05)
+
+
+def test_rest_lengths_of_another_type():
+    cell = ElasticCell(2, 1, features=5)
+    _, edge_index, rest = shape(2, 6)
+    z = cell.start(torch.randn(6, 3))
+    expected = cell(z, z[:, :0], edge_index, rest.float())
+    assert torch.equal(cell(z, z[:, :0], edge_index, rest), expected)
+    with pytest.raises(TypeError, match="floating-point rest lengths"):
+        cell(z, z[:, :0], edge_index, torch.ones(30, 1, dtype=torch.long))
+    rest[3] = float("inf")
+    with pytest.raises(ValueError, match=r"finite, positive rest lengths .* \(got inf\)"):
+        cell(z, z[:, :0], edge_index, rest)

@@ -3,7 +3,7 @@
 import networkx as nx
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.utils import is_undirected, to_dense_adj
 
 from gncadeq.cells.perception import Perception
@@ -104,7 +104,7 @@ def test_a_complete_graph_stays():
     [
         (Data(edge_index=torch.tensor([[0], [1]]), num_nodes=2), "undirected"),
         (Data(edge_index=torch.tensor([[0, 1, 1], [1, 0, 1]])), "without loops"),
-        (ImageToGraph()(torch.rand(1, 3, 3)), "no 'edge_attr'"),
+        (ImageToGraph()(torch.rand(1, 3, 3)), "no attributes of edges"),
     ],
 )
 def test_graphs_that_cannot_be_rewired(data, message):
@@ -112,3 +112,31 @@ def test_graphs_that_cannot_be_rewired(data, message):
         RewireEdges(0.5)(data)
     with pytest.raises(ValueError, match="'p' in"):
         RewireEdges(1.5)
+
+
+def test_integer_weights_are_weights():
+    edge_index, weight = torch.tensor([[0, 2, 1], [1, 1, 0]]), torch.tensor([1, 3, 2])
+    whole = GraphLaplacian()(Data(edge_index=edge_index, edge_weight=weight, num_nodes=3))
+    real = GraphLaplacian()(Data(edge_index=edge_index, edge_weight=weight.float(), num_nodes=3))
+    assert whole.edge_attr.dtype == torch.float32
+    assert torch.equal(whole.edge_attr, real.edge_attr)
+    assert whole.edge_attr.flatten().tolist() == [-1.0, 1.0, 0.25, -1.0, 0.75, 0.0]
+
+
+def test_infinite_weights_are_refused():
+    data = Data(edge_index=torch.tensor([[0], [1]]), edge_weight=torch.tensor([float("inf")]))
+    with pytest.raises(ValueError, match=r"Expected finite, non-negative .* \(got \[inf\]\)"):
+        GraphLaplacian()(data)
+
+
+def test_rewiring_refuses_what_would_not_follow():
+    cycle = torch.tensor([[0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2]])
+    weighted = Data(edge_index=cycle, edge_weight=torch.rand(6), num_nodes=5)
+    with pytest.raises(ValueError, match="no attributes of edges"):
+        RewireEdges(1.0)(weighted)
+    parallel = Data(edge_index=torch.cat([cycle, cycle], 1), num_nodes=9)
+    with pytest.raises(ValueError, match="parallel edges"):
+        RewireEdges(1.0)(parallel)
+    graph = Data(edge_index=cycle, num_nodes=5)
+    with pytest.raises(ValueError, match="Expected a single graph"):
+        RewireEdges(1.0)(Batch.from_data_list([graph, graph]))

@@ -91,3 +91,16 @@ def test_uneven_figures_have_uneven_edges():
 def test_impossible_figures(options):
     with pytest.raises(ValueError, match="Expected"):
         figure(0, **options)
+
+
+def test_a_field_without_value_is_refused():
+    def torn(p):
+        return np.where(p[:, 0] > 0.9, np.nan, ball(p))
+
+    with pytest.raises(ValueError, match="finite values everywhere"):
+        isosurface(torn, (EVEN, EVEN, EVEN))
+
+
+def test_a_grid_so_uneven_that_limbs_are_lost_is_refused():
+    with pytest.raises(ValueError, match=r"at most 0\.2"):
+        figure(3, 0.15, 0.9)  # its surface would be in two pieces

@@ -165,3 +165,22 @@ def test_options_are_checked():
         TextureConfig(rest=-1.0)
     with pytest.raises(ValueError, match="'isotropic' or 'tangent'"):
         surface_filters("harmonics")
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        (torch.rand(1, 20, 20), {}, "shape \\[3, height, width\\]"),
+        (255 * torch.rand(3, 20, 20), {}, "Divide bytes by 255"),
+        (torch.full((3, 20, 20), float("nan")), {}, "finite 'target'"),
+        (torch.rand(3, 20, 20), {"channels": 2}, "red, green and blue"),
+    ],
+)
+def test_training_refuses(target, options, message):
+    with pytest.raises(ValueError, match=message):
+        TextureTraining(target, TextureConfig(**{"channels": 4, "size": 20, **options}))
+
+
+def test_an_image_smaller_than_the_shrinking_is_refused():
+    with pytest.raises(ValueError, match="after shrinking by 4"):
+        image_patches(torch.rand(1, 3, 3, 3), size=3, scale=4)

@@ -22,7 +22,8 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
-from gncadeq.cells.totalistic import ThresholdCell, TotalisticCell
+from gncadeq.cells.threshold import ThresholdCell
+from gncadeq.cells.totalistic import TotalisticCell
 from gncadeq.cells.typed import TypedCell
 from gncadeq.cells.wrap import WrappedConvCell
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from gncadeq.cells.base import Cell
+from gncadeq.cells.living import ALIVE, binary_state
+from gncadeq.layout import FlatGraph
 from gncadeq.typing import Adj, OptTensor, Step
 
 
@@ -15,8 +19,8 @@ class BinaryCell(Cell):
         \mathbf{z}' = \big[ f(\mathbf{z}, \mathbf{x}; \mathcal{G}) > 1/2 \big]
 
     A rule trained on pairs of binary states is right as an automaton where its image is on the
-    right side of ½: errors below that don't add up from step to step. Train ``cell`` itself:
-    rounding has no gradient.
+    right side of ½: errors below that don't add up from step to step. NaN stays NaN. Train ``cell``
+    itself: rounding has no gradient.
 
     Args:
         cell: The rule :math:`f`; shared, never copied.
@@ -42,11 +46,17 @@ class BinaryCell(Cell):
         super().__init__()
         self.cell = cell
         self.in_channels, self.channels = cell.in_channels, cell.channels
-        self.context = cell.context
+        self.context, self.hypergraph = cell.context, cell.hypergraph
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters of the cell."""
         self.cell.reset_parameters()
+
+    def flatten(
+        self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, context: dict[str, Any]
+    ) -> FlatGraph:
+        """The graph as the cell sees it."""
+        return self.cell.flatten(x, edge_index, edge_attr, batch, context)
 
     def prepare(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
@@ -55,7 +65,8 @@ class BinaryCell(Cell):
         inner = self.cell.bind(x, edge_index, edge_attr, **context)
 
         def step(z: Tensor) -> Tensor:
-            return (inner(z) > 0.5).to(z.dtype)
+            image = inner(z)
+            return binary_state(image > ALIVE, image).to(z.dtype)
 
         return step
 

@@ -47,7 +47,8 @@ class ElasticStep:
         senses = F.linear(felt, w["sense.weight"], w["sense.bias"])
         if self.drive is not None:
             senses = senses + self.drive
-        out = F.linear(F.silu(senses), w["act.weight"], w["act.bias"])
+        # Under autocast the perceptron is in half precision, and places are not
+        out = F.linear(F.silu(senses), w["act.weight"], w["act.bias"]).to(z.dtype)
         gates = (out[:, -4:] + F.linear(felt, w["reflex.weight"])).sigmoid()
         gain, damping, ripen, flatten = torch.split(gates, 1, 1)
         tiny = torch.finfo(z.dtype).tiny ** 0.5  # what fades, ends: denormal numbers are slow
@@ -120,7 +121,9 @@ class ElasticCell(Cell):
         - **output:** state :math:`(|\mathcal{V}|, 2 (D + L) + 1 + F)`
 
     Raises:
-        ValueError: If an argument is out of range, or rest lengths are missing or not positive.
+        ValueError: If an argument is out of range, or rest lengths are missing, not positive or
+            not finite.
+        TypeError: If rest lengths are integers.
 
     Example:
         >>> from gncadeq import GraphNCA
@@ -207,16 +210,22 @@ class ElasticCell(Cell):
                 f"(got {None if edge_attr is None else list(edge_attr.shape)}). "
                 "torch_geometric.transforms.Distance(norm=False, cat=False) takes them from 'pos'"
             )
-        if not bool((edge_attr > 0).all()):
+        if not edge_attr.is_floating_point():
+            raise TypeError(
+                f"Expected floating-point rest lengths 'edge_attr' (got {edge_attr.dtype}). Use "
+                "edge_attr.float()"
+            )
+        bad = ~((edge_attr > 0) & edge_attr.isfinite())
+        if bool(bad.any()):
             raise ValueError(
-                f"Expected positive rest lengths 'edge_attr' (got {float(edge_attr.min()):g}). "
-                "Remove loops and coincident nodes"
+                "Expected finite, positive rest lengths 'edge_attr' (got "
+                f"{float(edge_attr[bad][0]):g}). Remove loops and coincident nodes"
             )
         edges, order = SparseRows.sort(edge_index[1].long(), edge_index[0].long(), n, n)
-        rest, target, ptr = edge_attr[order], edges.row.long(), edges.ptr.long()
+        rest, target, ptr = edge_attr[order].to(self.pace.dtype), edges.row.long(), edges.ptr.long()
         degree = (edges.ptr[1:] - edges.ptr[:-1]).clamp(min=1).unsqueeze(1)
         typical = (segment_sum(rest, target, ptr) / degree)[target]
-        share = (3 * self.near_out(self.near_in(rest / typical).tanh()).tanh()).exp()
+        share = (3 * self.near_out(self.near_in(rest / typical).tanh()).tanh()).to(rest.dtype).exp()
         share = share / segment_sum(share, target, ptr)[target]
         drive = None if self.inject is None else self.inject(x)
         weight: dict[str, Tensor] = dict(self.named_parameters())

@@ -46,7 +46,7 @@ def figure(seed: int, spacing: float = 0.1, unevenness: float = 0.0) -> Data:
         spacing: Distance of the grid that makes the mesh (:func:`isosurface`); the body's radii
             are 0.4 to 0.6, and 0.1 gives about 800 vertices. At most 0.15.
         unevenness: In [0, 1): neighbouring vertices are ``1 ± unevenness`` times as far apart,
-            varying along each axis.
+            varying along each axis. ``spacing * (1 + unevenness)`` is at most 0.2.
 
     Returns:
         ``Data`` with ``pos`` ``[N, 3]``, ``face`` ``[3, F]`` and ``y`` ``[N]``, see :data:`PARTS`.
@@ -66,6 +66,11 @@ def figure(seed: int, spacing: float = 0.1, unevenness: float = 0.0) -> Data:
         )
     if not 0.0 <= unevenness < 1.0:
         raise ValueError(f"Expected 'unevenness' in [0, 1) (got {unevenness})")
+    if spacing * (1 + unevenness) > 0.2:
+        raise ValueError(
+            "Expected 'spacing' * (1 + 'unevenness') of at most 0.2, or limbs are lost where the "
+            f"grid is widest (got {spacing * (1 + unevenness):.3g}). Lower either"
+        )
     draw = np.random.default_rng(seed)
     radii = draw.uniform(0.4, 0.6, 3)
     limbs = _limbs(draw, radii)

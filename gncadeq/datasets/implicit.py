@@ -41,8 +41,8 @@ def isosurface(field: Field, axes: tuple[Array, Array, Array]) -> Data:
         ``Data`` with ``pos`` and ``face``, oriented outward.
 
     Raises:
-        ValueError: If an axis isn't ascending, or the surface meets the border of the grid or none
-            of its cells.
+        ValueError: If an axis isn't ascending, the field isn't finite, or the surface meets the
+            border of the grid or none of its cells.
 
     Example:
         >>> axis = np.linspace(-1.2, 1.2, 9)
@@ -58,6 +58,11 @@ def isosurface(field: Field, axes: tuple[Array, Array, Array]) -> Data:
     shape = tuple(len(axis) for axis in axes)
     place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     value = field(place.reshape(-1, 3)).reshape(shape)
+    if not np.isfinite(value).all():
+        raise ValueError(
+            "Expected a field of finite values everywhere on the grid (got NaN or infinity at "
+            f"{int((~np.isfinite(value)).sum())} of {value.size} places)"
+        )
     inside = value < 0
     border = np.ones(shape, dtype=bool)
     border[1:-1, 1:-1, 1:-1] = False

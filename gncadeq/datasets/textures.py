@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 def texture(name: str, size: int = 64, seed: int = 0) -> Tensor:
-    """A periodic texture ``[3, size, size]`` in [0, 1]; another seed is another piece of it.
+    """A periodic texture ``[3, size, size]`` in [0, 1]; another seed is another piece of it
+    (but of bricks and checkers, which are regular).
 
     Args:
         name: A name of :data:`TEXTURES`.

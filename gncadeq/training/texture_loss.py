@@ -103,13 +103,13 @@ def image_patches(images: Tensor, size: int = 5, scale: int = 1) -> Tensor:
         >>> image_patches(torch.rand(2, 3, 8, 8), size=3, scale=2).shape
         torch.Size([2, 16, 27])
     """
-    if scale > 1:
-        images = F.avg_pool2d(images, scale)
-    if size % 2 == 0 or min(images.shape[-2:]) < size:
+    if size % 2 == 0 or min(images.shape[-2:]) // scale < size:
         raise ValueError(
             f"Expected images of at least an odd patch's size, {size} (got "
-            f"{list(images.shape[-2:])} after shrinking by {scale})"
+            f"{[side // scale for side in images.shape[-2:]]} after shrinking by {scale})"
         )
+    if scale > 1:
+        images = F.avg_pool2d(images, scale)
     images = F.pad(images, (size // 2,) * 4, mode="circular")
     return F.unfold(images, size).transpose(1, 2)
 
@@ -129,6 +129,9 @@ class PatchLoss:
         size: Odd side :math:`n` of a patch.
         scales: Factors by which images are shrunk.
         projections: Directions that are drawn for each scale and call.
+
+    Raises:
+        ValueError: If the target has another shape, isn't finite, or is too small.
 
     Shapes:
         - **input:** images :math:`(B, 3, H, W)` of any size
@@ -151,6 +154,10 @@ class PatchLoss:
         scales: tuple[int, ...] = (1, 2, 4),
         projections: int = 32,
     ) -> None:
+        if target.dim() != 3 or target.size(0) != 3 or not bool(target.isfinite().all()):
+            raise ValueError(
+                f"Expected a finite 'target' of shape [3, height, width] (got {list(target.shape)})"
+            )
         self.size, self.scales, self.projections = size, scales, projections
         self.patches = [image_patches(target[None], size, s)[0] for s in scales]
 

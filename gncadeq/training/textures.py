@@ -40,7 +40,8 @@ class TextureConfig(RunConfig):
         overflow: Weight of :func:`gncadeq.training.losses.overflow_loss`, with a bound of one.
         rest: Weight of :func:`gncadeq.training.losses.rest_loss` at the end, to which it rises in
             proportion to the training steps done.
-        lr: Adam's learning rate; divided by 3 after half of the training, and by 10 after 80 %.
+        lr: Adam's learning rate; three tenths of it after half of the training, a tenth
+            after 80 %.
 
     Raises:
         ValueError: If options are out of range.
@@ -75,6 +76,10 @@ class TextureConfig(RunConfig):
         for name in ("overflow", "rest"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
+        if self.channels < 3:
+            raise ValueError(
+                f"Expected 'channels' of at least 3, red, green and blue (got {self.channels})"
+            )
         for small, large in (("min_rollout", "max_rollout"), ("batch_size", "pool_size")):
             if getattr(self, large) < getattr(self, small):
                 raise ValueError(
@@ -146,11 +151,20 @@ class TextureTraining:
     Attributes:
         cell: The rule.
         step: Training steps done.
+
+    Raises:
+        ValueError: If the target has another shape or other values, or is smaller than a patch at
+            the coarsest scale.
     """
 
     def __init__(self, target: Tensor, config: TextureConfig) -> None:
         self.config, self.step = config, 0
         self.loss = PatchLoss(target)
+        if float(target.min()) < 0 or float(target.max()) > 1:
+            raise ValueError(
+                "Expected a 'target' in [0, 1] (got "
+                f"[{float(target.min()):g}, {float(target.max()):g}]). Divide bytes by 255"
+            )
         one = texture_grid(config.size, config.kernels)
         self.graph = Batch.from_data_list([one] * config.batch_size)
         self.graph.x = self.graph.x[:, :0]
@@ -220,6 +234,7 @@ def train_texture(
 
     Raises:
         FloatingPointError: If a state or gradient is not finite.
+        ValueError: As :class:`TextureTraining`.
 
     Example:
         >>> from gncadeq.datasets.textures import texture

@@ -59,7 +59,11 @@ class PrincipalCurvatures(BaseTransform):  # type: ignore[misc]
         square = shape.square().sum((1, 2)) / 2
         spread = (square - mean.square()).clamp_min(0.0).sqrt()
         both = torch.stack([mean + spread, mean - spread], dim=1)
-        data.x = both if data.x is None else torch.cat([data.x, both.to(data.x.dtype)], dim=1)
+        if data.x is not None:  # in its own type, unless that has no fractions
+            x = data.x.view(-1, 1) if data.x.dim() == 1 else data.x
+            x = x if x.is_floating_point() else x.to(both.dtype)
+            both = torch.cat([x, both.to(x.dtype)], dim=1)
+        data.x = both
         return data
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import remove_self_loops
@@ -27,7 +28,8 @@ class GraphLaplacian(BaseTransform):  # type: ignore[misc]
         A node without neighbours has weights of zero.
 
     Raises:
-        ValueError: If there is no ``edge_index``, or weights are of a wrong shape or negative.
+        ValueError: If there is no ``edge_index``, or weights are of a wrong shape, negative or not
+            finite.
 
     Example:
         >>> data = Data(edge_index=torch.tensor([[0, 2, 1], [1, 1, 0]]), num_nodes=3)
@@ -40,21 +42,30 @@ class GraphLaplacian(BaseTransform):  # type: ignore[misc]
         if data.edge_index is None:
             raise ValueError(f"Expected a graph with 'edge_index' (got {data})")
         weight = data.get("edge_weight")
-        if weight is not None and (
-            list(weight.shape) != [data.num_edges] or not bool((weight >= 0).all())
-        ):
-            raise ValueError(
-                f"Expected non-negative 'edge_weight' of shape [{data.num_edges}] (got "
-                f"{list(weight.shape)}, smallest {float(weight.min()) if weight.numel() else 0:g})"
-            )
+        if weight is not None:
+            _check_weight(weight, data.num_edges)
         n = int(data.num_nodes)
         edges, weight = remove_self_loops(data.edge_index.long(), weight)
         if weight is None:
             weight = torch.ones(edges.size(1), device=edges.device)
+        dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         row = normalized_rows(weight.double(), edges[1], n)[:, None]
-        data.edge_index, data.edge_attr = with_self_loops(edges, row, n, weight.dtype)
+        data.edge_index, data.edge_attr = with_self_loops(edges, row, n, dtype)
         data.edge_weight = None
         return data
+
+
+def _check_weight(weight: Tensor, num_edges: int) -> None:
+    if list(weight.shape) != [num_edges]:
+        raise ValueError(
+            f"Expected 'edge_weight' of shape [{num_edges}] (got {list(weight.shape)})"
+        )
+    bad = ~((weight >= 0) & weight.isfinite())
+    if bool(bad.any()):
+        raise ValueError(
+            "Expected finite, non-negative 'edge_weight' (got "
+            f"{[float(w) for w in weight[bad][:3]]})"
+        )
 
 
 __all__ = ["GraphLaplacian"]

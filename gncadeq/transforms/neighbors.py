@@ -57,13 +57,12 @@ class NeighborKernels(BaseTransform):  # type: ignore[misc]
         """Replace ``edge_attr``; everything else but loops is kept."""
         if data.edge_index is None:
             raise ValueError("Expected a graph with 'edge_index' (got None)")
-        edge_index = data.edge_index[:, data.edge_index[0] != data.edge_index[1]]
-        target, x = edge_index[1], data.x
+        data = data.edge_subgraph(data.edge_index[0] != data.edge_index[1])
+        target, x = data.edge_index[1], data.x
         dtype = x.dtype if x is not None and x.is_floating_point() else torch.get_default_dtype()
         degree = torch.bincount(target, minlength=int(data.num_nodes)).to(dtype)
         ones = degree.new_ones(target.numel())
         weight = {"sum": ones, "mean": ones / degree[target]}
-        data.edge_index = edge_index
         data.edge_attr = torch.stack([weight[name] for name in self.kernels], dim=1)
         return data
 

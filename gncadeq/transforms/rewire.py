@@ -22,12 +22,12 @@ class RewireEdges(BaseTransform):  # type: ignore[misc]
         p: Probability :math:`p` in [0, 1].
         seed: Of the choice.
 
-    Returns (when called with ``Data`` of an undirected graph without attributes on its edges):
+    Returns (when called with ``Data`` of one undirected graph without attributes on its edges):
         The same with another ``edge_index``, sorted by target.
 
     Raises:
-        ValueError: If ``p`` is out of range, or the graph is directed, or its edges have
-            attributes or loops.
+        ValueError: If ``p`` is out of range, or the graph is directed, or a batch, or has
+            loops, parallel edges or attributes of edges.
 
     Example:
         >>> edge_index = torch.tensor([[1, 0, 2, 1, 3, 2, 0, 3], [0, 1, 1, 2, 2, 3, 3, 0]])
@@ -42,14 +42,19 @@ class RewireEdges(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Data:
         """Replace ``edge_index``."""
-        if data.edge_index is None or data.edge_attr is not None:
+        if data.edge_index is None or set(data.edge_attrs()) > {"edge_index"}:
             raise ValueError(
-                "Expected a graph with 'edge_index' and no 'edge_attr', which would not follow its "
-                f"edges (got {data}). Rewire first"
+                "Expected a graph with 'edge_index' and no attributes of edges, which would not "
+                f"follow them (got {data}). Rewire first"
             )
-        if data.has_self_loops() or not data.is_undirected():
+        if data.get("batch") is not None and int(data.num_graphs) > 1:
             raise ValueError(
-                "Expected an undirected graph without loops (got another). Use "
+                f"Expected a single graph (got a batch of {data.num_graphs}). Transform, then batch"
+            )
+        parallel = data.edge_index.unique(dim=1).size(1) < data.num_edges
+        if data.has_self_loops() or not data.is_undirected() or parallel:
+            raise ValueError(
+                "Expected an undirected graph without loops or parallel edges (got another). Use "
                 "torch_geometric.transforms.ToUndirected and RemoveSelfLoops"
             )
         n, generator = int(data.num_nodes), torch.Generator().manual_seed(self.seed)

@@ -1,0 +1,76 @@
+"""What automata of zeros and ones share: who lives, and how many of a node's neighbours do."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gncadeq.neighborhood import Neighborhood, check_range
+from gncadeq.sparse import SparseRows
+from gncadeq.typing import Adj
+
+ALIVE = 0.5
+"""A node lives where its state is above."""
+
+
+class LivingNeighbors:
+    r"""The number of living neighbours of every node, :math:`k_i = |\{j \to i : z_j > 1/2\}|`.
+
+    An edge counts as often as it occurs; a loop makes no node its own neighbour.
+
+    Args:
+        edge_index: ``[2, num_edges]``, or a :class:`~gncadeq.neighborhood.Neighborhood`.
+        num_nodes: Number of nodes.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1, 1, 2], [1, 0, 1, 1]])
+        >>> LivingNeighbors(edge_index, num_nodes=3)(torch.tensor([[True], [False], [True]]))
+        tensor([[0],
+                [2],
+                [0]])
+    """
+
+    def __init__(self, edge_index: Adj, num_nodes: int) -> None:
+        if isinstance(edge_index, Neighborhood):
+            e = edge_index.incoming
+            edge_index = torch.stack([e.sender, e.receiver])
+        check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        source, target = edge_index[:, edge_index[0] != edge_index[1]].long()
+        self.rows, _ = SparseRows.sort(target, source, num_nodes, num_nodes)
+
+    @property
+    def degree(self) -> Tensor:
+        """``[num_nodes]``, the number of neighbours."""
+        return (self.rows.ptr[1:] - self.rows.ptr[:-1]).long()
+
+    def __call__(self, alive: Tensor) -> Tensor:
+        """Count where ``alive`` ``[num_nodes, channels]`` is true."""
+        if not self.rows.col.numel():
+            return torch.zeros_like(alive, dtype=torch.long)
+        # Single precision counts up to 2 ** 24 without rounding, whatever the type of the state.
+        count = F.embedding_bag(
+            self.rows.col, alive.float(), self.rows.ptr, mode="sum", include_last_offset=True
+        )
+        return count.long()
+
+    def restrict(self, nodes: Tensor) -> LivingNeighbors:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        new = object.__new__(LivingNeighbors)
+        new.rows, _ = self.rows.restrict(nodes, nodes)
+        return new
+
+
+def binary_state(alive: Tensor, z: Tensor) -> Tensor:
+    """Ones where ``alive``, else zeros, and NaN where ``z``, which decided it, is NaN."""
+    return torch.where(z.isnan(), z, alive.to(z.dtype))
+
+
+def check_channels(channels: int) -> int:
+    """Return the number of automata side by side, or raise a ValueError."""
+    if channels < 1:
+        raise ValueError(f"Expected positive 'channels' (got {channels})")
+    return channels
+
+
+__all__ = ["ALIVE", "LivingNeighbors", "binary_state", "check_channels"]

@@ -1,0 +1,108 @@
+"""Automata that go by the density of living neighbours, on any graph and exactly."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state, check_channels
+from gncadeq.typing import Adj, OptTensor
+
+ThresholdUpdate = Literal["flip", "set"]
+
+
+class ThresholdStep:
+    """One step of a :class:`ThresholdCell` with its graph bound."""
+
+    def __init__(self, neighbors: LivingNeighbors, most: Tensor, flip: bool) -> None:
+        self.neighbors, self.most, self.flip = neighbors, most, flip
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        alive = z > ALIVE
+        above = self.neighbors(alive) > self.most
+        return binary_state(alive ^ above if self.flip else above, z)
+
+    def restrict(self, nodes: Tensor) -> ThresholdStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        return ThresholdStep(self.neighbors.restrict(nodes), self.most[nodes], self.flip)
+
+
+class ThresholdCell(Cell):
+    r"""An automaton on any graph that goes by the density of living neighbours.
+
+    .. math::
+        z_i' = \begin{cases}
+        z_i & \rho_i \le \kappa \\ 1 - z_i & \rho_i > \kappa
+        \end{cases} \quad \text{flip}, \qquad
+        z_i' = [\rho_i > \kappa] \quad \text{set}, \qquad
+        \rho_i = \frac{1}{|\mathcal{N}(i)|} \sum_{j \in \mathcal{N}(i)} z_j
+
+    ``"flip"`` is the rule of `"Learning Graph Cellular Automata" <https://arxiv.org/abs/2110.14237>`_
+    (Grattarola et al. 2021, eq. 5; :math:`\kappa = 0.42` in their experiment) on Delaunay graphs,
+    where Voronoi cells are neighbours; ``"set"`` with :math:`\kappa = 1/2` is the strict majority.
+    The comparison is one of integers, :math:`k_i > \lfloor \kappa |\mathcal{N}(i)| \rfloor`, with
+    the decimal number that was written: nothing is rounded. A node without neighbours has density
+    zero. The cell has no parameters, and no gradient.
+
+    Args:
+        threshold: The density :math:`\kappa` in [0, 1].
+        update: ``"flip"`` or ``"set"``.
+        channels: Number of automata side by side on the same graph, each with its own state.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)`, where above ½ a node lives; injection
+          :math:`(|\mathcal{V}|, 0)`; edge indices :math:`(2, |\mathcal{E}|)`; edge attributes are
+          not looked at
+        - **output:** state :math:`(|\mathcal{V}|, C)` of zeros and ones
+
+    Raises:
+        ValueError: If an argument is out of range or unknown.
+
+    Example:
+        >>> from gncadeq import GraphNCA
+        >>> path = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> nca = GraphNCA(ThresholdCell(0.42), steps=1)
+        >>> nca(torch.zeros(3, 0), path, z0=torch.tensor([[1.0], [0.0], [0.0]])).flatten()
+        tensor([1., 1., 0.])
+    """
+
+    def __init__(
+        self,
+        threshold: float | Fraction = 0.42,
+        update: ThresholdUpdate = "flip",
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"Expected 'threshold' in [0, 1] (got {threshold})")
+        if update not in ("flip", "set"):
+            raise ValueError(f"Expected 'update' to be 'flip' or 'set' (got {update!r})")
+        self.threshold = Fraction(str(threshold))  # 0.42 is 21/50, and not the nearest binary one
+        self.update: ThresholdUpdate = update
+        self.in_channels, self.channels = 0, check_channels(channels)
+
+    def reset_parameters(self) -> None:
+        """Nothing: the rule is fixed."""
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ThresholdStep:
+        """Bind the graph; see :class:`gncadeq.Cell`."""
+        check_graph(x, edge_index, self.in_channels)
+        neighbors = LivingNeighbors(edge_index, x.size(0))
+        degrees, place = torch.unique(neighbors.degree, return_inverse=True)
+        most = [math.floor(self.threshold * d) for d in degrees.tolist()]
+        most_of = torch.tensor(most, dtype=torch.long, device=x.device)[place].unsqueeze(1)
+        return ThresholdStep(neighbors, most_of, self.update == "flip")
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        text = f"threshold={float(self.threshold):g}, update={self.update!r}"
+        return text if self.channels == 1 else f"{text}, channels={self.channels}"
+
+
+__all__ = ["ThresholdCell", "ThresholdStep"]
