@@ -41,7 +41,8 @@ class RelationStep:
         states = self.layout.unpack(z)
         out = {name: F.linear(states[name], weight) for name, weight in self.own.items()}
         for (source, _, target), (rows, entries, weight) in self.relations.items():
-            out[target] = out[target] + rows.matmul(F.linear(states[source], weight), entries)
+            sent = F.linear(states[source], weight).to(entries.dtype)  # half under autocast
+            out[target] = out[target] + rows.matmul(sent, entries)
         y = self.layout.pack(out) + self.drive
         if self.activation == "identity":
             return y

@@ -328,7 +328,7 @@ class GraphDEQ(nn.Module):
             partition.check_edges(edge_index)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
         solution.report(
-            self.on_failure, stacklevel=4, caveat=lambda: self.cell.caveat(edge_index, edge_attr)
+            self.on_failure, caveat=lambda: self.cell.caveat(edge_index, edge_attr)
         )
         z = solution.state
         if frozen is not None:

@@ -30,6 +30,7 @@ def start_state(
 
     Raises:
         ValueError: If ``z0`` has another shape than ``[num_nodes, channels]``, or is elsewhere.
+        TypeError: If ``z0`` is of another type than the injection, half precision aside.
     """
     if z0 is not None:
         if list(z0.shape) != [x.size(0), channels]:
@@ -41,6 +42,13 @@ def start_state(
             raise ValueError(
                 f"Expected 'z0' on the device of 'x', {x.device} (got {z0.device}). Use "
                 "z0.to(x.device)"
+            )
+        half = torch.float16, torch.bfloat16
+        if z0.dtype != x.dtype and not (
+            z0.is_floating_point() and (z0.dtype in half or x.dtype in half)
+        ):
+            raise TypeError(
+                f"Expected 'z0' in the type of 'x', {x.dtype} (got {z0.dtype}). Use z0.to(x.dtype)"
             )
         return z0
     if start == "zeros":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -79,6 +80,7 @@ def check_onnx(
     if "gncadeq" not in about:
         raise ValueError(f"Expected a file that to_onnx has written (got {os.fspath(path)!r})")
     rollout = about["program"] == "rollout"
+    model = copy.deepcopy(model).cpu().eval()  # as it was written
     nca = as_automaton(model)
     count = int(about.get("steps", nca.steps if steps is None else steps)) if rollout else 1
     n = int(data.num_nodes)  # type: ignore[arg-type]
