@@ -36,9 +36,7 @@ class StateLayout:
         tensor([[5.]])
     """
 
-    def __init__(
-        self, kind: Tensor, channels: Mapping[str, int], place: OptTensor = None
-    ) -> None:
+    def __init__(self, kind: Tensor, channels: Mapping[str, int], place: OptTensor = None) -> None:
         self.kind, self.channels = kind, dict(channels)
         self.sizes: list[int] = torch.bincount(kind, minlength=len(self.channels)).tolist()
         if place is None and kind.numel() > 1 and not bool((kind[1:] >= kind[:-1]).all()):

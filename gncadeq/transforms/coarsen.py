@@ -87,8 +87,8 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
             raise ValueError("Expected data with 'x' and 'edge_index' (got none)")
         if data.get("batch") is not None:
             raise ValueError(
-                "Expected a single graph (got a batch, whose graphs a hierarchy would join). Coarsen "
-                "each, then Batch.from_data_list, as a DataLoader does"
+                "Expected a single graph (got a batch, whose graphs a hierarchy would join). "
+                "Coarsen each, then Batch.from_data_list, as a DataLoader does"
             )
         check_range("edge_index", data.edge_index, data.x.size(0), "num_nodes")
         out = self._finest(data)
