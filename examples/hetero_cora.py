@@ -23,7 +23,7 @@ from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
-from from_conv_cora import cora, synthetic
+from citation_graphs import citation, synthetic
 from torch import Tensor, nn
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.nn import HeteroConv, SAGEConv
@@ -184,7 +184,7 @@ def main() -> None:
     elif args.data_root is None:
         parser.error("expected --data-root, or --smoke")
     else:
-        plain = cora(args.data_root)
+        plain = citation(args.data_root, "Cora")
     data, classes = papers_and_words(plain), int(plain.y.max()) + 1
     budget = size(Stack(data, args.width, classes))
 

@@ -185,21 +185,16 @@ def test_check_notices_other_weights(files):
 
 
 def test_check_takes_models_as_they_come(tmp_path):
-    """In training mode, with batch norm or dropout; with more steps than six digits tell."""
+    """In training mode, with its batch norm; with more steps than six digits tell."""
     torch.manual_seed(0)
     model = PixelGraphClassifier(channels=4, hidden_channels=8).train()
     model.readout.norm.running_mean.normal_()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    path = to_onnx(model, tmp_path / "classifier.onnx")
+    path = to_onnx(model, tmp_path / "classifier.onnx", steps=1_000_001, tol=1e-5)
     data = Batch.from_data_list([model.to_graph(torch.rand(1, 9, 7)) for _ in range(3)])
-    assert check_onnx(path, model, data, steps=5) <= 1e-5
+    assert check_onnx(path, model, data) <= 1e-5
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    cell = WrappedConvCell(GATConv(4, 4, dropout=0.5), 2).train()
-    path = to_onnx(cell, tmp_path / "gat.onnx", steps=1_000_001, tol=1e-6)
-    data = graph("none", 6, 14, torch.float)
-    assert check_onnx(path, cell, data) <= 1e-5
-    assert cell.training
 
 
 def operators(graph) -> set[str]:

@@ -321,6 +321,17 @@ def test_batches_with_a_failing_graph():
     assert_gradients_close(found, [p.grad for p in cell.parameters()], rtol=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_scale_of_weights_does_not_matter(scale):
+    """Normalised by degrees, also where the product of two is no number of 32 bits."""
+    data, cell = typed_graph(), make_cell("relation").float()
+    x = {name: value.float() for name, value in data.x_dict.items()}
+    weight = data[CITES].edge_attr.float()
+    z, scaled = (GraphDEQ(cell, tol=1e-6)(x, data.edge_index_dict, {CITES: w})
+                 for w in (weight, weight * scale))  # fmt: skip
+    torch.testing.assert_close(scaled["a"], z["a"], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
 def test_nodes_and_edges_of_a_batch_may_stand_in_any_order(dynamics):
     g = torch.Generator().manual_seed(0)
@@ -483,6 +494,9 @@ def test_other_refusals():
         GraphDEQ(cell)(graph.x, graph.edge_index)
     with pytest.raises(ValueError, match="an edge for each row"):
         GraphDEQ(cell)({"node": graph.x, "edge": graph.edge_attr[:3]}, graph.edge_index)
+    batch = {"a": torch.zeros(7), "b": torch.zeros(4)}
+    with pytest.raises(ValueError, match="integer 'batch' of 'a'"):
+        GraphDEQ(make_cell("sage"))(data.x_dict, {}, {}, batch)
     x = {"node": graph.x, "edge": graph.edge_attr}
     with pytest.raises(TypeError, match="integer 'edge_index'"):
         GraphDEQ(cell)(x, graph.edge_index + 0.5)

@@ -252,6 +252,8 @@ def _check_batch(batch: Any, drive: Mapping[str, Tensor]) -> None:
     check_names("batch", list(batch), list(drive))
     for name, index in batch.items():
         count = drive[name].size(0)
+        if index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(f"Expected integer 'batch' of {name!r} (got {index.dtype})")
         if index.shape != (count,):
             raise ValueError(
                 f"Expected 'batch' of {name!r} of shape [{count}] (got {list(index.shape)})"

@@ -86,13 +86,15 @@ def check_onnx(
     n = int(data.num_nodes)  # type: ignore[arg-type]
     blank = torch.zeros(n, nca.cell.channels, dtype=float_type(nca.cell))
     z = blank if z0 is None else z0
-    masks = torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < nca.fire_rate
     inner = nca.cell.prepare(*_graph(model, nca.cell.in_channels, data, z))
     scale = getattr(inner, "scale", None)
     feed = graph_inputs(data, about["form"]) | {
-        "z": z.numpy(), "update_mask": (masks if rollout else masks[0]).numpy(),
-        "steps": np.array(count), "tol": np.zeros((), z.numpy().dtype),
+        "z": z.numpy(), "steps": np.array(count), "tol": np.zeros((), z.numpy().dtype),
     }  # fmt: skip
+    masks: OptTensor = None
+    if nca.fire_rate < 1:
+        masks = torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < nca.fire_rate
+        feed["update_mask"] = (masks if rollout else masks[0]).numpy()
     if scale is not None:
         feed["scale"] = scale.detach().numpy()
     known = {i.name for i in session.get_inputs()}
@@ -102,10 +104,10 @@ def check_onnx(
 
     start = z
     tol = float(about.get("tol", 0.0))
-    for mask in masks:
-        new = advance(inner, z, nca.step_size, mask.unsqueeze(1) if nca.fire_rate < 1 else None)
+    for t in range(count):
+        new = advance(inner, z, nca.step_size, None if masks is None else masks[t].unsqueeze(1))
         moved, z = float((new - z).abs().max()), new
-        if nca.fire_rate == 1 and moved <= tol:
+        if masks is None and moved <= tol:
             break
     expected = {"z_last" if rollout else "z_next": z}
     if isinstance(model, PixelGraphClassifier):

@@ -83,7 +83,8 @@ def rule_of(cell: Cell, edge_attr: OptTensor = None) -> Rule:
     Raises:
         ValueError: If the cell can't be exported, or only the cell that it overrides.
     """
-    kind = next(kind for kind in type(cell).__mro__ if kind in rule.registry or kind is Cell)
+    kinds = type(cell).__mro__
+    kind: Any = next(kind for kind in kinds if kind in rule.registry or kind is Cell)
     if type(cell).prepare is not kind.prepare and kind is not Cell:
         name = type(cell).__name__
         raise ValueError(
