@@ -479,6 +479,8 @@ def test_other_refusals():
     deq = GraphDEQ(RelationCell(IN, WIDTH, [CITES, HAS, OF]).double())
     with pytest.raises(ValueError, match=r"edge_attr.*unknown"):
         deq(data.x_dict, data.edge_index_dict, {CITES: data[CITES].edge_attr})
+    with pytest.raises(TypeError, match="dictionary 'edge_attr'"):
+        deq(data.x_dict, data.edge_index_dict, data[CITES].edge_attr)
     with pytest.raises(ValueError, match="pass channels"):
         GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(-1, 4)}), {"a": 3})
     deq = GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(4, 5)}), {"a": 3}).double()

@@ -189,6 +189,11 @@ class TypedCell(Cell, ABC):
         self, edge_index: Mapping[EdgeType, Tensor], edge_attr: Any, like: Tensor
     ) -> OptTensor:
         """``[num_edges, width]`` attributes of all edges, zeros where a relation has none."""
+        if edge_attr is not None and not isinstance(edge_attr, Mapping):
+            raise TypeError(
+                f"Expected a dictionary 'edge_attr' for {type(self).__name__}, such as "
+                f"data.edge_attr_dict (got {type(edge_attr).__name__})"
+            )
         given = dict(edge_attr or {})
         check_names("edge_attr", list(given), [t for t in self.edge_channels if t in edge_index])
         if not self.edge_channels:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.dynamics import Partition
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.onnx_file import import_extra
 from gncadeq.export.plain import neighbor_table
@@ -111,7 +112,7 @@ def check_onnx(
             break
     expected = {"z_last" if rollout else "z_next": z}
     if isinstance(model, PixelGraphClassifier):
-        partition = _partition(data, n)
+        partition = Partition(data.get("batch"), n)
         expected["logits"] = model.readout(z if rollout else start, partition)
     worst = max(_difference(found[k], v) for k, v in expected.items())
     tolerance = max(tolerance, tol)  # the two may end a step apart
@@ -131,12 +132,6 @@ def _graph(model: Model, in_channels: int, data: Data, z: Tensor) -> tuple[Any, 
     if isinstance(model, PixelGraphClassifier):
         x = model.encode(x, data.edge_index, data.edge_attr)
     return x, data.edge_index, data.edge_attr
-
-
-def _partition(data: Data, num_nodes: int) -> Any:
-    from gncadeq.dynamics import Partition
-
-    return Partition(data.get("batch"), num_nodes)
 
 
 def _difference(found: np.ndarray, expected: Tensor) -> float:
