@@ -20,9 +20,10 @@ class StateLayout:
     over a graph's rows sees.
 
     Args:
-        kind: ``[num_rows]``, the index of every row's tensor among the names; the rows of one
-            tensor keep their order.
+        kind: ``[num_rows]``, the index of every row's tensor among the names.
         channels: Channels of every tensor, by name.
+        place: ``[num_rows]``, the place of every row in all tensors one after the other; by default
+            the rows of one tensor keep their order.
 
     Example:
         >>> layout = StateLayout(torch.tensor([0, 1, 0]), {"node": 2, "edge": 1})
@@ -35,13 +36,14 @@ class StateLayout:
         tensor([[5.]])
     """
 
-    def __init__(self, kind: Tensor, channels: Mapping[str, int]) -> None:
+    def __init__(self, kind: Tensor, channels: Mapping[str, int], place: OptTensor = None) -> None:
         self.kind, self.channels = kind, dict(channels)
         self.sizes: list[int] = torch.bincount(kind, minlength=len(self.channels)).tolist()
-        self._order: OptTensor = None  # the row of every entry, tensor by tensor
-        if kind.numel() > 1 and not bool((kind[1:] >= kind[:-1]).all()):
-            self._order = kind.argsort(stable=True)
-        self._place = None if self._order is None else _inverse(self._order)
+        if place is None and kind.numel() > 1 and not bool((kind[1:] >= kind[:-1]).all()):
+            place = _inverse(kind.argsort(stable=True))
+        self._place = place
+        # The row of every entry, tensor by tensor
+        self._order = None if place is None else _inverse(place)
 
     @classmethod
     def of(
@@ -50,7 +52,7 @@ class StateLayout:
         """The layout graph by graph, and the graph of every row.
 
         Args:
-            batch: The ascending graph indices of the entries of every tensor, by name.
+            batch: The graph indices of the entries of every tensor, by name, in any order.
             channels: Channels of every tensor, by name.
 
         Example:
@@ -62,8 +64,8 @@ class StateLayout:
         graph = torch.cat([batch[name] for name in channels])
         kind = torch.cat([torch.full_like(batch[n], k) for k, n in enumerate(channels)])
         if graph.numel() > 1 and not bool((graph[1:] >= graph[:-1]).all()):
-            order = graph.argsort(stable=True)
-            graph, kind = graph[order], kind[order]
+            place = graph.argsort(stable=True)
+            return cls(kind[place], channels, place), graph[place]
         return cls(kind, channels), graph
 
     @property
@@ -120,7 +122,7 @@ class StateLayout:
         }
 
     def restrict(self, nodes: Tensor) -> StateLayout:
-        """The layout of some rows alone, given their ascending indices."""
+        """The layout of some rows alone, given their indices, in whose order they stand."""
         return StateLayout(self.kind[nodes], self.channels)
 
     def __repr__(self) -> str:

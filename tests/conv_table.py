@@ -38,7 +38,7 @@ class Refused:
 KINK = "aggregates by a maximum: a map with kinks"
 CLUSTER = "needs pyg-lib or torch-cluster; its edges jump with the state"
 CUGRAPH = "needs cugraph"
-HETERO = "runs on several kinds of nodes"
+HETERO = "runs on several kinds of nodes: see `HeteroConvCell`"
 GRID = ["mean", "max", "std"], ["identity"], torch.tensor([0, 4, 4, 4])
 
 CONVS: dict[str, Works | Refused] = {

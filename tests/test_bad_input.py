@@ -141,6 +141,33 @@ def test_a_failed_solve_says_what_is_not_proven(conv, options, edges, remark):
         assert deq.cell.caveat(proper) is None
 
 
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+@pytest.mark.parametrize("dtype", [torch.double, torch.long])
+def test_a_start_of_another_type_is_refused(dynamics, dtype):
+    with pytest.raises(TypeError, match=r"'z0' in the type of 'x', torch.float32"):
+        gcn(dynamics)(X, EDGES, z0=torch.zeros(4, 8, dtype=dtype))
+
+
+def test_warnings_stand_where_the_call_is():
+    for make in (
+        lambda: GraphDEQ.from_conv(pyg.GCNConv(8, 8), 3, max_steps=0)(X, EDGES),
+        lambda: gcn(GraphNCA)(X * float("nan"), EDGES),
+    ):
+        with pytest.warns(ConvergenceWarning) as caught:
+            make()
+        assert [w.filename for w in caught] == [__file__]
+
+
+def test_a_certificate_knows_weights_by_either_name():
+    """What a conv calls 'edge_weight' can be given by that name: then it counts as well."""
+    cell = gcn(GraphDEQ).cell
+    for name in ("edge_weight", "edge_attr"):
+        for sign, expected in ((1.0, 0.9), (-1.0, float("inf"))):
+            graph = Data(edge_index=EDGES, **{name: torch.full((EDGES.size(1),), sign)})
+            assert float(cell.lipschitz_bound(graph)) <= expected + 1e-6
+            assert (expected == float("inf")) == (float(cell.lipschitz_bound(graph)) > 1)
+
+
 def test_growing_refuses_weights_of_other_edges():
     nca = GraphNCA(GrowingCell(8, 2, in_channels=3), steps=2)
     with pytest.raises(ValueError, match=r"\[num_edges, num_kernels\] = \[6, \*\]"):

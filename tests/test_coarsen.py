@@ -47,6 +47,18 @@ def test_pixels_are_pooled_two_by_two():
     assert data["level0", "to", "level0"].edge_attr.numel() == 2 * (6 * 7 + 5 * 8)
 
 
+def test_boxes_nest_for_any_factor():
+    """Where a division by 0.1 and one by 0.9 round differently, no box is left without nodes."""
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        pos = torch.randint(0, 30, (40, 2), generator=g) * 0.1
+        graph = Data(x=pos, pos=pos, edge_index=torch.zeros(2, 0).long())
+        data = Coarsen(4, "voxel", factor=3, size=0.1)(graph)
+        for level in range(3):
+            holder = data[f"level{level}", "up", f"level{level + 1}"].edge_index[1]
+            assert holder.unique().numel() == data[f"level{level + 1}"].num_nodes
+
+
 def test_boxes_of_all_levels_nest():
     torch.manual_seed(0)
     pos = torch.rand(300, 3)
@@ -163,3 +175,11 @@ def test_missing_attributes_are_refused():
         Coarsen()(Data(edge_index=torch.zeros(2, 0).long()))
     with pytest.raises(ValueError, match="'pos'"):
         Coarsen(method="voxel", size=2.0)(chain(4))
+    graph = chain(4)
+    with pytest.raises(ValueError, match="single graph"):
+        Coarsen()(Batch.from_data_list([graph, graph]))
+    with pytest.raises(ValueError, match=r"'edge_index' in \[0, 4\)"):
+        Coarsen()(Data(x=graph.x, edge_index=graph.edge_index + 1))
+    graph.pos = torch.tensor([[0.0], [1.0], [float("nan")], [2.0]])
+    with pytest.raises(ValueError, match="finite 'pos'"):
+        Coarsen(method="voxel", size=2.0)(graph)

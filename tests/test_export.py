@@ -184,6 +184,19 @@ def test_check_notices_other_weights(files):
         check_onnx(path, other, graph("none", 5, 9, torch.float))
 
 
+def test_check_takes_models_as_they_come(tmp_path):
+    """In training mode, with its batch norm; with more steps than six digits tell."""
+    torch.manual_seed(0)
+    model = PixelGraphClassifier(channels=4, hidden_channels=8).train()
+    model.readout.norm.running_mean.normal_()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    path = to_onnx(model, tmp_path / "classifier.onnx", steps=1_000_001, tol=1e-5)
+    data = Batch.from_data_list([model.to_graph(torch.rand(1, 9, 7)) for _ in range(3)])
+    assert check_onnx(path, model, data) <= 1e-5
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def operators(graph) -> set[str]:
     """The operators of an ONNX graph, those in loops included."""
     found = {node.op_type for node in graph.node}
@@ -345,6 +358,11 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         def reset_parameters(self):
             pass
 
+    class Halved(ConvCell):
+        def prepare(self, x, edge_index, edge_attr=None):
+            step = super().prepare(x, edge_index, edge_attr)
+            return lambda z: 0.5 * step(z)
+
     refused = [
         (EquivariantCell(2, 4), {}, "segments"),
         (IGNNCell(2, 4, normalization=None), {}, "connected component"),
@@ -352,6 +370,7 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         (WrappedConvCell(GCNConv(4, 4), 2), {"form": "gather"}, "scatter their messages"),
         (WrappedConvCell(GCNConv(4, 4), 2, norm="graph_norm"), {}, r"needs \['batch'\]"),
         (OwnCell(), {}, "rule.register"),
+        (Halved(1, 4), {}, r"rule.register\(Halved\)"),
         (ConvCell(1, 4), {"form": "table"}, "'scatter' or 'gather'"),
         (ConvCell(1, 4), {"program": "loop"}, "'rollout' or 'step'"),
         (ConvCell(1, 4), {"program": "step", "steps": 3}, "steps=None for a step"),

@@ -110,11 +110,21 @@ def test_parts_of_an_image_keep_their_relations():
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
 
 
+def test_a_mask_is_its_nodes():
+    data, mask = field(), torch.zeros(144, dtype=torch.bool)
+    mask[[5, 77]] = True
+    part = halo(data, mask, 1)
+    assert torch.equal(part.node, halo(data, torch.tensor([5, 77]), 1).node)
+    assert part.node[part.inner].tolist() == [5, 77]
+
+
 def test_bad_parts_are_refused():
     data = field()
     with pytest.raises(ValueError, match="non-negative 'hops'"):
         halo(data, torch.tensor([0]), -1)
     with pytest.raises(ValueError, match=r"'nodes' in \[0, 144\)"):
         halo(data, torch.tensor([144]), 1)
+    with pytest.raises(ValueError, match="a boolean for each of 144 nodes"):
+        halo(data, torch.ones(3, dtype=torch.bool), 1)
     with pytest.raises(ValueError, match=r"'num_parts' in \[1, 144\]"):
         partition(data.edge_index, 144, 0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -280,6 +281,16 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(tmp_path):
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
     assert len(rows(tmp_path / "two")) == 3
+
+
+def test_processes_that_resume_elsewhere_are_refused(tmp_path, monkeypatch):
+    """A machine that doesn't see the checkpoint would begin at the start."""
+    from gncadeq.training import task
+
+    monkeypatch.setattr(task, "gathered", lambda value: torch.stack([value, value - 2]))
+    trainer, module = SimpleNamespace(current_epoch=2), SimpleNamespace(device="cpu")
+    with pytest.raises(ValueError, match=r"one epoch \(got \[2, 0\]\).*every machine sees"):
+        task.RunLog(tmp_path, {}).on_train_start(trainer, module)
 
 
 def fit_and_die(half: TrainConfig) -> None:

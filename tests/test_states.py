@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
-from torch_geometric.nn import GATConv, GraphConv, HeteroConv, HGTConv, SAGEConv
+from torch_geometric.nn import GATConv, GraphConv, HANConv, HeteroConv, HGTConv, SAGEConv
 
 from gncadeq import (
     ConvCell,
@@ -304,7 +304,7 @@ def test_a_rule_of_a_homogeneous_graph_is_that_of_one_type():
 
 
 def test_batches_with_a_failing_graph():
-    """A NaN stays in its graph, with its gradient."""
+    """A NaN stays in its graph, with its gradient: the projection's, too."""
     cell = make_cell("relation")
     each = graphs(cell)
     each[1]["a"].x[0, 0] = float("nan")
@@ -315,10 +315,63 @@ def test_batches_with_a_failing_graph():
     assert names == ["CONVERGED", "NON_FINITE", "CONVERGED"]
     mine = batch["a"].batch == 2
     z["a"][mine].pow(2).sum().backward()
-    found = [p.grad.clone() for p in cell.weight]
+    found = [p.grad.clone() for p in cell.parameters()]
     cell.zero_grad()
     deq(*arguments(cell, each[2]))["a"].pow(2).sum().backward()
-    assert_gradients_close(found, [p.grad for p in cell.weight], rtol=1e-7)
+    assert_gradients_close(found, [p.grad for p in cell.parameters()], rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_scale_of_weights_does_not_matter(scale):
+    """Normalised by degrees, also where the product of two is no number of 32 bits."""
+    data, cell = typed_graph(), make_cell("relation").float()
+    x = {name: value.float() for name, value in data.x_dict.items()}
+    weight = data[CITES].edge_attr.float()
+    z, scaled = (GraphDEQ(cell, tol=1e-6)(x, data.edge_index_dict, {CITES: w})
+                 for w in (weight, weight * scale))  # fmt: skip
+    torch.testing.assert_close(scaled["a"], z["a"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+def test_nodes_and_edges_of_a_batch_may_stand_in_any_order(dynamics):
+    g = torch.Generator().manual_seed(0)
+    for name in ("gated", "relation"):
+        cell = make_cell(name)
+        batch = Batch.from_data_list(graphs(cell))
+        x, edge_index, edge_attr, graph = arguments(cell, batch, True)
+        model = dynamics(cell)
+        z = model(x, edge_index, edge_attr, graph)
+        kinds = ("edge",) if name == "gated" else ("a", "b")
+        order = {k: torch.randperm(x[k].size(0), generator=g) for k in kinds}
+        mixed = {k: v[order[k]] if k in order else v for k, v in x.items()}
+        if name == "gated":
+            edges, graph_of = edge_index[:, order["edge"]], graph
+        else:
+            graph_of = {k: graph[k][order[k]] for k in kinds}
+            edges = {
+                (s, r, t): torch.stack([order[s].argsort()[e[0]], order[t].argsort()[e[1]]])
+                for (s, r, t), e in edge_index.items()
+            }
+        found = model(mixed, edges, edge_attr, graph_of)
+        again = model(mixed, edges, edge_attr, graph_of, z0=found)
+        for a, b in ((z, found), (model(x, edge_index, edge_attr, graph, z0=z), again)):
+            for k, value in a.items():
+                expected = value[order[k]] if k in order else value
+                torch.testing.assert_close(b[k], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_conv_that_averages_over_all_nodes_takes_one_graph():
+    """HANConv would make the states of a graph depend on its batch-mates."""
+    cell = make_cell("sage")
+    data, batch = typed_graph(), Batch.from_data_list(graphs(cell))
+    relations = [CITES, HAS, OF]
+    conv = HANConv({"a": 8, "b": 8}, 8, (["a", "b"], relations), heads=2)
+    deq = GraphDEQ.from_conv(conv, IN, channels=8, edge_types=relations, contraction=0.5).double()
+    one = {k: torch.zeros(v.size(0), dtype=torch.long) for k, v in data.x_dict.items()}
+    z = deq(data.x_dict, data.edge_index_dict, batch=one)
+    assert z["b"].shape == (4, 8)
+    with pytest.raises(ValueError, match="single graph for HANConv"):
+        deq(batch.x_dict, batch.edge_index_dict, batch=batch.batch_dict)
 
 
 def test_in_a_model_with_a_loader():
@@ -373,6 +426,19 @@ def test_autocast_and_half_precision():
     assert bool(solution.converged.all())
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_an_automaton_under_autocast(name):
+    cell = make_cell(name).float()
+    data = graphs(cell)[0].apply(lambda v: v.float() if v.dtype == torch.double else v)
+    nca = GraphNCA(cell, steps=3)
+    exact = nca(*arguments(cell, data))
+    with torch.autocast("cpu", torch.bfloat16):
+        z = nca(*arguments(cell, data))
+    sum(value.sum() for value in z.values()).backward()
+    for kind, value in z.items():
+        torch.testing.assert_close(value, exact[kind], rtol=0.1, atol=0.1)
+
+
 def test_layout_is_its_own_inverse():
     kind = torch.tensor([1, 0, 2, 0, 1, 1])
     layout = StateLayout(kind, {"a": 2, "b": 3, "c": 1})
@@ -413,15 +479,13 @@ def test_other_refusals():
     deq = GraphDEQ(RelationCell(IN, WIDTH, [CITES, HAS, OF]).double())
     with pytest.raises(ValueError, match=r"edge_attr.*unknown"):
         deq(data.x_dict, data.edge_index_dict, {CITES: data[CITES].edge_attr})
+    with pytest.raises(TypeError, match="dictionary 'edge_attr'"):
+        deq(data.x_dict, data.edge_index_dict, data[CITES].edge_attr)
     with pytest.raises(ValueError, match="pass channels"):
         GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(-1, 4)}), {"a": 3})
     deq = GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(4, 5)}), {"a": 3}).double()
     with pytest.raises(ValueError, match="same shape"):
         deq({"a": data["a"].x}, {CITES: data[CITES].edge_index})
-    batch = {"a": torch.tensor([1, 0, 0, 0, 0, 0, 0]), "b": torch.zeros(4).long()}
-    deq = GraphDEQ(make_cell("sage"))
-    with pytest.raises(ValueError, match="ascending"):
-        deq(*arguments(deq.cell, data)[:3], batch)
     with pytest.raises(ValueError, match="kappa"):
         RelationCell(IN, WIDTH, [CITES], kappa=1.0)
     with pytest.raises(ValueError, match="between"):
@@ -432,6 +496,16 @@ def test_other_refusals():
         GraphDEQ(cell)(graph.x, graph.edge_index)
     with pytest.raises(ValueError, match="an edge for each row"):
         GraphDEQ(cell)({"node": graph.x, "edge": graph.edge_attr[:3]}, graph.edge_index)
+    batch = {"a": torch.zeros(7), "b": torch.zeros(4)}
+    with pytest.raises(ValueError, match="integer 'batch' of 'a'"):
+        GraphDEQ(make_cell("sage"))(data.x_dict, {}, {}, batch)
+    x = {"node": graph.x, "edge": graph.edge_attr}
+    with pytest.raises(TypeError, match="integer 'edge_index'"):
+        GraphDEQ(cell)(x, graph.edge_index + 0.5)
+    with pytest.raises(ValueError, match=r"'batch' of shape \[num_nodes\] = \[6\]"):
+        GraphDEQ(cell)(x, graph.edge_index, batch=torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"in_channels={node type: channels}"):
+        GraphDEQ.from_conv(hetero_conv(), 3)
 
 
 def test_the_examples_of_the_page_run(capsys):

@@ -60,7 +60,8 @@ def read_signature(conv: nn.Module) -> ConvSignature:
         raise ValueError(
             "Expected a conv whose forward takes 'edge_index', the edges of one homogeneous graph "
             f"(got {type(conv).__name__}({', '.join(parameters)})). Convs that choose their edges "
-            "from the state, or that run on several kinds of nodes, have no equilibrium here"
+            "from the state have no equilibrium here; heterogeneous ones take dictionaries: "
+            "in_channels={node type: channels}"
         )
     first = next(iter(parameters))  # the state
     edges = [name for name in _EDGE if name in parameters and _supports(conv, name)]

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import HeteroConv
+from torch_geometric.nn import HANConv, HeteroConv
 from torch_geometric.nn.resolver import activation_resolver
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.conv_bounds import settled_growth
 from gncadeq.cells.conv_signature import read_signature
 from gncadeq.cells.typed import Typed, TypedCell
-from gncadeq.layout import check_names
+from gncadeq.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
 States = dict[str, Tensor]
@@ -98,7 +98,8 @@ class HeteroConvCell(TypedCell):
             :class:`~torch_geometric.nn.HeteroConv` of square convs (those between types within
             ``(C_source, C_target)``), :class:`~torch_geometric.nn.HGTConv`,
             :class:`~torch_geometric.nn.HANConv`, or a layer made by
-            :func:`~torch_geometric.nn.to_hetero`.
+            :func:`~torch_geometric.nn.to_hetero`. ``HANConv``, which weighs relations by averages
+            over all nodes, takes one graph at a time.
         in_channels: Channels of the injection of every node type.
         channels: Channels of every node type's state, or one number for all; by default those that
             the convs within say.
@@ -170,6 +171,26 @@ class HeteroConvCell(TypedCell):
         if reset is not None:
             reset()
         super().reset_parameters()
+
+    def flatten(
+        self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, context: dict[str, Any]
+    ) -> FlatGraph:
+        """The graph's rows and edges; see :class:`gncadeq.TypedCell`.
+
+        Raises:
+            ValueError: If the conv mixes the graphs of a batch, or something doesn't fit.
+            TypeError: On a wrong type.
+        """
+        flat = super().flatten(x, edge_index, edge_attr, batch, context)
+        if any(isinstance(module, HANConv) for module in self.conv.modules()) and (
+            flat.batch is not None and bool((flat.batch != flat.batch[:1]).any())
+        ):
+            raise ValueError(
+                "Expected a single graph for HANConv, which weighs relations by averages over all "
+                "nodes (got a batch of graphs, which would depend on each other). Solve one graph "
+                "at a time, or use HGTConv"
+            )
+        return flat
 
     def prepare(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor

@@ -49,7 +49,7 @@ class NodeEdgeStep:
         w, states = self.weights, self.layout.unpack(z)
         node, edge = states["node"], states["edge"]
         message = F.linear(edge, w["gate"]).sigmoid() * F.linear(node, w["message"])[self.source]
-        heard = torch.zeros_like(node).index_add(0, self.target, message) * self.share
+        heard = message.new_zeros(node.shape).index_add(0, self.target, message) * self.share
         ends = F.linear(node, w["source"])[self.source] + F.linear(node, w["target"])[self.target]
         y = {"node": F.linear(node, w["node"]) + heard, "edge": F.linear(edge, w["edge"]) + ends}
         return (self.layout.pack(y) + self.drive).tanh()
@@ -191,7 +191,7 @@ class NodeEdgeCell(TypedCell):
             x: The injections, ``{"node": x, "edge": edge_attr}``.
             edge_index: Edge indices ``[2, num_edges]``.
             edge_attr: ``None``: attributes of edges are an injection here.
-            batch: Ascending graph indices of the nodes; ``None`` for a single graph.
+            batch: Graph indices of the nodes; ``None`` for a single graph.
             context: Nothing else.
 
         Raises:
@@ -217,7 +217,10 @@ class NodeEdgeCell(TypedCell):
                 f"Expected 'edge_index' of shape [2, {count}], an edge for each row of x['edge'] "
                 f"(got {list(getattr(edge_index, 'shape', []))})"
             )
-        check_range("edge_index", edge_index, x["node"].size(0), "num_nodes")
+        if edge_index.dtype not in (torch.long, torch.int):
+            raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
+        num_nodes = x["node"].size(0)
+        check_range("edge_index", edge_index, num_nodes, "num_nodes")
         source, target = edge_index.long()
         edge = torch.arange(count, device=source.device)
         relations = {
@@ -225,6 +228,11 @@ class NodeEdgeCell(TypedCell):
             _GATES: torch.stack([edge, target]), _REACHES: torch.stack([source, target]),
         }  # fmt: skip
         if batch is not None:
+            if not isinstance(batch, Tensor) or batch.shape != (num_nodes,):
+                raise ValueError(
+                    f"Expected 'batch' of shape [num_nodes] = [{num_nodes}] "
+                    f"(got {list(getattr(batch, 'shape', []))})"
+                )
             batch = {"node": batch, "edge": batch[target]}
         return super().flatten(x, relations, None, batch, context)
 

@@ -41,7 +41,8 @@ class RelationStep:
         states = self.layout.unpack(z)
         out = {name: F.linear(states[name], weight) for name, weight in self.own.items()}
         for (source, _, target), (rows, entries, weight) in self.relations.items():
-            out[target] = out[target] + rows.matmul(F.linear(states[source], weight), entries)
+            sent = F.linear(states[source], weight).to(entries.dtype)  # half under autocast
+            out[target] = out[target] + rows.matmul(sent, entries)
         y = self.layout.pack(out) + self.drive
         if self.activation == "identity":
             return y
@@ -218,8 +219,9 @@ def _normalized(
     row, col = rows.row.long(), rows.col.long()
     into = entries.new_zeros(num_rows).index_add(0, row, entries.abs())
     out = entries.new_zeros(num_cols).index_add(0, col, entries.abs())
-    product = into[row] * out[col]
-    return rows, entries * torch.where(product > 0, product, 1.0).rsqrt()
+    # One root after the other: a product of small degrees would be zero.
+    into, out = (torch.where(d > 0, d, 1.0).rsqrt() for d in (into, out))
+    return rows, entries * into[row] * out[col]
 
 
 __all__ = ["RelationCell", "RelationStep"]

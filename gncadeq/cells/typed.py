@@ -111,7 +111,8 @@ class TypedCell(Cell, ABC):
             x: The injections ``[num_nodes_t, in_channels_t]`` by node type.
             edge_index: Edge indices ``[2, num_edges_r]`` by relation; absent ones have no edges.
             edge_attr: Edge attributes by relation, of those that have any.
-            batch: Ascending graph indices of the nodes by node type; ``None`` for a single graph.
+            batch: Graph indices of the nodes by node type, in any order; ``None`` for a single
+                graph.
             context: Nothing else.
 
         Raises:
@@ -140,7 +141,9 @@ class TypedCell(Cell, ABC):
             _check_batch(batch, drive)
         layout, graph = StateLayout.of(batch, self.state_channels)
         rows = layout.rows()
-        check_names("edge_index", list({*edge_index, *self.edge_types}), self.edge_types)
+        unknown = [t for t in edge_index if t not in self.edge_types]
+        if unknown:
+            raise ValueError(f"Expected 'edge_index' of {self.edge_types} (got unknown {unknown})")
         parts, types = [graph.new_zeros(2, 0)], [graph.new_zeros(0)]
         for k, relation in enumerate(self.edge_types):
             if relation not in edge_index:
@@ -176,13 +179,21 @@ class TypedCell(Cell, ABC):
                     f"Expected 'x' of {name!r} in the type of the parameters, {weight.dtype} "
                     f"(got {value.dtype})"
                 )
-            drive[name] = F.linear(value, weight, linear.bias).to(weight.dtype)
+            # Zero times NaN is NaN: a failed graph would reach the gradient of its batch-mates.
+            broken = ~value.isfinite().all(1, keepdim=True)
+            value = F.linear(value.masked_fill(broken, 0.0), weight, linear.bias).to(weight.dtype)
+            drive[name] = value.masked_fill(broken, float("nan"))
         return drive
 
     def _flat_attributes(
         self, edge_index: Mapping[EdgeType, Tensor], edge_attr: Any, like: Tensor
     ) -> OptTensor:
         """``[num_edges, width]`` attributes of all edges, zeros where a relation has none."""
+        if edge_attr is not None and not isinstance(edge_attr, Mapping):
+            raise TypeError(
+                f"Expected a dictionary 'edge_attr' for {type(self).__name__}, such as "
+                f"data.edge_attr_dict (got {type(edge_attr).__name__})"
+            )
         given = dict(edge_attr or {})
         check_names("edge_attr", list(given), [t for t in self.edge_channels if t in edge_index])
         if not self.edge_channels:
@@ -246,14 +257,11 @@ def _check_batch(batch: Any, drive: Mapping[str, Tensor]) -> None:
     check_names("batch", list(batch), list(drive))
     for name, index in batch.items():
         count = drive[name].size(0)
+        if index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(f"Expected integer 'batch' of {name!r} (got {index.dtype})")
         if index.shape != (count,):
             raise ValueError(
                 f"Expected 'batch' of {name!r} of shape [{count}] (got {list(index.shape)})"
-            )
-        if count > 1 and not bool((index[1:] >= index[:-1]).all()):
-            raise ValueError(
-                f"Expected 'batch' of {name!r} in ascending order (got an unsorted one). Sort by "
-                "graph, as torch_geometric.data.Batch does"
             )
 
 

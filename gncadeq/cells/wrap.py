@@ -180,7 +180,8 @@ class WrappedConvCell(Cell):
         proof is about.
 
         Args:
-            graph: Data with ``edge_index``, and ``edge_attr`` if edges are weighted.
+            graph: Data with ``edge_index``, and ``edge_weight`` or ``edge_attr`` if edges are
+                weighted.
 
         Returns:
             A scalar; infinity for any other conv, activation or graph, and with a norm.
@@ -188,8 +189,10 @@ class WrappedConvCell(Cell):
         bound = self.proven_bound()
         if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return super().lipschitz_bound(graph)
-        if graph is not None and not proofs_hold(graph.edge_index, graph.edge_attr):
-            return super().lipschitz_bound(graph)
+        if graph is not None:
+            weights = graph.get("edge_weight"), graph.edge_attr
+            if not all(proofs_hold(graph.edge_index, weight) for weight in weights):
+                return super().lipschitz_bound(graph)
         return bound if self.contraction is None else bound.clamp(max=self.contraction)
 
     def prepare(

@@ -327,9 +327,7 @@ class GraphDEQ(nn.Module):
         if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
-        solution.report(
-            self.on_failure, stacklevel=4, caveat=lambda: self.cell.caveat(edge_index, edge_attr)
-        )
+        solution.report(self.on_failure, caveat=lambda: self.cell.caveat(edge_index, edge_attr))
         z = solution.state
         if frozen is not None:
             frozen.update_statistics = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -13,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cells.base import Cell
 from gncadeq.dynamics.partition import Partition
-from gncadeq.dynamics.solution import ConvergenceWarning, Solution, Status
+from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
@@ -241,12 +240,10 @@ class GraphNCA(nn.Module):
         if not bool(bad.any()):
             return
         shown = bad.nonzero().flatten()[:5].tolist()
-        warnings.warn(
+        warn(
             f"Expected finite states after {steps} steps (got NaN or infinity in "
             f"{int(bad.sum())} of {bad.numel()} graphs, such as {shown}). Check the weights and "
-            "the input for NaN, bound the cell (contraction=0.99), or lower 'step_size'",
-            ConvergenceWarning,
-            stacklevel=4,
+            "the input for NaN, bound the cell (contraction=0.99), or lower 'step_size'"
         )
 
     def _segment(self, steps: int) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,11 @@ import torch
 from torch import Tensor
 
 OnFailure = Literal["warn", "raise", "ignore"]
+# Modules call each other by way of torch, through a number of frames that depends on its version.
+_INSIDE = tuple(
+    os.path.join(os.path.dirname(path), "")
+    for path in (os.path.dirname(os.path.abspath(__file__)), torch.__file__)
+)
 
 
 class Status(IntEnum):
@@ -76,7 +83,6 @@ class Solution:
     def report(
         self,
         on_failure: OnFailure,
-        stacklevel: int = 3,
         *,
         gradient: bool = False,
         excuse: Tensor | None = None,
@@ -86,7 +92,6 @@ class Solution:
 
         Args:
             on_failure: ``"warn"``, ``"raise"`` or ``"ignore"``.
-            stacklevel: Of the warning.
             gradient: Whether this is the solution of a gradient's linear system.
             excuse: ``[num_graphs]`` booleans: graphs of which nothing is said.
             caveat: Asked for a sentence about the rule, when there is something to report.
@@ -104,7 +109,7 @@ class Solution:
         message += "" if remark is None else f". {remark}"
         if on_failure == "raise":
             raise ConvergenceError(message)
-        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
+        warn(message)
 
     def _failure_message(self, failed: Tensor, gradient: bool) -> str:
         ranked = self.residual[failed].nan_to_num(nan=float("inf"))
@@ -143,6 +148,14 @@ class Solution:
         )
 
 
+def warn(message: str) -> None:
+    """Give a :class:`ConvergenceWarning` at the line that called, outside of this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, ConvergenceWarning, stacklevel=level)
+
+
 def check_on_failure(value: str) -> OnFailure:
     """Return ``value`` if it is a known way to treat failures, else raise ``ValueError``."""
     if value not in ("warn", "raise", "ignore"):
@@ -155,4 +168,4 @@ def no_trace(trace: list[Tensor]) -> Tensor | None:
     return torch.stack(trace) if trace else None
 
 
-__all__ = ["ConvergenceError", "ConvergenceWarning", "OnFailure", "Solution", "Status"]
+__all__ = ["ConvergenceError", "ConvergenceWarning", "OnFailure", "Solution", "Status", "warn"]

@@ -30,7 +30,7 @@ def start_state(
 
     Raises:
         ValueError: If ``z0`` has another shape than ``[num_nodes, channels]``, or is elsewhere.
-        TypeError: If ``z0`` is of integers, or of another precision than the injection.
+        TypeError: If ``z0`` is of another type than the injection, half precision aside.
     """
     if z0 is not None:
         if list(z0.shape) != [x.size(0), channels]:
@@ -43,13 +43,12 @@ def start_state(
                 f"Expected 'z0' on the device of 'x', {x.device} (got {z0.device}). Use "
                 "z0.to(x.device)"
             )
-        exact = (torch.float32, torch.float64)
-        if not z0.is_floating_point() or (
-            z0.dtype in exact and x.dtype in exact and z0.dtype != x.dtype
+        half = torch.float16, torch.bfloat16
+        if z0.dtype != x.dtype and not (
+            z0.is_floating_point() and (z0.dtype in half or x.dtype in half)
         ):
             raise TypeError(
-                f"Expected a floating-point 'z0' in the type of 'x', {x.dtype} (got {z0.dtype}). "
-                "Use z0.to(x.dtype)"
+                f"Expected 'z0' in the type of 'x', {x.dtype} (got {z0.dtype}). Use z0.to(x.dtype)"
             )
         return z0
     if start == "zeros":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.dynamics import Partition
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.onnx_file import import_extra
 from gncadeq.export.plain import neighbor_table
@@ -79,18 +81,21 @@ def check_onnx(
     if "gncadeq" not in about:
         raise ValueError(f"Expected a file that to_onnx has written (got {os.fspath(path)!r})")
     rollout = about["program"] == "rollout"
+    model = copy.deepcopy(model).cpu().eval()  # as it was written
     nca = as_automaton(model)
     count = int(about.get("steps", nca.steps if steps is None else steps)) if rollout else 1
     n = int(data.num_nodes)  # type: ignore[arg-type]
     blank = torch.zeros(n, nca.cell.channels, dtype=float_type(nca.cell))
     z = blank if z0 is None else z0
-    masks = torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < nca.fire_rate
     inner = nca.cell.prepare(*_graph(model, nca.cell.in_channels, data, z))
     scale = getattr(inner, "scale", None)
     feed = graph_inputs(data, about["form"]) | {
-        "z": z.numpy(), "update_mask": (masks if rollout else masks[0]).numpy(),
-        "steps": np.array(count), "tol": np.zeros((), z.numpy().dtype),
+        "z": z.numpy(), "steps": np.array(count), "tol": np.zeros((), z.numpy().dtype),
     }  # fmt: skip
+    masks: OptTensor = None
+    if nca.fire_rate < 1:
+        masks = torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < nca.fire_rate
+        feed["update_mask"] = (masks if rollout else masks[0]).numpy()
     if scale is not None:
         feed["scale"] = scale.detach().numpy()
     known = {i.name for i in session.get_inputs()}
@@ -100,14 +105,14 @@ def check_onnx(
 
     start = z
     tol = float(about.get("tol", 0.0))
-    for mask in masks:
-        new = advance(inner, z, nca.step_size, mask.unsqueeze(1) if nca.fire_rate < 1 else None)
+    for t in range(count):
+        new = advance(inner, z, nca.step_size, None if masks is None else masks[t].unsqueeze(1))
         moved, z = float((new - z).abs().max()), new
-        if nca.fire_rate == 1 and moved <= tol:
+        if masks is None and moved <= tol:
             break
     expected = {"z_last" if rollout else "z_next": z}
     if isinstance(model, PixelGraphClassifier):
-        partition = _partition(data, n)
+        partition = Partition(data.get("batch"), n)
         expected["logits"] = model.readout(z if rollout else start, partition)
     worst = max(_difference(found[k], v) for k, v in expected.items())
     tolerance = max(tolerance, tol)  # the two may end a step apart
@@ -127,12 +132,6 @@ def _graph(model: Model, in_channels: int, data: Data, z: Tensor) -> tuple[Any, 
     if isinstance(model, PixelGraphClassifier):
         x = model.encode(x, data.edge_index, data.edge_attr)
     return x, data.edge_index, data.edge_attr
-
-
-def _partition(data: Data, num_nodes: int) -> Any:
-    from gncadeq.dynamics import Partition
-
-    return Partition(data.get("batch"), num_nodes)
 
 
 def _difference(found: np.ndarray, expected: Tensor) -> float:

@@ -174,7 +174,7 @@ def _metadata(
         "fire_rate": f"{nca.fire_rate:g}", "step_size": f"{nca.step_size:g}",
         "opset": str(OPSET),
     }  # fmt: skip
-    found |= {k: f"{v:g}" for k, v in {"steps": steps, "tol": tol}.items() if v is not None}
+    found |= {k: str(v) for k, v in {"steps": steps, "tol": tol}.items() if v is not None}
     if isinstance(model, PixelGraphClassifier):
         found["transform"] = json.dumps(model.config["transform"], sort_keys=True)
     return found

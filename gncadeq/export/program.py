@@ -12,7 +12,7 @@ from gncadeq.cells import Cell
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.plain import EdgeList, Form, Graph, NeighborTable, PlainStencil
-from gncadeq.export.rules import rule
+from gncadeq.export.rules import rule_of
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.typing import OptTensor
 
@@ -76,10 +76,12 @@ class StepProgram(nn.Module):
         if form not in ("scatter", "gather"):
             raise ValueError(f"Expected 'form' to be 'scatter' or 'gather' (got {form!r})")
         model = copy.deepcopy(model).cpu().eval()
+        if isinstance(model, PixelGraphClassifier):
+            model.fold()  # a batch norm's statistics, whose shapes don't trace
         nca = as_automaton(model)
         self.form, self.channels, self.step_size = form, nca.cell.channels, nca.step_size
         with torch.no_grad():
-            self.rule = rule(nca.cell, edge_attr)
+            self.rule = rule_of(nca.cell, edge_attr)
         if form == "gather" and self.rule.only_scatter:
             raise ValueError(
                 f"Expected form='scatter' for {type(nca.cell).__name__}: {self.rule.only_scatter} "

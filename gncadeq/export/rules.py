@@ -77,6 +77,23 @@ def rule(cell: Cell, edge_attr: OptTensor = None) -> Rule:
     )
 
 
+def rule_of(cell: Cell, edge_attr: OptTensor = None) -> Rule:
+    """:func:`rule`, but for cells whose steps are another's.
+
+    Raises:
+        ValueError: If the cell can't be exported, or only the cell that it overrides.
+    """
+    kinds = type(cell).__mro__
+    kind: Any = next(kind for kind in kinds if kind in rule.registry or kind is Cell)
+    if type(cell).prepare is not kind.prepare and kind is not Cell:
+        name = type(cell).__name__
+        raise ValueError(
+            f"Expected a cell with the steps of {kind.__name__} (got {name}, which overrides its "
+            f"'prepare'). Teach it with @gncadeq.export.rule.register({name})"
+        )
+    return rule(cell, edge_attr)
+
+
 @rule.register
 def _(cell: EquivariantCell, edge_attr: OptTensor = None) -> Rule:
     raise ValueError(
@@ -232,4 +249,4 @@ class _Wrapped(Rule):
 
 rule.register(WrappedConvCell, _Wrapped)
 
-__all__ = ["Rule", "rule"]
+__all__ = ["Rule", "rule", "rule_of"]

@@ -62,7 +62,7 @@ def train(
     With ``devices`` above one, so many new processes share every batch; what is learned is the
     same to rounding, but for Gaussian starts, update masks and the order of images with
     ``warm_start``, which are another draw. Started by ``torchrun``, a process takes its share as
-    well, and only the first one writes. Collect the result from the first one.
+    well, and only the first one writes: ``out`` is a folder that every machine sees.
 
     Args:
         config: What to train.

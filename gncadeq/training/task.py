@@ -127,8 +127,18 @@ class RunLog(Callback):
         self._steps: dict[str, list[Tensor]] = {}
         self._elapsed, self._began = 0.0, 0.0
 
-    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Read the rows of an interrupted run up to the epoch it resumes at."""
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Read the rows of an interrupted run up to the epoch it resumes at.
+
+        Raises:
+            ValueError: If the processes don't resume at one epoch.
+        """
+        epochs = gathered(torch.tensor(trainer.current_epoch, device=module.device)).tolist()
+        if len(set(epochs)) > 1:
+            raise ValueError(
+                f"Expected all processes to resume at one epoch (got {epochs}). 'out' must be a "
+                "folder that every machine sees"
+            )
         self.rows = []
         if trainer.current_epoch > 0 and self.path.is_file():
             with self.path.open() as file:

@@ -10,6 +10,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, scatter
 
+from gncadeq.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
 CoarsenMethod = Literal["matching", "voxel"]
@@ -84,20 +85,20 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
         """Return the hierarchy above ``data``."""
         if data.edge_index is None or data.x is None:
             raise ValueError("Expected data with 'x' and 'edge_index' (got none)")
-        if self.method == "voxel" and data.pos is None:
-            raise ValueError("Expected data with 'pos' for method='voxel' (got none)")
+        if data.get("batch") is not None:
+            raise ValueError(
+                "Expected a single graph (got a batch, whose graphs a hierarchy would join). "
+                "Coarsen each, then Batch.from_data_list, as a DataLoader does"
+            )
+        check_range("edge_index", data.edge_index, data.x.size(0), "num_nodes")
         out = self._finest(data)
         x, pos, edge_index = data.x, data.pos, data.edge_index
         weight = x.new_ones(edge_index.size(1))
-        boxes: OptTensor = None
+        boxes = self._boxes(data.pos) if self.method == "voxel" else x
         for level in range(1, self.levels):
             if self.method == "voxel":
-                # From the graph's own nodes, whose boxes nest: means would leave theirs.
-                finer, boxes = (
-                    boxes,
-                    _boxes(data.pos, float(self.size or 0) * self.factor ** (level - 1)),
-                )
-                cluster = boxes if finer is None else scatter(boxes, finer, reduce="max")
+                boxes, cluster = _distinct(boxes)
+                boxes = boxes.div(self.factor, rounding_mode="floor")  # the next level's
             else:
                 cluster = _halved(edge_index, weight, x.size(0))
                 for _ in range(self.factor.bit_length() - 2):
@@ -129,6 +130,15 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
         out["level0", "to", "level0"].edge_index = data.edge_index
         return out
 
+    def _boxes(self, pos: OptTensor) -> Tensor:
+        """``[num_nodes, dimensions]``, the box of level 1 of every node."""
+        if pos is None:
+            raise ValueError("Expected data with 'pos' for method='voxel' (got none)")
+        if not bool(pos.isfinite().all()):
+            raise ValueError("Expected finite 'pos' for method='voxel' (got NaN or infinity)")
+        low = pos.amin(0) if pos.size(0) else 0.0
+        return ((pos - low) / float(self.size or 0)).floor().long()
+
     def __repr__(self) -> str:
         more = f", size={self.size:g}" if self.size is not None else ""
         return (
@@ -141,13 +151,11 @@ def _count(cluster: Tensor) -> int:
     return int(cluster.max()) + 1 if cluster.numel() else 0
 
 
-def _boxes(pos: Tensor, side: float) -> Tensor:
-    """The number of every node's box."""
-    if not pos.numel():
-        return torch.zeros(0, dtype=torch.long, device=pos.device)
-    box = ((pos - pos.amin(0)) / side).floor().long()
-    number: Tensor = torch.unique(box, dim=0, return_inverse=True)[1]
-    return number
+def _distinct(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows, and which of them every row is."""
+    if not boxes.numel():
+        return boxes, torch.zeros(boxes.size(0), dtype=torch.long, device=boxes.device)
+    return torch.unique(boxes, dim=0, return_inverse=True)  # type: ignore[no-any-return]
 
 
 def _joined(edge_index: Tensor, weight: Tensor, cluster: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
 
     Args:
         data: The graph.
-        nodes: Indices of the nodes.
+        nodes: Indices of the nodes, or a boolean for every node of the graph.
         hops: Width of the halo, at least 0.
 
     Returns:
@@ -74,6 +74,13 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
     if hops < 0:
         raise ValueError(f"Expected non-negative 'hops' (got {hops})")
     count = int(data.num_nodes)
+    if nodes.dtype == torch.bool:
+        if nodes.shape != (count,):
+            raise ValueError(
+                f"Expected 'nodes' as indices, or a boolean for each of {count} nodes (got "
+                f"{list(nodes.shape)} booleans)"
+            )
+        nodes = nodes.nonzero().flatten()
     check_range("nodes", nodes, count, "num_nodes")
     node, _, place, _ = k_hop_subgraph(nodes, hops, data.edge_index, num_nodes=count)
     part = data.subgraph(node)
