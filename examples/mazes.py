@@ -9,8 +9,8 @@ it is open, start or goal; each learns whether it lies on the way from start to 
 whether the first node is of class A or B.) One ``ConvCell`` and a linear readout, trained on the
 smallest size
 
-- ``independent``: backpropagation through time from Gaussian starts, the last steps of a random
-  number of steps, and a light pressure to be at rest there (``rest_loss``),
+- ``independent``: backpropagation through the last of a random number of steps, from Gaussian
+  starts and from other mazes' end states, with a pressure to be at rest there (``rest_loss``),
 - ``restless``: the same without that pressure,
 - ``fixed``: from zeros, always the same number of steps: the control,
 - ``deq``: as ``GraphDEQ`` with the implicit gradient.
@@ -38,6 +38,7 @@ from torch_geometric.data import Batch, Data
 
 from gncadeq import ConvCell, GraphDEQ, GraphNCA
 from gncadeq.analysis import asymptotic_alignment
+from gncadeq.analysis.independence import shuffled
 from gncadeq.datasets import maze
 from gncadeq.dynamics import Partition, solve
 from gncadeq.models.pretrained import write_atomically
@@ -74,8 +75,8 @@ class Model(nn.Module):
         self.readout = nn.Linear(channels, 2)
 
 
-def final_state(model: Model, way: str, batch: Batch, task: str, generator) -> Tensor:
-    """The state that a training step looks at."""
+def final_state(model: Model, way: str, batch: Batch, last: Tensor, task: str, generator) -> Tensor:
+    """The state that a training step looks at; ``last`` is that of the step before."""
     graph = batch.x, batch.edge_index, batch.edge_attr, batch.batch
     before, through, fixed = TASKS[task][4:]
     if way == "deq":
@@ -85,7 +86,9 @@ def final_state(model: Model, way: str, batch: Batch, task: str, generator) -> T
     if way == "fixed":
         return nca(*graph, steps=fixed)
     scale = 2 * torch.rand(batch.num_graphs, 1, generator=generator)[batch.batch]
-    z = scale * torch.randn(batch.num_nodes, model.cell.channels, generator=generator)
+    z = scale * torch.randn(last.shape, generator=generator)
+    hostile = torch.rand(batch.num_graphs, 1, generator=generator)[batch.batch] < 0.5
+    z = torch.where(hostile, shuffled(last, generator), z)
     count = [int(torch.randint(*span, (), generator=generator)) for span in (before, through)]
     with torch.no_grad():
         z = nca(*graph, z0=z, steps=count[0])
@@ -99,6 +102,7 @@ def train(way: str, args: argparse.Namespace, seed: int) -> Model:
     generator = torch.Generator().manual_seed(seed)
     graphs = [make(size, generator) for _ in range(args.graphs)]
     model = Model(args.channels)
+    z = torch.zeros(args.batch_size * graphs[0].num_nodes, args.channels)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, total_steps=args.iterations + 1, pct_start=0.1
@@ -106,7 +110,7 @@ def train(way: str, args: argparse.Namespace, seed: int) -> Model:
     for i in range(args.iterations):
         index = torch.randint(len(graphs), (args.batch_size,), generator=generator)
         batch = Batch.from_data_list([graphs[k] for k in index.tolist()])
-        z = final_state(model, way, batch, args.task, generator)
+        z = final_state(model, way, batch, z.detach(), args.task, generator)
         loss = F.cross_entropy(model.readout(z), batch.y.long())
         pressure = 0.0
         if way == "independent":
