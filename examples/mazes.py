@@ -32,7 +32,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
@@ -61,7 +61,7 @@ def chain(length: int, generator: torch.Generator | None = None) -> Data:
 # How a graph of a size is made; the sizes of training and test; test graphs a size; steps without
 # and with gradient; those of the control.
 TASKS = {
-    "mazes": (maze, 9, (9, 25, 59), (64, 32, 16), (30, 90), (8, 30), 30),
+    "mazes": (maze, 9, (9, 25, 59), (64, 32, 8), (30, 90), (8, 30), 30),
     "chains": (chain, 20, (20, 100, 400), (16, 16, 16), (10, 60), (8, 30), 30),
 }
 
@@ -195,14 +195,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=1200)
+    parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--graphs", type=int, default=1000, help="training graphs")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--rest", type=float, default=0.1, help="weight of the pressure to rest")
+    parser.add_argument("--rest", type=float, default=1.0, help="weight of the pressure to rest")
     parser.add_argument("--test-steps", type=int, default=2000)
     parser.add_argument("--tol", type=float, default=1e-4)
     parser.add_argument("--out", default="runs/mazes")
+    parser.add_argument("--reuse", action="store_true", help="measure weights that are in --out")
     parser.add_argument("--smoke", action="store_true", help="two models, ten steps, small mazes")
     args = parser.parse_args()
     make, _, sizes, counts = TASKS[args.task][:4]
@@ -223,8 +224,13 @@ def main() -> None:
     lines = []
     for way in args.models:
         for seed in args.seeds:
-            model = train(way, args, seed)
-            save_file(model.state_dict(), out / f"{args.task}_{way}_{seed}.safetensors")
+            weights = out / f"{args.task}_{way}_{seed}.safetensors"
+            if args.reuse:
+                model = Model(args.channels).eval()
+                model.load_state_dict(load_file(weights))
+            else:
+                model = train(way, args, seed)
+                save_file(model.state_dict(), weights)
             for size, batch in tests.items():
                 row = measure(model, batch, args)
                 table[f"{args.task} {way} {size} seed {seed}"] = row
