@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch_geometric.nn import GCNConv, Sequential
 
-from gncadeq import ConvCell, GraphDEQ, GraphNCA, StencilConv
+from gncadeq import ConvCell, GraphDEQ, GraphNCA, PixelGraphClassifier, StencilConv
 from gncadeq.testing import graph_of
 from gncadeq.training.losses import start_loss
 
@@ -87,6 +87,18 @@ def test_a_start_is_part_of_the_module():
     assert not torch.equal(before, deq.start.lin.weight)
     x, edge_index = torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
     assert deq(x, edge_index).shape == (4, 8)
+
+
+def test_a_classifier_takes_a_predictor_and_refuses_to_save_it(tmp_path):
+    model = PixelGraphClassifier(channels=4, deq={"tol": 1e-6, "max_steps": 200}).eval()
+    data = model.to_graph(torch.rand(1, 6, 6))
+    before = model(data.x, data.edge_index, data.edge_attr)
+    model.dynamics.start = StencilConv(4, 4)
+    assert torch.allclose(model(data.x, data.edge_index, data.edge_attr), before, atol=1e-4)
+    with pytest.raises(ValueError, match=r"start from 'zeros' .* \(got StencilConv\)"):
+        model.save_pretrained(str(tmp_path / "model.safetensors"))
+    model.dynamics = GraphDEQ(model.dynamics.cell)
+    model.save_pretrained(str(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize("kind", [GraphDEQ, GraphNCA])
