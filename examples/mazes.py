@@ -12,7 +12,7 @@ smallest size
 - ``independent``: backpropagation through the last of a random number of steps, from Gaussian
   starts and from other mazes' end states, with a pressure to be at rest there (``rest_loss``),
 - ``restless``: the same without that pressure,
-- ``fixed``: from zeros, always the same number of steps: the control,
+- ``fixed``: through the last 20 of 60 steps from zeros, always: the control,
 - ``deq``: as ``GraphDEQ`` with the implicit gradient.
 
 All are then run for ``--test-steps`` steps as an automaton, from zeros and from noise. *nodes* and
@@ -59,10 +59,10 @@ def chain(length: int, generator: torch.Generator | None = None) -> Data:
 
 
 # How a graph of a size is made; the sizes of training and test; test graphs a size; steps without
-# and with gradient; those of the control.
+# and with gradient, drawn from such ranges; those of the control.
 TASKS = {
-    "mazes": (maze, 9, (9, 25, 59), (64, 32, 8), (30, 90), (8, 30), 30),
-    "chains": (chain, 20, (20, 100, 400), (16, 16, 16), (10, 60), (8, 30), 30),
+    "mazes": (maze, 9, (9, 25, 59), (64, 32, 8), (30, 90), (8, 30), (40, 20)),
+    "chains": (chain, 20, (20, 100, 400), (16, 16, 16), (10, 60), (8, 30), (20, 20)),
 }
 
 
@@ -84,12 +84,13 @@ def final_state(model: Model, way: str, batch: Batch, last: Tensor, task: str, g
         return deq(*graph, batch_size=batch.num_graphs)
     nca = GraphNCA(model.cell)
     if way == "fixed":
-        return nca(*graph, steps=fixed)
-    scale = 2 * torch.rand(batch.num_graphs, 1, generator=generator)[batch.batch]
-    z = scale * torch.randn(last.shape, generator=generator)
-    hostile = torch.rand(batch.num_graphs, 1, generator=generator)[batch.batch] < 0.5
-    z = torch.where(hostile, shuffled(last, generator), z)
-    count = [int(torch.randint(*span, (), generator=generator)) for span in (before, through)]
+        z, count = torch.zeros_like(last), fixed
+    else:
+        scale = 2 * torch.rand(batch.num_graphs, 1, generator=generator)[batch.batch]
+        z = scale * torch.randn(last.shape, generator=generator)
+        hostile = torch.rand(batch.num_graphs, 1, generator=generator)[batch.batch] < 0.5
+        z = torch.where(hostile, shuffled(last, generator), z)
+        count = [int(torch.randint(*span, (), generator=generator)) for span in (before, through)]
     with torch.no_grad():
         z = nca(*graph, z0=z, steps=count[0])
     return nca(*graph, z0=z, steps=count[1])
@@ -159,10 +160,12 @@ def measure(model: Model, batch: Batch, args: argparse.Namespace) -> dict[str, f
 @torch.no_grad()
 def draw(model: Model, data: Data, path: Path, shown: tuple[int, ...]) -> None:
     """The belief of every pixel to be on the way, after some steps; the truth beside it."""
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
     from gncadeq.viz.figures import save_figure
 
+    colors = LinearSegmentedColormap.from_list("way", ["#e8e8e8", "#f5b971", "#d1495b"])
     figure = Figure(figsize=(3 * len(shown) + 3, 3.3))
     axes = figure.subplots(1, len(shown) + 1)
     z = torch.zeros(data.num_nodes, model.cell.channels)
@@ -179,8 +182,8 @@ def draw(model: Model, data: Data, path: Path, shown: tuple[int, ...]) -> None:
             title = f"{steps:,} steps, {wrong} of {data.num_nodes:,} wrong"
         image = graph_to_image(value[:, None], data, fill=float("nan"))[0]
         axis.set_facecolor("#222222")
-        axis.imshow(image, cmap="YlGnBu", vmin=-0.15, vmax=1, interpolation="nearest")
-        for k, color in ((1, "#2ca02c"), (2, "#d62728")):
+        axis.imshow(image, cmap=colors, vmin=0, vmax=1, interpolation="nearest")
+        for k, color in ((1, "#2a9d3a"), (2, "#1f5fbf")):
             axis.plot(*data.pos[data.x[:, k].argmax()].tolist(), "o", ms=6, color=color, mec="w")
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=10)
