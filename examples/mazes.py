@@ -18,8 +18,8 @@ smallest size
 All are then run for ``--test-steps`` steps as an automaton, from zeros and from noise. *nodes* and
 *graphs* are the shares of right nodes and of graphs right everywhere; *AA* is the
 asymptotic-alignment score, its mean over the graphs; *residual* the median relative residual after
-the last step; *settled* the share of graphs that reach ``--tol`` and *steps* their median number of
-steps. Prints a Markdown table, writes ``runs/mazes/table.json``, weights, and a picture.
+the last step; *settled* the share of graphs that reach ``--tol`` and *steps* the median and largest number
+of steps they take. Prints a Markdown table, writes ``runs/mazes/table.json``, weights, and a picture.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from torch_geometric.data import Batch, Data
 
 from gncadeq import ConvCell, GraphDEQ, GraphNCA
 from gncadeq.analysis import asymptotic_alignment
-from gncadeq.analysis.independence import shuffled
+from gncadeq.analysis.independence import cosine, shuffled
 from gncadeq.datasets import maze
 from gncadeq.dynamics import Partition, solve
 from gncadeq.models.pretrained import write_atomically
@@ -154,7 +154,30 @@ def measure(model: Model, batch: Batch, args: argparse.Namespace) -> dict[str, f
     return row | {
         "AA": float(aligned.mean()), "settled": float(found.converged.float().mean()),
         "steps": median(steps) if steps else float("nan"),
+        "most": max(steps, default=float("nan")),
     }  # fmt: skip
+
+
+@torch.no_grad()
+def follow(model: Model, batch: Batch) -> None:
+    """Wrong nodes of every graph after some steps, and after as many again from a hostile start."""
+    graph, done = (batch.x, batch.edge_index, batch.edge_attr, batch.batch), 0
+    partition = Partition(batch.batch, batch.num_nodes)
+    z = torch.zeros(batch.num_nodes, model.cell.channels)
+
+    def wrong(z: Tensor) -> list[int]:
+        return partition.sum((model.readout(z).argmax(1) != batch.y).long()).tolist()
+
+    print(f"way: {partition.sum(batch.y.long()).tolist()}")
+    for steps in (10, 100, 300, 600, 1000, 1500, 2000):
+        z, end = GraphNCA(model.cell)(*graph, z0=z, steps=steps - done, return_solution=True)
+        done = steps
+        print(f"wrong after {steps}: {wrong(z)}", flush=True)
+    print(f"residual: {[f'{r:.0e}' for r in end.residual.tolist()]}")
+    other = shuffled(z, torch.Generator().manual_seed(1))
+    other = GraphNCA(model.cell)(*graph, z0=other, steps=done)
+    print(f"wrong from other end states: {wrong(other)}")
+    print(f"alignment: {[f'{c:.4f}' for c in cosine(z, other, partition).tolist()]}")
 
 
 @torch.no_grad()
@@ -206,7 +229,8 @@ def main() -> None:
     parser.add_argument("--test-steps", type=int, default=2000)
     parser.add_argument("--tol", type=float, default=1e-4)
     parser.add_argument("--out", default="runs/mazes")
-    parser.add_argument("--reuse", action="store_true", help="measure weights that are in --out")
+    parser.add_argument("--reuse", help="a folder of weights to measure instead of training")
+    parser.add_argument("--follow", action="store_true", help="every one of the largest graphs")
     parser.add_argument("--smoke", action="store_true", help="two models, ten steps, small mazes")
     args = parser.parse_args()
     make, _, sizes, counts = TASKS[args.task][:4]
@@ -227,13 +251,16 @@ def main() -> None:
     lines = []
     for way in args.models:
         for seed in args.seeds:
-            weights = out / f"{args.task}_{way}_{seed}.safetensors"
+            name = f"{args.task}_{way}_{seed}.safetensors"
             if args.reuse:
                 model = Model(args.channels).eval()
-                model.load_state_dict(load_file(weights))
+                model.load_state_dict(load_file(Path(args.reuse) / name))
             else:
                 model = train(way, args, seed)
-                save_file(model.state_dict(), weights)
+                save_file(model.state_dict(), out / name)
+            if args.follow:
+                follow(model, tests[sizes[-1]])
+                continue
             for size, batch in tests.items():
                 row = measure(model, batch, args)
                 table[f"{args.task} {way} {size} seed {seed}"] = row
@@ -255,7 +282,7 @@ def line(row: dict[str, float]) -> str:
     return (
         f"{row['nodes']:.4f}, {row['nodes from noise']:.4f} | {row['graphs']:.2f}, "
         f"{row['graphs from noise']:.2f} | {row['AA']:.4f} | {row['residual']:.1e} | "
-        f"{row['settled']:.2f} | {row['steps']:.0f}"
+        f"{row['settled']:.2f} | {row['steps']:.0f}, {row['most']:.0f}"
     )
 
 
