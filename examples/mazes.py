@@ -1,6 +1,7 @@
 """Mazes: a rule trained on 9 × 9 solves 59 × 59, if its end doesn't depend on its start.
 
-    python examples/mazes.py                      # three ways of training, two minutes each
+    python examples/mazes.py                      # all ways of training
+    python examples/mazes.py --models independent fixed --reuse examples/mazes   # measured weights
     python examples/mazes.py --task chains        # train on 20 nodes, test on 100 and 400
     python examples/mazes.py --smoke              # seconds
 
@@ -18,8 +19,9 @@ smallest size
 All are then run for ``--test-steps`` steps as an automaton, from zeros and from noise. *nodes* and
 *graphs* are the shares of right nodes and of graphs right everywhere; *AA* is the
 asymptotic-alignment score, its mean over the graphs; *residual* the median relative residual after
-the last step; *settled* the share of graphs that reach ``--tol`` and *steps* the median and largest number
-of steps they take. Prints a Markdown table, writes ``runs/mazes/table.json``, weights, and a picture.
+the last step; *settled* the share of graphs that reach ``--tol`` and *steps* the median and largest
+number of steps they take. Prints a Markdown table, writes ``runs/mazes/table.json``, weights, and a
+picture.
 """
 
 from __future__ import annotations
