@@ -43,7 +43,10 @@ class Bench:
             u = model.encode(data.x, data.edge_index, data.edge_attr)
             self.step = self.cell.prepare(u, data.edge_index, data.edge_attr)
         start = model.dynamics.start
-        self.z0 = start_state(None, u, self.cell.channels, start, self.generator)
+        with torch.no_grad():
+            self.z0 = start_state(
+                None, u, data.edge_index, data.edge_attr, self.cell.channels, start, self.generator
+            )
         self.partition = Partition(self.batch, self.z0.size(0), len(self.graphs))
         self.solution: Solution = solve(self.step, self.z0, self.partition, tol=_TOL, max_steps=300)
 

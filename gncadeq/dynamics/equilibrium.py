@@ -16,7 +16,7 @@ from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import Criterion, check_criterion, make_solver, solve
-from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
 from gncadeq.layout import FlatGraph, device_of
 from gncadeq.neighborhood import Neighborhood, transforms_active
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
@@ -69,7 +69,9 @@ class GraphDEQ(nn.Module):
         backward_max_steps: Its step limit; by default ``max_steps``.
         phantom_steps: Steps of the phantom gradient.
         phantom_damping: Its damping in (0, 1].
-        start: ``"zeros"`` or ``"normal"`` (standard Gaussian noise), where no ``z0`` is given.
+        start: ``"zeros"``, ``"normal"`` (standard Gaussian noise), or a module that predicts the
+            equilibrium, called as ``start(x, edge_index, edge_attr)`` without gradient, where no
+            ``z0`` is given. See :func:`gncadeq.training.losses.start_loss`.
         on_failure: ``"warn"``, ``"raise"`` or ``"ignore"`` when graphs don't converge.
         solver_options: Options of the solver, such as ``{"history": 3}``.
         check_every: Look at residuals every so many steps.
@@ -189,8 +191,9 @@ class GraphDEQ(nn.Module):
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters of the cell."""
+        """Draw fresh parameters of the cell, and of a start that is a module."""
         self.cell.reset_parameters()
+        reset_start(self.start)
 
     @overload
     def forward(
@@ -320,7 +323,10 @@ class GraphDEQ(nn.Module):
         context = {name: gates(_widen(value, dtype)) for name, value in flat.context.items()}
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
-        z0 = start_state(z0, x, self.cell.channels, self.start, generator)
+        with torch.no_grad():
+            z0 = start_state(
+                z0, x, edge_index, edge_attr, self.cell.channels, self.start, generator
+            )
         frozen = Frozen.of(self.cell, generator)
         graph = (x, edge_index, edge_attr, context)
         step = _prepare(self.cell, graph, frozen)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from gncadeq.cells.base import Cell
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status, warn
-from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class GraphNCA(nn.Module):
         steps: Number of steps :math:`T`.
         fire_rate: Probability :math:`p` in (0, 1] that a node updates in a step.
         step_size: Step :math:`\tau` in (0, 1].
-        start: ``"zeros"`` or ``"normal"`` (standard Gaussian noise), where no ``z0`` is given.
+        start: ``"zeros"``, ``"normal"`` (standard Gaussian noise), or a module that predicts a
+            start, called as ``start(x, edge_index, edge_attr)``, where no ``z0`` is given.
         checkpoint_every: Recompute activations in segments of so many steps in the backward pass,
             which then holds ``steps / checkpoint_every + checkpoint_every`` states instead of all;
             ``"sqrt"`` takes segments of :math:`\lceil \sqrt T \rceil` steps, for the least,
@@ -114,8 +115,9 @@ class GraphNCA(nn.Module):
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters of the cell."""
+        """Draw fresh parameters of the cell, and of a start that is a module."""
         self.cell.reset_parameters()
+        reset_start(self.start)
 
     @overload
     def forward(
@@ -207,7 +209,10 @@ class GraphNCA(nn.Module):
         graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
         context = graph.context
         partition = Partition(graph.batch, graph.x.size(0), batch_size, like=graph.x)
-        z = start_state(graph.pack(z0), graph.x, self.cell.channels, self.start, generator)
+        z = start_state(
+            graph.pack(z0), graph.x, graph.edge_index, graph.edge_attr, self.cell.channels,
+            self.start, generator,
+        )  # fmt: skip
         if "batch" in self.cell.context:
             context["batch"] = partition.batch
         step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **context)

@@ -5,23 +5,29 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gncadeq.typing import OptTensor
+from gncadeq.typing import Adj, OptTensor
 
-Start = Literal["zeros", "normal"]
+StartName = Literal["zeros", "normal"]
+Start = StartName | nn.Module
 
 
-def check_start(start: str) -> Start:
-    """Return ``start`` if it is known, else raise ``ValueError``."""
-    if start not in ("zeros", "normal"):
-        raise ValueError(f"Expected 'start' to be 'zeros' or 'normal' (got {start!r})")
+def check_start(start: str | nn.Module) -> Start:
+    """Return ``start`` if it is a known name or a module, else raise ``ValueError``."""
+    if not isinstance(start, nn.Module) and start not in ("zeros", "normal"):
+        raise ValueError(
+            "Expected 'start' to be 'zeros', 'normal' or a module called as "
+            f"start(x, edge_index, edge_attr) (got {start!r})"
+        )
     return start  # type: ignore[return-value]
 
 
 def start_state(
     z0: OptTensor,
     x: Tensor,
+    edge_index: Adj,
+    edge_attr: OptTensor,
     channels: int,
     start: Start,
     generator: torch.Generator | None = None,
@@ -29,31 +35,50 @@ def start_state(
     """The given start, checked, or a new one on the device of the injection.
 
     Raises:
-        ValueError: If ``z0`` has another shape than ``[num_nodes, channels]``, or is elsewhere.
-        TypeError: If ``z0`` is of another type than the injection, half precision aside.
+        ValueError: If ``z0``, or what a predictor returns, has another shape than
+            ``[num_nodes, channels]``, or is elsewhere.
+        TypeError: If it is of another type than the injection, half precision aside.
     """
     if z0 is not None:
-        if list(z0.shape) != [x.size(0), channels]:
-            raise ValueError(
-                f"Expected 'z0' of shape [num_nodes, channels] = [{x.size(0)}, {channels}] "
-                f"(got {list(z0.shape)})"
-            )
-        if z0.device != x.device:
-            raise ValueError(
-                f"Expected 'z0' on the device of 'x', {x.device} (got {z0.device}). Use "
-                "z0.to(x.device)"
-            )
-        half = torch.float16, torch.bfloat16
-        if z0.dtype != x.dtype and not (
-            z0.is_floating_point() and (z0.dtype in half or x.dtype in half)
-        ):
-            raise TypeError(
-                f"Expected 'z0' in the type of 'x', {x.dtype} (got {z0.dtype}). Use z0.to(x.dtype)"
-            )
-        return z0
+        return _checked(z0, "'z0'", x, channels)
+    if isinstance(start, nn.Module):
+        predicted = start(x, edge_index, edge_attr)
+        return _checked(predicted, f"'start' ({type(start).__name__})", x, channels)
     if start == "zeros":
         return x.new_zeros(x.size(0), channels)
     return torch.randn(x.size(0), channels, dtype=x.dtype, device=x.device, generator=generator)
 
 
-__all__ = ["Start", "check_start", "start_state"]
+def reset_start(start: Start) -> None:
+    """Draw fresh parameters of a start that is a module, all of it or part by part."""
+    if not isinstance(start, nn.Module):
+        return
+    for part in (start, *start.modules()):
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+            if part is start:
+                return
+
+
+def _checked(z0: Tensor, name: str, x: Tensor, channels: int) -> Tensor:
+    if list(z0.shape) != [x.size(0), channels]:
+        raise ValueError(
+            f"Expected {name} of shape [num_nodes, channels] = [{x.size(0)}, {channels}] "
+            f"(got {list(z0.shape)})"
+        )
+    if z0.device != x.device:
+        raise ValueError(
+            f"Expected {name} on the device of 'x', {x.device} (got {z0.device}). Use .to(x.device)"
+        )
+    half = torch.float16, torch.bfloat16
+    if z0.dtype != x.dtype and not (
+        z0.is_floating_point() and (z0.dtype in half or x.dtype in half)
+    ):
+        raise TypeError(
+            f"Expected {name} in the type of 'x', {x.dtype} (got {z0.dtype}). Use .to(x.dtype)"
+        )
+    return z0
+
+
+__all__ = ["Start", "StartName", "check_start", "reset_start", "start_state"]

@@ -205,7 +205,17 @@ class PixelGraphClassifier(nn.Module):
         return load_pretrained(cls, name)
 
     def save_pretrained(self, path: str, card: dict[str, Any] | None = None) -> None:
-        """Write weights, configuration and model card to one safetensors file, atomically."""
+        """Write weights, configuration and model card to one safetensors file, atomically.
+
+        Raises:
+            ValueError: If the dynamics start from a module, which the file has no place for.
+        """
+        if isinstance(self.dynamics.start, nn.Module):
+            raise ValueError(
+                "Expected dynamics that start from 'zeros' or 'normal' to save (got "
+                f"{type(self.dynamics.start).__name__}). Save the predictor's state_dict() apart, "
+                "and set model.dynamics = GraphDEQ(model.dynamics.cell)"
+            )
         from gncadeq.models.pretrained import save_pretrained
 
         save_pretrained(self, path, card)

@@ -118,6 +118,44 @@ def rest_loss(step: Step, z: Tensor) -> Tensor:
     return (step(z) - z).square().sum() / max(1, z.numel())
 
 
+def start_loss(z0: Tensor, z: Tensor) -> Tensor:
+    r"""How far a predicted start is from the equilibrium: what trains the predictor.
+
+    .. math::
+        \frac{\lVert \mathbf{z}_0 - \mathbf{z}^\star \rVert^2}
+        {\lVert \mathbf{z}^\star \rVert^2}
+
+    After the loss of `Skip DEQ <https://arxiv.org/abs/2201.12240>`_ (Pal et al. 2023), with the
+    equilibrium as a fixed target. One for a start from zeros; add it to the loss of the task. Where
+    the encoder shouldn't learn from it, predict from ``x.detach()``.
+
+    Args:
+        z0: The prediction ``[num_nodes, channels]``, ``deq.start(x, edge_index, edge_attr)``.
+        z: The equilibrium of the same shape; it is detached.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> from gncadeq import ConvCell, GraphDEQ, StencilConv
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 5, 5))
+        >>> graph = data.x, data.edge_index, data.edge_attr
+        >>> deq = GraphDEQ(ConvCell(1, 4, contraction=0.9), start=StencilConv(1, 4))
+        >>> z = deq(*graph)
+        >>> start_loss(deq.start(*graph), z).backward()
+        >>> deq.start.weight.grad.shape, deq.cell.weight_z.grad
+        (torch.Size([9, 1, 4]), None)
+    """
+    if z0.shape != z.shape:
+        raise ValueError(
+            f"Expected 'z0' of the shape of 'z', {list(z.shape)} (got {list(z0.shape)})"
+        )
+    target = z.detach()
+    size = target.square().sum().clamp(min=torch.finfo(target.dtype).tiny)
+    return (z0 - target).square().sum() / size
+
+
 def normalize_gradients(parameters: Iterable[Tensor], eps: float = 1e-8) -> float:
     r"""Divide the gradient of every parameter tensor by its norm, in place.
 
@@ -196,4 +234,5 @@ __all__ = [
     "normalize_gradients",
     "overflow_loss",
     "rest_loss",
+    "start_loss",
 ]
