@@ -15,8 +15,8 @@ demo: .venv/installed ## train on scikit-learn's digits, evaluate both ways, dra
 	$(BIN)/gncadeq evaluate runs/demo --as nca --steps 1000 --fire-rate 0.5
 	$(BIN)/gncadeq show runs/demo
 
-test: .venv/installed ## the quick tests
-	$(BIN)/python -m pytest
+test: .venv/installed ## the quick tests; make test ARGS="-n 2" for two processes
+	$(BIN)/python -m pytest $(ARGS)
 
 slow: .venv/installed ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
