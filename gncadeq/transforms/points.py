@@ -107,33 +107,29 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         return data
 
     def _edges(self, pos: Tensor) -> Tensor:
+        if self.k is not None:
+            if self.k >= pos.size(0):
+                raise ValueError(
+                    f"Expected more points than k={self.k} (got {pos.size(0)}). Lower k, or use a "
+                    "radius"
+                )
+            return nearest_neighbors(pos, self.k)
         place = pos.detach().double().cpu().numpy()
         n, tree = len(place), scipy.spatial.KDTree(place)
-        if self.k is not None:
-            if self.k >= n:
-                raise ValueError(
-                    f"Expected more points than k={self.k} (got {n}). Lower k, or use a radius"
-                )
-            _, near = tree.query(place, self.k + 1)
-            own = near == np.arange(n)[:, None]
-            own[~own.any(axis=1), -1] = True  # one of many coincident points may not find itself
-            near = near[~own].reshape(n, self.k)
-            edges = np.stack([near.ravel(), np.arange(n).repeat(self.k)])
-        else:
-            count = int(tree.count_neighbors(tree, self.radius)) - n
-            if count > self.max_edges:
-                raise ValueError(
-                    f"Expected at most max_edges={self.max_edges:,} (got {count:,} within "
-                    f"radius={self.radius:g}). Lower it"
-                )
-            if count == 0 and n > 1:
-                nearest = float(tree.query(place, 2)[0][:, 1].min())
-                raise ValueError(
-                    f"Expected a 'radius' with neighbours in it (got {self.radius:g}; the nearest "
-                    f"two points are {nearest:.3g} apart). Raise it, or use k"
-                )
-            a, b = tree.query_pairs(self.radius, output_type="ndarray").T
-            edges = np.stack([np.concatenate([a, b]), np.concatenate([b, a])]).astype(np.int64)
+        count = int(tree.count_neighbors(tree, self.radius)) - n
+        if count > self.max_edges:
+            raise ValueError(
+                f"Expected at most max_edges={self.max_edges:,} (got {count:,} within "
+                f"radius={self.radius:g}). Lower it"
+            )
+        if count == 0 and n > 1:
+            nearest = float(tree.query(place, 2)[0][:, 1].min())
+            raise ValueError(
+                f"Expected a 'radius' with neighbours in it (got {self.radius:g}; the nearest "
+                f"two points are {nearest:.3g} apart). Raise it, or use k"
+            )
+        a, b = tree.query_pairs(self.radius, output_type="ndarray").T
+        edges = np.stack([np.concatenate([a, b]), np.concatenate([b, a])]).astype(np.int64)
         return torch.from_numpy(edges).to(pos.device)
 
     def __repr__(self) -> str:
@@ -143,4 +139,33 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         )
 
 
-__all__ = ["PointKernels", "PointWeights", "PointsToGraph"]
+def nearest_neighbors(pos: Tensor, k: int, batch: Tensor | None = None) -> Tensor:
+    """Edges ``[2, E]`` from the ``k`` nearest points to every point, the nearest first.
+
+    Args:
+        pos: Finite positions ``[N, D]``.
+        k: How many; all others where a graph has no more.
+        batch: ``[N]``, the graph of every point: edges stay within graphs.
+
+    Example:
+        >>> nearest_neighbors(torch.tensor([[0.0], [1.0], [3.0]]), 1)
+        tensor([[1, 0, 1],
+                [0, 1, 2]])
+    """
+    place = pos.detach().double().cpu().numpy()
+    n = len(place)
+    owner = np.zeros(n, np.int64) if batch is None else batch.cpu().numpy()
+    if batch is not None and n:  # graphs so far apart that no neighbour is of another
+        width = 2 * np.linalg.norm(np.ptp(place, axis=0)) + 1
+        place = np.concatenate([place, width * owner[:, None]], axis=1)
+    _, near = scipy.spatial.KDTree(place).query(place, np.arange(1, k + 2))
+    own = near == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True  # one of many coincident points may not find itself
+    source, target = near[~own], np.arange(n).repeat(k)
+    inside = source < n  # the tree says n where it has no more points
+    source, target = source[inside], target[inside]
+    inside = owner[source] == owner[target]
+    return torch.from_numpy(np.stack([source[inside], target[inside]])).to(pos.device)
+
+
+__all__ = ["PointKernels", "PointWeights", "PointsToGraph", "nearest_neighbors"]
