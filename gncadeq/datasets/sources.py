@@ -65,9 +65,7 @@ def raw_files(root: Path, name: str) -> list[str]:
     """The names of a dataset's files as they lie there; an unpacked one counts."""
     raw = root / folder_name(name) / "raw"
     plain = {n: n.removesuffix(".gz") for n in raw_file_names(name)}
-    return [
-        p if not (raw / n).exists() and (raw / p).exists() else n for n, p in plain.items()
-    ]
+    return [p if not (raw / n).exists() and (raw / p).exists() else n for n, p in plain.items()]
 
 
 def download(root: Path, name: str) -> None:

@@ -108,8 +108,9 @@ class Superpixels(Dataset):  # type: ignore[misc]
         images, labels = load_images(self._root, self.name, self.train)
         images, labels = images[: self.limit], labels[: self.limit]
         parts: dict[str, list[Tensor]] = {"x": [], "pos": [], "count": [], "source": []}
-        for part in images.split(_AT_ONCE):
-            x, pos, count, _ = self.to_graph.nodes(part.float() / 255)
+        for begin in range(0, len(images), _AT_ONCE):
+            part = images[begin : begin + _AT_ONCE].float() / 255
+            x, pos, count, _ = self.to_graph.nodes(part)
             owner = torch.arange(count.numel()).repeat_interleave(count)
             source, target = nearest_neighbors(pos, self.to_graph.k, owner)
             source = source - (count.cumsum(0) - count)[owner[target]]
@@ -124,7 +125,8 @@ class Superpixels(Dataset):  # type: ignore[misc]
         path = self.processed_paths[0]
         try:
             cache: dict[str, Any] = torch.load(path, weights_only=True)
-            self.x, self.pos, self.count = cache["x"], cache["pos"], cache["count"]
+            self.x, self.pos = cache["x"], cache["pos"]
+            self.count: Tensor = cache["count"]
             self.labels: Tensor = cache["y"]
             self._source, self._size = cache["source"], tuple(cache["size"].tolist())
         except Exception as error:  # torch.load raises whatever its reader does
@@ -144,7 +146,7 @@ class Superpixels(Dataset):  # type: ignore[misc]
 
     def len(self) -> int:
         """Number of graphs."""
-        return self.count.numel()
+        return len(self.labels)
 
     def get(self, idx: int) -> Data:
         """The graph of one image, with its label ``y`` ``[1]``."""

@@ -145,7 +145,7 @@ def nearest_neighbors(pos: Tensor, k: int, batch: Tensor | None = None) -> Tenso
     Args:
         pos: Finite positions ``[N, D]``.
         k: How many; all others where a graph has no more.
-        batch: ``[N]``, the graph of every point: edges stay within graphs.
+        batch: ``[N]``, the graph of every point, ascending: edges stay within graphs.
 
     Example:
         >>> nearest_neighbors(torch.tensor([[0.0], [1.0], [3.0]]), 1)
@@ -153,19 +153,18 @@ def nearest_neighbors(pos: Tensor, k: int, batch: Tensor | None = None) -> Tenso
                 [0, 1, 2]])
     """
     place = pos.detach().double().cpu().numpy()
-    n = len(place)
-    owner = np.zeros(n, np.int64) if batch is None else batch.cpu().numpy()
-    if batch is not None and n:  # graphs so far apart that no neighbour is of another
-        width = 2 * np.linalg.norm(np.ptp(place, axis=0)) + 1
-        place = np.concatenate([place, width * owner[:, None]], axis=1)
-    _, near = scipy.spatial.KDTree(place).query(place, np.arange(1, k + 2))
-    own = near == np.arange(n)[:, None]
-    own[~own.any(axis=1), -1] = True  # one of many coincident points may not find itself
-    source, target = near[~own], np.arange(n).repeat(k)
-    inside = source < n  # the tree says n where it has no more points
-    source, target = source[inside], target[inside]
-    inside = owner[source] == owner[target]
-    return torch.from_numpy(np.stack([source[inside], target[inside]])).to(pos.device)
+    count = np.array([len(place)]) if batch is None else np.bincount(batch.cpu().numpy())
+    edges, first = [np.empty((2, 0), np.int64)], 0
+    for n in count:  # each alone: which of equally near ones are taken depends on no other graph
+        if n > 1:
+            alone = place[first : first + n]
+            _, near = scipy.spatial.KDTree(alone).query(alone, np.arange(1, min(k + 1, n) + 1))
+            own = near == np.arange(n)[:, None]
+            own[~own.any(axis=1), -1] = True  # one of many coincident points may not find itself
+            target = np.arange(n).repeat(min(k, n - 1))
+            edges.append(np.stack([near[~own], target]) + first)
+        first += n
+    return torch.from_numpy(np.concatenate(edges, axis=1)).to(pos.device)
 
 
 __all__ = ["PointKernels", "PointWeights", "PointsToGraph", "nearest_neighbors"]

@@ -17,6 +17,7 @@ from gncadeq.transforms.points import nearest_neighbors
 
 SuperpixelEdges = Literal["polar", "relation"]
 
+
 class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
     r"""Turn an image into a graph of superpixels, each of which senses its ``k`` nearest.
 
@@ -54,7 +55,7 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
     Example:
         >>> image = torch.linspace(0, 1, 784).view(1, 28, 28)
         >>> ImageToSuperpixels()(image)
-        Data(x=[73, 3], pos=[73, 2], edge_index=[2, 584], edge_attr=[584, 3], image_size=[1, 2])
+        Data(x=[49, 3], pos=[49, 2], edge_index=[2, 392], edge_attr=[392, 3], image_size=[1, 2])
     """
 
     def __init__(
