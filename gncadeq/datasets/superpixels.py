@@ -31,7 +31,7 @@ _AT_ONCE = 1000
 class Superpixels(Dataset):  # type: ignore[misc]
     r"""MNIST, Fashion-MNIST, KMNIST or scikit-learn's digits as graphs of superpixels.
 
-    Superpixels and neighbours are found once and cached, in 3 kB for an image of 28 × 28; the
+    Superpixels and neighbours are found once and cached, in 2.5 kB for a digit of MNIST; the
     geometry of the edges is computed when graphs are asked for.
 
     Args:
@@ -84,7 +84,7 @@ class Superpixels(Dataset):  # type: ignore[misc]
     @property
     def processed_dir(self) -> str:
         """Where the cache lies."""
-        return str(cache_folder(self._root, self.name))
+        return str(cache_folder(self._root, self.name) / "superpixels")
 
     @property
     def raw_file_names(self) -> list[str]:
@@ -97,7 +97,7 @@ class Superpixels(Dataset):  # type: ignore[misc]
         g = self.to_graph  # without its edges, which are not cached
         recipe = (g.num_segments, g.compactness, g.k, g.living_threshold, self.limit)
         key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
-        return [f"{'train' if self.train else 'test'}_superpixels_{key}.pt"]
+        return [f"{'train' if self.train else 'test'}_{key}.pt"]
 
     def download(self) -> None:
         """Let torchvision download and check the files."""
