@@ -16,6 +16,8 @@ from gncadeq.transforms import ImageToGraph, ImageToSuperpixels
 from gncadeq.transforms.points import nearest_neighbors
 from gncadeq.transforms.superpixels import compass_relations, slic
 
+pytest.importorskip("skimage", reason="needs scikit-image, of the superpixels extra")
+
 PIXELS = ImageToSuperpixels(None, living_threshold=0.1)
 
 
