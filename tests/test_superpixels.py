@@ -77,6 +77,15 @@ def test_segments_follow_what_they_show():
     assert bool((data.pos[data.x[:, 0] == 1, 0] > 10.5).all())
 
 
+def test_small_segments_are_kept_if_they_may_be_small():
+    image = blobs()
+    errors = []
+    for min_size in (0.1, 1.0):
+        x, _, _, node = ImageToSuperpixels(min_size=min_size).nodes(image[None])
+        errors.append(float((x[node[0], 0] - image[0]).square().mean()))
+    assert errors[0] < errors[1]
+
+
 def test_means_keep_what_the_image_holds():
     images = torch.stack([blobs(2), blobs(2)]).double()
     x, pos, count, node = ImageToSuperpixels().nodes(images)
@@ -201,6 +210,7 @@ def test_mnist_has_40_to_75_superpixels_as_in_the_benchmark(mnist_root, tmp_path
         ({"num_segments": 0}, "num_segments"),
         ({"compactness": 0.0}, "compactness"),
         ({"k": 0}, "'k'"),
+        ({"min_size": 2.0}, "min_size"),
         ({"edges": "angle"}, "edges"),
         ({"living_threshold": 1.0}, "living_threshold"),
     ],

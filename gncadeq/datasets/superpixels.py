@@ -95,7 +95,7 @@ class Superpixels(Dataset):  # type: ignore[misc]
     def processed_file_names(self) -> list[str]:
         """The cache file of this split, transform and limit."""
         g = self.to_graph  # without its edges, which are not cached
-        recipe = (g.num_segments, g.compactness, g.k, g.living_threshold, self.limit)
+        recipe = (g.num_segments, g.compactness, g.min_size, g.k, g.living_threshold, self.limit)
         key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
         return [f"{'train' if self.train else 'test'}_{key}.pt"]
 

@@ -35,6 +35,7 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         num_segments: The most superpixels, or ``None``: every pixel is one.
         compactness: What a distance of one superpixel's width counts against a difference of one
             in grey, see :func:`slic`.
+        min_size: Smaller ones, in shares of the mean, join a neighbour, whatever its grey.
         k: Neighbours; all others in a graph of no more nodes.
         edges: ``"polar"``: ``edge_attr`` ``[E, 3]``, the distance to the source in superpixels'
             widths, and its direction as a unit vector (right, down); or ``"relation"``: ``[E]``.
@@ -65,11 +66,14 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         k: int = 8,
         edges: SuperpixelEdges = "polar",
         living_threshold: float | None = None,
+        min_size: float = 0.5,
     ) -> None:
         if num_segments is not None and num_segments < 1:
             raise ValueError(f"Expected 'num_segments' of at least 1 or None (got {num_segments})")
         if not 0.0 < compactness < math.inf:
             raise ValueError(f"Expected a positive 'compactness' (got {compactness})")
+        if not 0.0 <= min_size <= 1.0:
+            raise ValueError(f"Expected 'min_size' in [0, 1] (got {min_size})")
         if k < 1:
             raise ValueError(f"Expected 'k' of at least 1 (got {k})")
         if edges not in get_args(SuperpixelEdges):
@@ -79,7 +83,7 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
                 f"Expected 'living_threshold' in [0, 1) or None (got {living_threshold})"
             )
         self.num_segments, self.compactness, self.k = num_segments, compactness, k
-        self.edges, self.living_threshold = edges, living_threshold
+        self.edges, self.living_threshold, self.min_size = edges, living_threshold, min_size
 
     def __call__(self, image: Tensor | np.ndarray) -> Data:
         """Build the graph of ``image``."""
@@ -120,8 +124,8 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         if self.num_segments is None:
             label = torch.arange(height * width).expand(b, -1)
         else:
-            label = torch.stack([slic(i, self.num_segments, self.compactness) for i in images])
-            label = label.flatten(1)
+            options = (self.num_segments, self.compactness, self.min_size)
+            label = torch.stack([slic(image, *options) for image in images]).flatten(1)
         most = height * width if self.num_segments is None else self.num_segments
         place = _places(height, width, images.dtype)
         pixel = torch.cat([images.flatten(2).transpose(1, 2), place.expand(b, -1, 2)], dim=2)
@@ -184,11 +188,13 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         return (
             f"{self.__class__.__name__}(num_segments={self.num_segments}, "
             f"compactness={self.compactness}, k={self.k}, edges={self.edges!r}, "
-            f"living_threshold={self.living_threshold})"
+            f"living_threshold={self.living_threshold}, min_size={self.min_size})"
         )
 
 
-def slic(image: Tensor, num_segments: int = 75, compactness: float = 0.25) -> Tensor:
+def slic(
+    image: Tensor, num_segments: int = 75, compactness: float = 0.25, min_size: float = 0.5
+) -> Tensor:
     r"""Superpixels by `SLIC <https://doi.org/10.1109/TPAMI.2012.120>`_ (Achanta et al. 2012): the
     k-means of pixels, from centres on a regular grid, with the distance (eqs. 2 and 3)
 
@@ -204,6 +210,7 @@ def slic(image: Tensor, num_segments: int = 75, compactness: float = 0.25) -> Te
         image: ``[C, H, W]`` in [0, 1]; three channels are compared in CIELAB, others as they are.
         num_segments: The most segments.
         compactness: :math:`m`; larger, and the segments are squares, smaller, and they follow grey.
+        min_size: Smaller ones, in shares of the mean, join a neighbour, whatever its grey.
 
     Returns:
         ``[H, W]``, connected segments, numbered from zero without gaps.
@@ -230,7 +237,12 @@ def slic(image: Tensor, num_segments: int = 75, compactness: float = 0.25) -> Te
     values = image.permute(1, 2, 0).double().numpy()
     for asked in range(num_segments, 0, -1):
         label = scikit_slic(
-            values, n_segments=asked, compactness=compactness, start_label=0, channel_axis=-1
+            values,
+            n_segments=asked,
+            compactness=compactness,
+            min_size_factor=min_size,
+            start_label=0,
+            channel_axis=-1,
         )
         label = np.unique(label, return_inverse=True)[1].reshape(label.shape)
         if label.max() < num_segments:
