@@ -537,8 +537,9 @@ def doctor() -> None:
             broken = True
             table.add_row(name, f"[red]does not import: {error}[/red]")
     extras = {
-        "lightning": "train", "scikit-learn": "train", "trimesh": "mesh", "onnx": "export",
-        "onnxscript": "export", "onnxruntime": "export", "playwright": "dev",
+        "lightning": "train", "scikit-learn": "train", "trimesh": "mesh",
+        "scikit-image": "superpixels", "onnx": "export", "onnxscript": "export",
+        "onnxruntime": "export", "playwright": "dev",
     }  # fmt: skip
     for name, extra in extras.items():
         try:

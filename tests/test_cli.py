@@ -148,7 +148,7 @@ def test_import_is_light():
     script = (
         "import sys, gncadeq, gncadeq.export;"
         "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn',"
-        "'trimesh', 'scipy.sparse', 'scipy.spatial', 'networkx', 'onnx', 'onnxscript',"
+        "'trimesh', 'skimage', 'scipy.sparse', 'scipy.spatial', 'networkx', 'onnx', 'onnxscript',"
         "'onnxruntime'};"
         "print(heavy & set(sys.modules))"
     )

@@ -213,7 +213,7 @@ def test_graphs_without_nodes_inside_a_batch():
         ({"tol": math.inf}, ValueError, "positive 'tol'"),
         ({"max_steps": -1}, ValueError, "max_steps"),
         ({"on_failure": "shout"}, ValueError, "'warn', 'raise' or 'ignore'"),
-        ({"start": "ones"}, ValueError, "'zeros' or 'normal'"),
+        ({"start": "ones"}, ValueError, "'zeros', 'normal' or a module"),
         ({"phantom_damping": 0.0}, ValueError, "phantom_damping"),
         ({"solver": "picard", "solver_options": {"damping": 2}}, ValueError, "damping"),
     ],

@@ -7,11 +7,13 @@ from gncadeq.datasets.mesh_files import load_mesh, save_mesh
 from gncadeq.datasets.mesh_report import MeshReport, MeshWarning, mesh_report
 from gncadeq.datasets.pixel_graphs import PixelGraphs
 from gncadeq.datasets.sources import default_root
+from gncadeq.datasets.superpixels import Superpixels
 
 __all__ = [
     "MeshReport",
     "MeshWarning",
     "PixelGraphs",
+    "Superpixels",
     "default_root",
     "load_graph",
     "load_mesh",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,12 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data, Dataset
 
 from gncadeq.datasets.sources import (
+    cache_folder,
     default_root,
     download,
     folder_name,
     load_images,
-    raw_file_names,
+    raw_files,
 )
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms import ImageToGraph
@@ -93,22 +92,12 @@ class PixelGraphs(Dataset):  # type: ignore[misc]
     @property
     def processed_dir(self) -> str:
         """Where the cache lies."""
-        place = self._root / self._folder
-        if not _writable(self._root):
-            key = hashlib.sha256(str(place.resolve()).encode()).hexdigest()[:12]
-            home = os.environ.get("GNCADEQ_CACHE") or Path.home() / ".cache" / "gncadeq"
-            place = Path(home) / f"{self._folder}-{key}"
-        return str(place / "processed")
+        return str(cache_folder(self._root, self.name))
 
     @property
     def raw_file_names(self) -> list[str]:
         """The four files of the dataset; an unpacked one counts."""
-        names = raw_file_names(self.name)
-        return [n.removesuffix(".gz") if self._unpacked(n) else n for n in names]
-
-    def _unpacked(self, name: str) -> bool:
-        raw = Path(self.raw_dir)
-        return not (raw / name).exists() and (raw / name.removesuffix(".gz")).exists()
+        return raw_files(self._root, self.name)
 
     @property
     def processed_file_names(self) -> list[str]:
@@ -174,14 +163,6 @@ class PixelGraphs(Dataset):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.name}, {len(self)})"
-
-
-def _writable(folder: Path) -> bool:
-    """Whether anybody may write there; root, who always can, respects it too."""
-    while not folder.exists():
-        folder = folder.parent if folder.parent != folder else Path.cwd()
-    bits = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-    return bool(folder.stat().st_mode & bits) and os.access(folder, os.W_OK)
 
 
 __all__ = ["PixelGraphs"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -33,11 +35,37 @@ def folder_name(name: str) -> str:
     return _CLASS.get(name, "digits")
 
 
+def cache_folder(root: Path, name: str) -> Path:
+    """Where what is made of a dataset is kept: beside it, or where the root can't be written, in
+    the environment's ``GNCADEQ_CACHE``, else ``~/.cache/gncadeq``."""
+    place = root / folder_name(name)
+    if not _writable(root):
+        key = hashlib.sha256(str(place.resolve()).encode()).hexdigest()[:12]
+        home = os.environ.get("GNCADEQ_CACHE") or Path.home() / ".cache" / "gncadeq"
+        place = Path(home) / f"{folder_name(name)}-{key}"
+    return place / "processed"
+
+
+def _writable(folder: Path) -> bool:
+    """Whether anybody may write there; root, who always can, respects it too."""
+    while not folder.exists():
+        folder = folder.parent if folder.parent != folder else Path.cwd()
+    bits = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+    return bool(folder.stat().st_mode & bits) and os.access(folder, os.W_OK)
+
+
 def raw_file_names(name: str) -> list[str]:
     """The four files that torchvision downloads, none for ``digits``."""
     if name == "digits":
         return []
     return [file for file, _ in _torchvision_class(name).resources]
+
+
+def raw_files(root: Path, name: str) -> list[str]:
+    """The names of a dataset's files as they lie there; an unpacked one counts."""
+    raw = root / folder_name(name) / "raw"
+    plain = {n: n.removesuffix(".gz") for n in raw_file_names(name)}
+    return [p if not (raw / n).exists() and (raw / p).exists() else n for n, p in plain.items()]
 
 
 def download(root: Path, name: str) -> None:
@@ -141,4 +169,13 @@ def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(image).unsqueeze(1), torch.from_numpy(label).long()
 
 
-__all__ = ["NAMES", "default_root", "download", "folder_name", "load_images", "raw_file_names"]
+__all__ = [
+    "NAMES",
+    "cache_folder",
+    "default_root",
+    "download",
+    "folder_name",
+    "load_images",
+    "raw_file_names",
+    "raw_files",
+]

@@ -10,11 +10,13 @@ from gncadeq.transforms.neighbors import NeighborKernels
 from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
 from gncadeq.transforms.rewire import RewireEdges
+from gncadeq.transforms.superpixels import ImageToSuperpixels
 
 __all__ = [
     "Coarsen",
     "GraphLaplacian",
     "ImageToGraph",
+    "ImageToSuperpixels",
     "MeshToGraph",
     "NeighborKernels",
     "PixelKernels",

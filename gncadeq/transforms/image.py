@@ -127,23 +127,12 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         nodes = living.flatten(1).sum(1)
         owner = torch.arange(b).repeat_interleave(nodes)
         edges = torch.bincount(owner[edge_index[1]], minlength=b)
-        store = {
-            "x": images.permute(0, 2, 3, 1)[living], "edge_index": edge_index,
-            "edge_attr": relation, "pos": pos,
-            "image_size": torch.tensor([[height, width]]).repeat(b, 1),
-        }  # fmt: skip
-        node_ptr, edge_ptr = _pointer(nodes), _pointer(edges)
-        slices = {"x": node_ptr, "edge_index": edge_ptr, "edge_attr": edge_ptr, "pos": node_ptr}
-        slices["image_size"] = torch.arange(b + 1)
-        if y is not None:
-            store["y"], slices["y"] = y, torch.arange(b + 1)
-        out = Batch(_base_cls=Data, **store)
-        out._num_graphs = b
-        out.batch, out.ptr = owner, node_ptr
-        out._slice_dict = slices
-        zero = torch.zeros(b, dtype=torch.long)
-        out._inc_dict = {k: node_ptr[:-1] if k == "edge_index" else zero for k in store}
-        return out
+        by_graph = {"image_size": torch.tensor([[height, width]]).repeat(b, 1)}
+        return stack_graphs(
+            (nodes, {"x": images.permute(0, 2, 3, 1)[living], "pos": pos}),
+            (edges, {"edge_index": edge_index, "edge_attr": relation}),
+            by_graph if y is None else by_graph | {"y": y},
+        )
 
     def __repr__(self) -> str:
         return (
@@ -152,8 +141,35 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         )
 
 
-def _pointer(count: Tensor) -> Tensor:
-    return torch.cat([count.new_zeros(1), count.cumsum(0)])
+def stack_graphs(
+    nodes: tuple[Tensor, dict[str, Tensor]],
+    edges: tuple[Tensor, dict[str, Tensor]],
+    by_graph: dict[str, Tensor],
+) -> Batch:
+    """The :class:`~torch_geometric.data.Batch` of graphs whose tensors are concatenated already.
+
+    Args:
+        nodes: How many each graph has ``[B]``, and what is known of them.
+        edges: The same of the edges, with an ``edge_index`` that numbers the nodes of all graphs.
+        by_graph: Tensors with a row for every graph.
+
+    Example:
+        >>> nodes = torch.tensor([2, 1]), {"pos": torch.rand(3, 2)}
+        >>> edges = torch.tensor([1, 0]), {"edge_index": torch.tensor([[0], [1]])}
+        >>> stack_graphs(nodes, edges, {})[1]
+        Data(pos=[1, 2], edge_index=[2, 0])
+    """
+    b = nodes[0].numel()
+    node_ptr, edge_ptr = F.pad(nodes[0].cumsum(0), (1, 0)), F.pad(edges[0].cumsum(0), (1, 0))
+    store = nodes[1] | edges[1] | by_graph
+    out = Batch(_base_cls=Data, **store)
+    out._num_graphs = b
+    out.batch, out.ptr = torch.arange(b).repeat_interleave(nodes[0]), node_ptr
+    out._slice_dict = dict.fromkeys(nodes[1], node_ptr) | dict.fromkeys(edges[1], edge_ptr)
+    out._slice_dict |= dict.fromkeys(by_graph, torch.arange(b + 1))
+    zero = torch.zeros(b, dtype=torch.long)
+    out._inc_dict = {k: node_ptr[:-1] if k == "edge_index" else zero for k in store}
+    return out
 
 
 def pixel_edges(
@@ -265,4 +281,11 @@ def window_mean(value: Tensor, data: Data, radius: int) -> Tensor:
     return sums[:, :-1] / sums[:, -1:]
 
 
-__all__ = ["ImageToGraph", "check_image", "graph_to_image", "pixel_edges", "window_mean"]
+__all__ = [
+    "ImageToGraph",
+    "check_image",
+    "graph_to_image",
+    "pixel_edges",
+    "stack_graphs",
+    "window_mean",
+]

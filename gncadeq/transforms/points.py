@@ -107,33 +107,29 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         return data
 
     def _edges(self, pos: Tensor) -> Tensor:
+        if self.k is not None:
+            if self.k >= pos.size(0):
+                raise ValueError(
+                    f"Expected more points than k={self.k} (got {pos.size(0)}). Lower k, or use a "
+                    "radius"
+                )
+            return nearest_neighbors(pos, self.k)
         place = pos.detach().double().cpu().numpy()
         n, tree = len(place), scipy.spatial.KDTree(place)
-        if self.k is not None:
-            if self.k >= n:
-                raise ValueError(
-                    f"Expected more points than k={self.k} (got {n}). Lower k, or use a radius"
-                )
-            _, near = tree.query(place, self.k + 1)
-            own = near == np.arange(n)[:, None]
-            own[~own.any(axis=1), -1] = True  # one of many coincident points may not find itself
-            near = near[~own].reshape(n, self.k)
-            edges = np.stack([near.ravel(), np.arange(n).repeat(self.k)])
-        else:
-            count = int(tree.count_neighbors(tree, self.radius)) - n
-            if count > self.max_edges:
-                raise ValueError(
-                    f"Expected at most max_edges={self.max_edges:,} (got {count:,} within "
-                    f"radius={self.radius:g}). Lower it"
-                )
-            if count == 0 and n > 1:
-                nearest = float(tree.query(place, 2)[0][:, 1].min())
-                raise ValueError(
-                    f"Expected a 'radius' with neighbours in it (got {self.radius:g}; the nearest "
-                    f"two points are {nearest:.3g} apart). Raise it, or use k"
-                )
-            a, b = tree.query_pairs(self.radius, output_type="ndarray").T
-            edges = np.stack([np.concatenate([a, b]), np.concatenate([b, a])]).astype(np.int64)
+        count = int(tree.count_neighbors(tree, self.radius)) - n
+        if count > self.max_edges:
+            raise ValueError(
+                f"Expected at most max_edges={self.max_edges:,} (got {count:,} within "
+                f"radius={self.radius:g}). Lower it"
+            )
+        if count == 0 and n > 1:
+            nearest = float(tree.query(place, 2)[0][:, 1].min())
+            raise ValueError(
+                f"Expected a 'radius' with neighbours in it (got {self.radius:g}; the nearest "
+                f"two points are {nearest:.3g} apart). Raise it, or use k"
+            )
+        a, b = tree.query_pairs(self.radius, output_type="ndarray").T
+        edges = np.stack([np.concatenate([a, b]), np.concatenate([b, a])]).astype(np.int64)
         return torch.from_numpy(edges).to(pos.device)
 
     def __repr__(self) -> str:
@@ -143,4 +139,32 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         )
 
 
-__all__ = ["PointKernels", "PointWeights", "PointsToGraph"]
+def nearest_neighbors(pos: Tensor, k: int, batch: Tensor | None = None) -> Tensor:
+    """Edges ``[2, E]`` from the ``k`` nearest points to every point, the nearest first.
+
+    Args:
+        pos: Finite positions ``[N, D]``.
+        k: How many; all others where a graph has no more.
+        batch: ``[N]``, the graph of every point, ascending: edges stay within graphs.
+
+    Example:
+        >>> nearest_neighbors(torch.tensor([[0.0], [1.0], [3.0]]), 1)
+        tensor([[1, 0, 1],
+                [0, 1, 2]])
+    """
+    place = pos.detach().double().cpu().numpy()
+    count = np.array([len(place)]) if batch is None else np.bincount(batch.cpu().numpy())
+    edges, first = [np.empty((2, 0), np.int64)], 0
+    for n in count:  # each alone: which of equally near ones are taken depends on no other graph
+        if n > 1:
+            alone = place[first : first + n]
+            _, near = scipy.spatial.KDTree(alone).query(alone, np.arange(1, min(k + 1, n) + 1))
+            own = near == np.arange(n)[:, None]
+            own[~own.any(axis=1), -1] = True  # one of many coincident points may not find itself
+            target = np.arange(n).repeat(min(k, n - 1))
+            edges.append(np.stack([near[~own], target]) + first)
+        first += n
+    return torch.from_numpy(np.concatenate(edges, axis=1)).to(pos.device)
+
+
+__all__ = ["PointKernels", "PointWeights", "PointsToGraph", "nearest_neighbors"]
