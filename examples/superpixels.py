@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import tempfile
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -239,13 +240,15 @@ def main() -> None:
     if args.smoke:
         name, args.images, args.valid, args.epochs, args.channels = "digits", 960, 240, 2, 8
         options = {"superpixels": {"num_segments": None, "living_threshold": 0.1}}
+        if args.out == parser.get_default("out"):
+            args.out = tempfile.mkdtemp(prefix="superpixels_")
         args.data_root, args.graphs = args.out, ["superpixels"]
     elif args.data_root is None:
         parser.error("expected --data-root, or --smoke")
 
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    table = json.loads(place.read_text()) if place.exists() and not args.smoke else {}
+    table = json.loads(place.read_text()) if place.exists() else {}
     most = parameters(build("equilibrium", args.channels))
     rows = []
     for kind in args.graphs:
