@@ -61,16 +61,21 @@ class Stack(nn.Module):
 
 
 class Equilibrium(nn.Module):
-    """One cell solved to its equilibrium, between a linear map within and one behind."""
+    """One cell solved to its equilibrium, between a linear map within and one behind; with a
+    hidden layer in front where the explicit model has one (APPNP)."""
 
-    def __init__(self, deq: GraphDEQ, width: int, classes: int) -> None:
+    def __init__(
+        self, deq: GraphDEQ, width: int, classes: int, hidden: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.hidden = hidden
         self.deq, self.last = deq, nn.Linear(width, classes)
         self.converged: list[bool] = []
 
     def forward(self, data: Data) -> Tensor:
         """Return logits."""
         x = F.dropout(data.x, 0.5, self.training)
+        x = x if self.hidden is None else self.hidden(x).relu()
         z, solution = self.deq(x, data.edge_index, return_solution=True)
         self.converged += solution.converged.tolist()
         logits: Tensor = self.last(F.dropout(z, 0.5, self.training))
@@ -116,8 +121,8 @@ def implicit(name: str, inputs: int, classes: int, width: int, **options: object
     if name == "GCNII":
         conv, init = GCN2Conv(width, 0.1, theta=0.5, layer=1), {"channels": width}
     elif name == "APPNP":
-        conv = LGConv()
-        init |= {"activation": None}
+        deq = GraphDEQ.from_conv(LGConv(), width, **init | options | {"activation": None})
+        return Equilibrium(deq, width, classes, nn.Linear(inputs, width))
     elif name == "GAT":
         conv = GATConv(width, width // 8, heads=8)
     elif name.startswith("GIN"):
