@@ -119,7 +119,7 @@ def implicit(name: str, inputs: int, classes: int, width: int, **options: object
     init = {"init": "identity", "channels": width}
     conv: nn.Module
     if name == "GCNII":
-        conv, init = GCN2Conv(width, 0.1, theta=0.5, layer=1), {"channels": width}
+        conv = GCN2Conv(width, 0.1, theta=0.5, layer=1)
     elif name == "APPNP":
         deq = GraphDEQ.from_conv(LGConv(), width, **init | options | {"activation": None})
         return Equilibrium(deq, width, classes, nn.Linear(inputs, width))
