@@ -65,3 +65,13 @@ def test_what_an_example_imports_is_there(example, monkeypatch):
 def test_a_smoke_run_does_not_write_over_measurements(example):
     source = example.read_text()
     assert "tempfile.mkdtemp(" in source or '"--out"' not in source
+
+
+@pytest.mark.parametrize("page", ["graph_automata", "path_independence"])
+def test_the_snippets_of_a_page_run(page):
+    names: dict = {}
+    text = (REPOSITORY / "docs" / f"{page}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), names)

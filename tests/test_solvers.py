@@ -330,3 +330,13 @@ def test_unknown_criteria_are_refused():
         GraphDEQ(ConvCell(1, 4), criterion="edge")
     with pytest.raises(ValueError, match="criterion='graph'"):
         GraphDEQ(ConvCell(1, 4), solver="torchdeq:anderson", criterion="node")
+
+
+def test_options_do_not_belong_to_a_call():
+    data = ImageToGraph()(torch.rand(1, 4, 4))
+    deq = GraphDEQ(ConvCell(1, 4, contraction=0.9))
+    with pytest.raises(TypeError, match=r"tol=1e-06.*GraphDEQ\(\.\.\.\)"):
+        deq(data.x, data.edge_index, data.edge_attr, tol=1e-6)
+    deq.criterion = "nod"
+    with pytest.raises(ValueError, match="'graph' or 'node'"):
+        deq(data.x, data.edge_index, data.edge_attr)

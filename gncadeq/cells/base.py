@@ -65,6 +65,12 @@ class Cell(nn.Module, ABC):
                     "HeteroConv(...), in_channels={...}), or a RelationCell"
                 )
         check_tensor(x)
+        for name, value in context.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"Expected tensors by name in a call (got {name}={value!r}). Options such as "
+                    "tol belong to GraphDEQ(...) or GraphNCA(...)"
+                )
         return FlatGraph(x, edge_index, edge_attr, batch, context)
 
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:

@@ -127,6 +127,7 @@ class ElasticCell(Cell):
 
     Example:
         >>> from gncadeq import GraphNCA
+        >>> _ = torch.manual_seed(1)  # untrained, it finds the way from some starts only
         >>> cell = ElasticCell(dim=2, lift=1, features=4)
         >>> edge_index = torch.tensor([[0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2]])  # a triangle
         >>> nca = GraphNCA(cell, steps=200)

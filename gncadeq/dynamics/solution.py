@@ -118,8 +118,8 @@ class Solution:
         shown = ", ".join(str(int(i)) for i in failed[:5]) + (", …" if len(failed) > 5 else "")
         prefix = "backward_" if gradient else ""
         remedy = {
-            "MAX_STEPS": f"raise '{prefix}max_steps' or '{prefix}tol', try solver='anderson', or "
-            "bound the cell (contraction=0.95)",
+            "MAX_STEPS": f"raise '{prefix}max_steps' or '{prefix}tol' (a signal takes "
+            "a step a hop at least), try another solver, or bound the cell (contraction=0.95)",
             "DIVERGED": "bound the cell (contraction=0.95), or damp the solver",
             "NON_FINITE": "check the weights and the input for NaN, and bound the cell "
             "(contraction=0.95)",

@@ -330,6 +330,7 @@ def solve(
     """
     if z0.dtype in (torch.float16, torch.bfloat16):
         z0 = z0.float()  # half precision cannot resolve the residuals
+    check_criterion(criterion)
     b, device = partition.num_graphs, z0.device
     method = make_solver(solver, options)
     method.partition = partition
