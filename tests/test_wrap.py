@@ -268,7 +268,7 @@ def test_constructors_share_options_out():
     assert isinstance(nca.cell.activation, nn.Tanh)
     assert nca.steps == 7
     assert deq.as_nca().cell is deq.cell
-    with pytest.raises(TypeError, match="unexpected keyword argument 'contractoin'"):
+    with pytest.raises(TypeError, match=r"got 'contractoin'.*Did you mean 'contraction'"):
         GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3, contractoin=0.5)
 
 
@@ -357,3 +357,12 @@ def test_the_examples_of_the_page_run(capsys):
     assert names["h"].shape == (34, 16)
     assert float(names["conv"].cell.lipschitz_bound(names["data"])) <= 0.9 + 1e-6
     assert list(names["steps"].values()) == sorted(names["steps"].values())
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "option", "meant"),
+    [(GraphDEQ, "max_step", "max_steps"), (GraphNCA, "firerate", "fire_rate")],
+)
+def test_unknown_options_are_named(dynamics, option, meant):
+    with pytest.raises(TypeError, match=rf"got '{option}'.*Did you mean '{meant}'"):
+        dynamics.from_conv(pyg.GCNConv(4, 4), 2, **{option: 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,10 @@ from gncadeq.cells.wrap import WrappedConvCell
 
 
 def cell_from_conv(
-    conv: nn.Module, in_channels: int | Mapping[str, int], options: dict[str, Any]
+    conv: nn.Module,
+    in_channels: int | Mapping[str, int],
+    options: dict[str, Any],
+    dynamics: type[nn.Module],
 ) -> tuple[Cell, dict[str, Any]]:
     """The cell of a conv, which takes its own of ``options``, and the others, for the dynamics.
 
@@ -22,14 +26,27 @@ def cell_from_conv(
         conv: The conv; a heterogeneous one goes with a dictionary ``in_channels``.
         in_channels: Channels of the injection, or those of every node type.
         options: Of the cell and of the dynamics.
+        dynamics: Who takes the others.
+
+    Raises:
+        TypeError: If neither knows an option.
 
     Example:
         >>> from torch_geometric.nn import GCNConv
-        >>> cell_from_conv(GCNConv(4, 4), 2, {"contraction": 0.5, "tol": 1e-4})
+        >>> from gncadeq import GraphDEQ
+        >>> cell_from_conv(GCNConv(4, 4), 2, {"contraction": 0.5, "tol": 1e-4}, GraphDEQ)
         (WrappedConvCell(...), {'tol': 0.0001})
     """
     kind = HeteroConvCell if isinstance(in_channels, Mapping) else WrappedConvCell
     mine = inspect.signature(kind).parameters
+    known = [*mine, *inspect.signature(dynamics).parameters]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(
+                f"Expected options of {kind.__name__} or {dynamics.__name__} (got {name!r}){hint}"
+            )
     own = {name: value for name, value in options.items() if name in mine}
     rest = {name: value for name, value in options.items() if name not in mine}
     return kind(conv, in_channels, **own), rest  # type: ignore[arg-type]

@@ -111,7 +111,7 @@ class GraphNCA(nn.Module):
         """
         from gncadeq.cells.from_conv import cell_from_conv
 
-        cell, rest = cell_from_conv(conv, in_channels, options)
+        cell, rest = cell_from_conv(conv, in_channels, options, cls)
         return cls(cell, **rest)
 
     def reset_parameters(self) -> None:
