@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.perception import Perception
+from gncadeq.cells.perception import Perception, check_kernels
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -108,13 +108,7 @@ class MicroCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> MicroStep:
         """Bind the graph; see :class:`Cell`. ``edge_attr`` holds the kernel weights."""
         check_graph(x, edge_index, self.in_channels, self.weight.dtype)
-        if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != self.num_kernels:
-            found = None if edge_attr is None else list(edge_attr.shape)
-            raise ValueError(
-                "Expected kernel weights 'edge_attr' of shape [num_edges, num_kernels] = "
-                f"[*, {self.num_kernels}] (got {found}). gncadeq.transforms.PixelKernels and "
-                "MeshToGraph write them"
-            )
+        edge_attr = check_kernels(edge_attr, self.num_kernels)
         perceptions = [
             Perception(edge_index, edge_attr[:, k : k + 1], x.size(0))
             for k in range(self.num_kernels)

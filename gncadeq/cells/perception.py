@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gncadeq.neighborhood import check_range, recorded
 from gncadeq.sparse import SparseRows
-from gncadeq.typing import Adj
+from gncadeq.typing import Adj, OptTensor
 
 
 class Perception:
@@ -121,4 +121,16 @@ class Perception:
 _BLOCK = 4096  # nodes
 
 
-__all__ = ["Perception"]
+def check_kernels(edge_attr: OptTensor, num_kernels: int) -> Tensor:
+    """The kernel weights ``[num_edges, num_kernels]``; else a ValueError says who writes them."""
+    if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != num_kernels:
+        found = None if edge_attr is None else list(edge_attr.shape)
+        raise ValueError(
+            "Expected kernel weights 'edge_attr' of shape [num_edges, num_kernels] = "
+            f"[*, {num_kernels}] (got {found}). gncadeq.transforms.PixelKernels and "
+            "MeshToGraph write them"
+        )
+    return edge_attr
+
+
+__all__ = ["Perception", "check_kernels"]
