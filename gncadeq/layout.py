@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -158,6 +159,60 @@ class FlatGraph:
     def unpack(self, z: Tensor) -> Any:
         """A state as the cell's user knows it."""
         return z if self.layout is None else self.layout.unpack(z)
+
+    def tensors(self) -> list[Tensor]:
+        """What a gradient may go to: the injection, the edge attributes and the context."""
+        edge_attr = [] if self.edge_attr is None else [self.edge_attr]
+        return [self.x, *edge_attr, *self.context.values()]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> FlatGraph:
+        """The same edges with every one of :meth:`tensors` changed."""
+        return self._changed(self.edge_index, lambda name, value: change(value))
+
+    def restrict(self, nodes: Tensor) -> FlatGraph:
+        """Whole graphs alone, of the rows at ascending indices; ``batch`` keeps its numbers."""
+        keep = torch.zeros(self.x.size(0), dtype=torch.bool, device=self.x.device)
+        keep[nodes] = True
+        edge_index = self.edge_index
+        # Beside a prepared graph nothing belongs to an edge.
+        edges = keep if isinstance(edge_index, Neighborhood) else keep[edge_index[1]]
+
+        def rows(name: str, value: Tensor) -> Tensor:
+            mask = edges if "edge" in name else keep
+            return value[mask] if _has_row_each(value, mask) else value
+
+        if isinstance(edge_index, Neighborhood):
+            edge_index = edge_index.restrict(nodes)
+        else:
+            edge_index = (keep.cumsum(0) - 1)[edge_index[:, edges]]
+        part = self._changed(edge_index, rows)
+        batch = None if self.batch is None else self.batch[nodes]
+        layout = None if self.layout is None else self.layout.restrict(nodes)
+        return replace(part, batch=batch, layout=layout)
+
+    def emptied(self, gone: Tensor) -> FlatGraph:
+        """Zeros in the place of what belongs to the rows in the mask ``gone``."""
+        edge_index = self.edge_index
+        edges = None if isinstance(edge_index, Neighborhood) else gone[edge_index[1]]
+
+        def fill(name: str, value: Tensor) -> Tensor:
+            mask = edges if "edge" in name else gone
+            if mask is None or not value.is_floating_point() or not _has_row_each(value, mask):
+                return value
+            return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
+
+        return self._changed(self.edge_index, fill)
+
+    def _changed(self, edge_index: Adj, change: Callable[[str, Tensor], Tensor]) -> FlatGraph:
+        edge_attr = None if self.edge_attr is None else change("edge_attr", self.edge_attr)
+        context = {name: change(name, value) for name, value in self.context.items()}
+        x = change("x", self.x)
+        return replace(self, x=x, edge_index=edge_index, edge_attr=edge_attr, context=context)
+
+
+def _has_row_each(value: Tensor, mask: Tensor) -> bool:
+    """Whether a tensor belongs to nodes or edges, not to all graphs, such as a radius."""
+    return value.dim() > 0 and value.size(0) == mask.numel()
 
 
 def _inverse(order: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Dynamics: they know time and no edges."""
 
 from gncadeq.dynamics.equilibrium import GraphDEQ
+from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import ConvergenceError, ConvergenceWarning, Solution, Status
-from gncadeq.dynamics.solvers import Solver, register_solver, solve, solver_names
+from gncadeq.dynamics.solvers import Solver, register_solver, solver_names
 
 __all__ = [
     "ConvergenceError",

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell
 from gncadeq.dynamics import torchdeq_bridge
+from gncadeq.dynamics.fixed_point import Criterion, check_criterion, solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
-from gncadeq.dynamics.solvers import Criterion, check_criterion, make_solver, solve
+from gncadeq.dynamics.solvers import make_solver
 from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
 from gncadeq.layout import FlatGraph, device_of
-from gncadeq.neighborhood import Neighborhood, transforms_active
+from gncadeq.neighborhood import transforms_active
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 Gradient = Literal["ift", "phantom", "one_step"]
-_Graph = tuple[Tensor, Adj, OptTensor, dict[str, Tensor]]
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -314,21 +314,18 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None,
         trace: bool,
     ) -> tuple[Tensor, Solution]:
-        edge_index = flat.edge_index
         partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
         dtype = _precision(self.cell)
         gates = Gates()
-        x = gates(_widen(flat.x, dtype))
-        edge_attr = None if flat.edge_attr is None else gates(_widen(flat.edge_attr, dtype))
-        context = {name: gates(_widen(value, dtype)) for name, value in flat.context.items()}
+        graph = flat.map(lambda value: gates(_widen(value, dtype)))
+        x, edge_index, edge_attr = graph.x, graph.edge_index, graph.edge_attr
         if "batch" in self.cell.context:
-            context["batch"] = partition.batch
+            graph.context["batch"] = partition.batch
         with torch.no_grad():
             z0 = start_state(
                 z0, x, edge_index, edge_attr, self.cell.channels, self.start, generator
             )
         frozen = Frozen.of(self.cell, generator)
-        graph = (x, edge_index, edge_attr, context)
         step = _prepare(self.cell, graph, frozen)
         if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index)
@@ -366,27 +363,28 @@ class GraphDEQ(nn.Module):
         solution: Solution,
         step: Step,
         partition: Partition,
-        graph: _Graph,
+        graph: FlatGraph,
         frozen: Frozen | None,
         gates: Gates,
     ) -> Tensor:
         """Give the solved state its gradient."""
-        tensors = (graph[0], graph[2], *graph[3].values(), *self.cell.parameters())
-        inputs = [t for t in tensors if t is not None and t.requires_grad]
+        inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
         broken = solution.status == Status.NON_FINITE
         if not bool(broken.any()):
             return self._differentiable(z, step, partition, inputs, gates)
         # A graph that returned NaN has no gradient, and must not poison that of its batch-mates.
         if frozen is None:
             nodes, rest = partition.restrict(~broken)
-            step = _prepare(self.cell, _subgraph(*graph, nodes), None)
+            step = _prepare(self.cell, graph.restrict(nodes), None)
             kept = self._differentiable(z[nodes], step, rest, inputs, gates)
             return z.index_copy(0, nodes, kept)
         # Fewer nodes would draw other masks: the broken graphs stay, emptied.
         gone = broken[partition.batch]
-        step = _prepare(self.cell, _emptied(*graph, gone), frozen)
+        step = _prepare(self.cell, graph.emptied(gone), frozen)
         frozen.update_statistics = True
-        kept = self._differentiable(_fill(z, gone), step, partition, inputs, gates)
+        kept = self._differentiable(
+            z.masked_fill(gone.unsqueeze(1), 0.0), step, partition, inputs, gates
+        )
         return torch.where(gone.unsqueeze(1), z, kept)
 
     def _differentiable(
@@ -450,57 +448,12 @@ def _widen(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.dtype in _HALF else value
 
 
-def _prepare(cell: Cell, graph: _Graph, frozen: Frozen | None) -> Step:
-    x, edge_index, edge_attr, context = graph
+def _prepare(cell: Cell, graph: FlatGraph, frozen: Frozen | None) -> Step:
     if frozen is None:
-        return cell.bind(x, edge_index, edge_attr, **context)
-    with frozen.evaluation(x.device, stream=1):
-        step = cell.bind(x, edge_index, edge_attr, **context)
+        return cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
+    with frozen.evaluation(graph.x.device, stream=1):
+        step = cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
     return frozen.step(step)
-
-
-def _fill(value: Tensor, gone: Tensor) -> Tensor:
-    return value.masked_fill(gone.view(-1, *[1] * (value.dim() - 1)), 0.0)
-
-
-def _emptied(
-    x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor], gone: Tensor
-) -> _Graph:
-    """Zeros in the place of what belongs to the nodes that are ``gone``."""
-    gone_edges = gone[edge_index[1]] if isinstance(edge_index, Tensor) else None
-
-    def emptied(name: str, value: Tensor) -> Tensor:
-        mask = gone_edges if "edge" in name else gone
-        if mask is None or not value.is_floating_point() or value.dim() == 0:
-            return value
-        if value.size(0) != mask.numel():
-            return value
-        return _fill(value, mask)
-
-    context = {name: emptied(name, value) for name, value in context.items()}
-    edge_attr = None if edge_attr is None else emptied("edge_attr", edge_attr)
-    return _fill(x, gone), edge_index, edge_attr, context
-
-
-def _subgraph(
-    x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor], nodes: Tensor
-) -> _Graph:
-    keep = torch.zeros(x.size(0), dtype=torch.bool, device=x.device)
-    keep[nodes] = True
-    # Beside a prepared graph nothing belongs to an edge.
-    edges = keep if isinstance(edge_index, Neighborhood) else keep[edge_index[1]]
-
-    def rows(name: str, value: Tensor) -> Tensor:
-        mask = edges if "edge" in name else keep
-        whole = value.dim() == 0 or value.size(0) != mask.numel()  # of the graphs, such as a radius
-        return value if whole else value[mask]
-
-    context = {name: rows(name, value) for name, value in context.items()}
-    if isinstance(edge_index, Neighborhood):
-        return x[nodes], edge_index.restrict(nodes), None, context
-    position = keep.cumsum(0) - 1
-    edge_attr = None if edge_attr is None else edge_attr[edges]
-    return x[nodes], position[edge_index[:, edges]], edge_attr, context
 
 
 __all__ = ["GraphDEQ"]

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gncadeq.dynamics.fixed_point import Criterion, solve
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import OnFailure
-from gncadeq.dynamics.solvers import Criterion, solve
 from gncadeq.typing import AdjointStep, RestrictableStep, Step
 
 
