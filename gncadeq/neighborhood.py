@@ -13,18 +13,17 @@ anywhere else (``kind="csr"``).
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.relations import Convolve, RelationEdges, convolve
+
 Kind = Literal["grid", "csr"]
-OptTensor = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -35,180 +34,6 @@ class GridShape:
     height: int
     width: int
     periodic: bool
-
-
-class _Bags:
-    """Edges sorted by (receiver, relation), as the two index lists that sparse sums need."""
-
-    def __init__(self, receiver: Tensor, sender: Tensor, relation: Tensor, n: int, r: int) -> None:
-        key = receiver.long() * r + relation
-        if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
-            order = _order(key, n * r)
-            key, receiver = key[order], receiver[order]
-            sender, relation = sender[order], relation[order]
-        self.num_nodes, self.num_relations = n, r
-        dtype = torch.int if n * r < 2**31 and key.numel() < 2**31 else torch.long
-        self.receiver, self.sender = receiver.to(dtype), sender.to(dtype)
-        self.relation = relation.to(dtype)
-        counts = torch.bincount(key, minlength=n * r) if n else key.new_zeros(0)
-        self.slot_ptr = F.pad(counts.cumsum(0), (1, 0)).to(dtype)
-        self.node_ptr = self.slot_ptr[::r].contiguous()
-        self._slot: Tensor | None = None
-        self._runs: dict[int, list[tuple[int, int, int, int]]] = {}
-
-    @property
-    def num_edges(self) -> int:
-        """Number of edges."""
-        return self.sender.numel()
-
-    @property
-    def slot(self) -> Tensor:
-        """``[num_edges]``, which of the ``num_nodes * num_relations`` messages an edge carries."""
-        if self._slot is None:
-            self._slot = self.sender * self.num_relations + self.relation
-        return self._slot
-
-    def gather(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """What each receiver's slots sum to, ``[rows, num_relations * channels]`` a block.
-
-        On a CPU as many receivers at a time as stay in the cache, elsewhere all.
-        """
-        n, r = self.num_nodes, self.num_relations
-        width = r * z.size(1)
-        if z.device.type != "cpu":
-            yield slice(0, n), _bag_sum(z, self.sender, self.slot_ptr).view(n, width)
-            return
-        rows = max(64, _BLOCK // max(1, width))
-        if rows not in self._runs:
-            cuts = [*range(0, n, rows), n]
-            edge = [*self.node_ptr[::rows].tolist()[: len(cuts) - 1], self.num_edges]
-            self._runs[rows] = list(zip(cuts, cuts[1:], edge, edge[1:], strict=False))
-        for first, last, begin, end in self._runs[rows]:
-            ptr = self.slot_ptr[first * r : last * r + 1] - begin
-            gathered = _bag_sum(z, self.sender[begin:end], ptr)
-            yield slice(first, last), gathered.view(last - first, width)
-
-
-def _order(key: Tensor, size: int) -> Tensor:
-    """Sort ``key``; where all keys differ (pixels), by scattering, which is much faster."""
-    place = key.new_full((size,), -1)
-    place[key] = torch.arange(key.numel(), device=key.device)
-    order = place[place >= 0]
-    return order if order.numel() == key.numel() else key.argsort(stable=True)
-
-
-def _bag_sum(values: Tensor, index: Tensor, ptr: Tensor) -> Tensor:
-    if index.numel() == 0 or values.size(1) == 0:
-        return values.new_zeros(ptr.numel() - 1, values.size(1))
-    return F.embedding_bag(index, values.contiguous(), ptr, mode="sum", include_last_offset=True)
-
-
-_kept = threading.local()
-
-
-def _scratch(size: int, like: Tensor) -> Tensor:
-    """Memory for messages, at most :data:`_MOST_MESSAGES`; a CPU keeps one for each thread.
-
-    Fresh pages cost as much as the arithmetic that fills them.
-    """
-    if like.device.type != "cpu":
-        return like.new_empty(size)
-    kept: Tensor | None = getattr(_kept, "memory", None)
-    if kept is None or kept.numel() < size or kept.dtype != like.dtype:
-        with torch.inference_mode(False):
-            kept = _kept.memory = torch.empty(size, dtype=like.dtype)
-    return kept[:size]
-
-
-def _convolve(z: Tensor, weight: Tensor, hood: Neighborhood, back: bool) -> Tensor:
-    """``y_i = Σ_(j→i, r) W_rᵀ z_j``, along the reversed edges with ``back``; outside autograd."""
-    r, c_in, c_out = weight.shape
-    edges, z = hood.edges(back), z.contiguous()
-    if c_in < c_out or z.size(0) * r * c_out > _MOST_MESSAGES:  # gather, where that is narrower
-        packed = weight.reshape(r * c_in, c_out)
-        out = z.new_empty(z.size(0), c_out)
-        for rows, gathered in edges.gather(z):
-            torch.mm(gathered, packed, out=out[rows])
-        return out
-    packed = weight.transpose(0, 1).reshape(c_in, r * c_out)
-    messages = _scratch(z.size(0) * r * c_out, z).view(z.size(0), r * c_out)
-    torch.mm(z, packed, out=messages)
-    return _bag_sum(messages.view(-1, c_out), edges.slot, edges.node_ptr)
-
-
-class _Convolve(torch.autograd.Function):
-    """:func:`_convolve`, linear in state and weight, differentiable as often as one likes."""
-
-    @staticmethod
-    def forward(z: Tensor, weight: Tensor, hood: Neighborhood, back: bool) -> Tensor:
-        return _convolve(z, weight, hood, back)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        z, weight, ctx.hood, ctx.back = inputs
-        ctx.save_for_backward(z, weight)
-        ctx.save_for_forward(z, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None, None]:  # type: ignore[override]
-        z, weight = ctx.saved_tensors
-        to_z = to_weight = None
-        if ctx.needs_input_grad[0]:
-            to_z = _Convolve.apply(grad, weight.transpose(1, 2), ctx.hood, not ctx.back)
-        if ctx.needs_input_grad[1]:
-            to_weight = _Correlate.apply(z, grad, ctx.hood, ctx.back)
-        return to_z, to_weight, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, *_: Any) -> OptTensor:  # type: ignore[override]
-        z, weight = ctx.saved_tensors
-        out = None if dz is None else _Convolve.apply(dz, weight, ctx.hood, ctx.back)
-        if dweight is not None:
-            more = _Convolve.apply(z, dweight, ctx.hood, ctx.back)
-            out = more if out is None else out + more
-        return out
-
-
-class _Correlate(torch.autograd.Function):
-    """``Σ_(j→i, r) z_j g_iᵀ`` for every relation: the gradient of a convolution to its weight."""
-
-    @staticmethod
-    def forward(z: Tensor, g: Tensor, hood: Neighborhood, back: bool) -> Tensor:
-        r, c_in, c_out = hood.num_relations, z.size(1), g.size(1)
-        if c_in <= c_out:
-            out = z.new_zeros(r * c_in, c_out)
-            for rows, gathered in hood.edges(back).gather(z.contiguous()):
-                out.addmm_(gathered.t(), g[rows])
-            return out.view(r, c_in, c_out)
-        out = z.new_zeros(r * c_out, c_in)
-        for rows, gathered in hood.edges(not back).gather(g.contiguous()):
-            out.addmm_(gathered.t(), z[rows])
-        return out.view(r, c_out, c_in).transpose(1, 2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        z, g, ctx.hood, ctx.back = inputs
-        ctx.save_for_backward(z, g)
-        ctx.save_for_forward(z, g)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None, None]:  # type: ignore[override]
-        z, g = ctx.saved_tensors
-        to_z = to_g = None
-        if ctx.needs_input_grad[0]:
-            to_z = _Convolve.apply(g, grad.transpose(1, 2), ctx.hood, not ctx.back)
-        if ctx.needs_input_grad[1]:
-            to_g = _Convolve.apply(z, grad, ctx.hood, ctx.back)
-        return to_z, to_g, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, dz: OptTensor, dg: OptTensor, *_: Any) -> OptTensor:  # type: ignore[override]
-        z, g = ctx.saved_tensors
-        out = None if dz is None else _Correlate.apply(dz, g, ctx.hood, ctx.back)
-        if dg is not None:
-            more = _Correlate.apply(z, dg, ctx.hood, ctx.back)
-            out = more if out is None else out + more
-        return out
 
 
 class Neighborhood:
@@ -252,9 +77,10 @@ class Neighborhood:
         check_range("edge_index", edge_index, num_nodes, "num_nodes")
         check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations
-        self._incoming = _Bags(edge_index[1], edge_index[0], relation, num_nodes, num_relations)
-        self._outgoing: _Bags | None = None
-        self.grid = None if kind == "csr" else _detect_grid(self._incoming)
+        self.incoming = RelationEdges(
+            edge_index[1], edge_index[0], relation, num_nodes, num_relations
+        )
+        self.grid = None if kind == "csr" else _detect_grid(self.incoming)
         if kind == "grid" and self.grid is None:
             raise ValueError(
                 "Expected a batch of equal full pixel grids for kind='grid' (got another graph). "
@@ -266,23 +92,6 @@ class Neighborhood:
         """The form in which stencils run: ``"grid"`` (conv2d) or ``"csr"``."""
         return "csr" if self.grid is None else "grid"
 
-    @property
-    def incoming(self) -> _Bags:
-        """The edges sorted by receiver."""
-        return self._incoming
-
-    @property
-    def outgoing(self) -> _Bags:
-        """The transposed graph, sorted when the first backward pass or product needs it."""
-        if self._outgoing is None:
-            e = self._incoming
-            self._outgoing = _Bags(e.sender, e.receiver, e.relation, e.num_nodes, e.num_relations)
-        return self._outgoing
-
-    def edges(self, back: bool) -> _Bags:
-        """The edges sorted by receiver, or with ``back`` by sender."""
-        return self.outgoing if back else self.incoming
-
     def stencil(self, weight: Tensor) -> Stencil:
         """Bind ``weight`` ``[num_relations, in_channels, out_channels]`` to the graph."""
         return Stencil(self, weight)
@@ -291,7 +100,7 @@ class Neighborhood:
         """Every edge turned round, with the relation that it had; never in ``"grid"`` form."""
         new = object.__new__(Neighborhood)
         new.num_nodes, new.num_relations = self.num_nodes, self.num_relations
-        new._incoming, new._outgoing = self.outgoing, self._incoming
+        new.incoming = self.incoming.reversed
         new.grid = None
         return new
 
@@ -302,13 +111,12 @@ class Neighborhood:
         keep = torch.zeros(self.num_nodes, dtype=torch.bool, device=nodes.device)
         keep[nodes] = True
         position = keep.cumsum(0) - 1
-        e = self._incoming
+        e = self.incoming
         edges = keep[e.receiver]
         receiver, sender = position[e.receiver[edges]], position[e.sender[edges]]
-        new._incoming = _Bags(
+        new.incoming = RelationEdges(
             receiver, sender, e.relation[edges], new.num_nodes, self.num_relations
         )
-        new._outgoing = None
         new.grid = None
         if self.grid is not None:
             g = self.grid
@@ -319,7 +127,7 @@ class Neighborhood:
     def __repr__(self) -> str:
         return (
             f"{self.__class__.__name__}(kind={self.kind!r}, num_nodes={self.num_nodes}, "
-            f"num_edges={self._incoming.num_edges}, num_relations={self.num_relations})"
+            f"num_edges={self.incoming.num_edges}, num_relations={self.num_relations})"
         )
 
 
@@ -359,8 +167,8 @@ class Stencil:
             )
         if recorded():
             weight = self.weight.to(dtype)
-            return _Convolve.apply(z, weight, n, False)  # type: ignore[no-any-return]
-        return _convolve(z, self._bound.to(dtype), n, False)
+            return Convolve.apply(z, weight, n.incoming)  # type: ignore[no-any-return]
+        return convolve(z, self._bound.to(dtype), n.incoming)
 
     def transposed(self, differentiable: bool = True) -> Stencil:
         """The transposed operator: the transposed matrices on the reversed edges.
@@ -403,10 +211,6 @@ def recorded() -> bool:
     return torch.is_grad_enabled() or transforms_active()
 
 
-_MOST_MESSAGES = 2**22  # entries; 16 MB in single precision, what a shared cache holds
-_BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
-
-
 def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
     """Raise a ValueError if ``index`` has entries outside ``[0, size)``.
 
@@ -421,7 +225,7 @@ def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
         )
 
 
-def _detect_grid(e: _Bags) -> GridShape | None:
+def _detect_grid(e: RelationEdges) -> GridShape | None:
     """Recognise a batch of equal full ``H x W`` grids, all ``k x k`` relations present."""
     n, r = e.num_nodes, e.num_relations
     k = isqrt(r)

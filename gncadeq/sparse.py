@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.typing import OptTensor
+OptTensor = Tensor | None
 
 
 class SparseRows:
@@ -52,11 +52,22 @@ class SparseRows:
             return out.index_add(0, self.row, weight.unsqueeze(1) * z[self.col])
         return _Product.apply(z, weight, self)  # type: ignore[no-any-return]
 
-    def block(self, z: Tensor, weight: Tensor, first: int, last: int) -> Tensor:
-        """The rows from ``first`` to before ``last`` of the product, outside autograd."""
+    def block(self, z: Tensor, weight: OptTensor, first: int, last: int) -> Tensor:
+        """The rows from ``first`` to before ``last`` of the product, outside autograd.
+
+        Without a weight every entry counts one.
+        """
+        if last - first == self.num_rows:
+            return bag_sum(z, self.col, self.ptr, weight)
+        entries, ptr = self.entries(first, last)
+        part = None if weight is None else weight[entries]
+        return bag_sum(z, self.col[entries], ptr, part)
+
+    def entries(self, first: int, last: int) -> tuple[slice, Tensor]:
+        """The entries of the rows from ``first`` to before ``last``, and where each row begins."""
         ptr = self.ptr[first : last + 1]
         begin, end = int(ptr[0]), int(ptr[-1])
-        return _bag_sum(z, weight[begin:end], self.col[begin:end], ptr - begin)
+        return slice(begin, end), ptr - begin
 
     def restrict(self, rows: Tensor, cols: Tensor) -> tuple[SparseRows, Tensor]:
         """The matrix cut down to ascending ``rows`` and ``cols``; also which entries are kept.
@@ -72,18 +83,19 @@ class SparseRows:
         return SparseRows(row, place[self.col[kept]], rows.numel(), cols.numel()), kept
 
 
-def _bag_sum(z: Tensor, weight: Tensor, col: Tensor, ptr: Tensor) -> Tensor:
-    if col.numel() == 0 or z.size(1) == 0:
+def bag_sum(z: Tensor, index: Tensor, ptr: Tensor, weight: OptTensor = None) -> Tensor:
+    """The (weighted) sums of the rows ``z[index]`` from each entry of ``ptr`` to the next."""
+    if index.numel() == 0 or z.size(1) == 0:
         return z.new_zeros(ptr.numel() - 1, z.size(1))
     return F.embedding_bag(
-        col, z.contiguous(), ptr, mode="sum", per_sample_weights=weight, include_last_offset=True
+        index, z.contiguous(), ptr, mode="sum", per_sample_weights=weight, include_last_offset=True
     )
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(z: Tensor, weight: Tensor, rows: SparseRows) -> Tensor:
-        return _bag_sum(z, weight, rows.col, rows.ptr)
+        return bag_sum(z, rows.col, rows.ptr, weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -157,4 +169,4 @@ class _SegmentSum(torch.autograd.Function):
         return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
-__all__ = ["SparseRows", "segment_sum"]
+__all__ = ["SparseRows", "bag_sum", "segment_sum"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from graphs import LAW_CELLS, dense, make_cell, pixel_graphs, weighted_graph
 
-import gncadeq.neighborhood as forms
+import gncadeq.relations as forms
 from gncadeq import ConvCell
 from gncadeq.dynamics import Partition, solve
 from gncadeq.neighborhood import Neighborhood
@@ -132,7 +132,7 @@ def test_a_compiled_step_serves_graphs_of_all_sizes(living, grad):
     for size in (5, 6, 9, 13):
         data = to_graph.batch(torch.rand(3, 1, size, size))
         step = cell.prepare(data.x, data.edge_index, data.edge_attr)
-        step.stencil.neighborhood.edges(back=True)  # sorted beforehand, as a solve does
+        _ = step.stencil.neighborhood.incoming.reversed  # sorted beforehand, as a solve does
         z = torch.randn(data.num_nodes, 4, requires_grad=grad)
         with torch.set_grad_enabled(grad):
             values = step(z), compiled(step, z)

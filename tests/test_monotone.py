@@ -145,7 +145,7 @@ def test_monotone_forms_agree():
 
 
 def measured_norm(linear, num_nodes: int, channels: int) -> float:
-    return float(torch.linalg.matrix_norm(dense(linear, num_nodes, channels), 2))
+    return float(torch.linalg.matrix_norm(dense(linear, num_nodes, channels).detach(), 2))
 
 
 def test_von_neumann_graphs_have_certificates_of_their_own():

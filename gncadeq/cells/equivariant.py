@@ -58,9 +58,8 @@ class EquivariantStep:
             return
         for first in range(0, n, _BLOCK):
             last = min(first + _BLOCK, n)
-            ptr = e.ptr[first : last + 1].long()
-            begin, end = int(ptr[0]), int(ptr[-1])
-            yield slice(first, last), e.row[begin:end], e.col[begin:end], ptr - begin
+            part, ptr = e.entries(first, last)
+            yield slice(first, last), e.row[part], e.col[part], ptr.long()
 
     def restrict(self, nodes: Tensor) -> EquivariantStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""

@@ -1,0 +1,199 @@
+"""Sparse sums over edges that carry a relation, with their gradients.
+
+.. math::
+    y_i = \\sum_{(j \to i,\\, r) \\in \\mathcal{E}} \\mathbf{W}_r \\, z_j
+
+runs as one matrix product and one sparse sum, in whichever order has the smaller intermediate.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gncadeq.sparse import SparseRows, bag_sum
+
+OptTensor = Tensor | None
+_MOST_MESSAGES = 2**22  # entries; 16 MB in single precision, what a shared cache holds
+_BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
+
+
+class RelationEdges:
+    """Edges sorted by (receiver, relation), as the two index lists that sparse sums need."""
+
+    def __init__(self, receiver: Tensor, sender: Tensor, relation: Tensor, n: int, r: int) -> None:
+        key = receiver.long() * r + relation
+        if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
+            order = _order(key, n * r)
+            key, receiver = key[order], receiver[order]
+            sender, relation = sender[order], relation[order]
+        self.num_nodes, self.num_relations = n, r
+        self.rows = SparseRows(key, sender, n * r, n)
+        dtype = self.rows.col.dtype
+        self.receiver, self.relation = receiver.to(dtype), relation.to(dtype)
+        self.node_ptr = self.rows.ptr[::r].contiguous()
+        self._slot: Tensor | None = None
+        self._reversed: RelationEdges | weakref.ref[RelationEdges] | None = None
+
+    @property
+    def sender(self) -> Tensor:
+        """``[num_edges]``, the source of every edge."""
+        return self.rows.col
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges."""
+        return self.sender.numel()
+
+    @property
+    def reversed(self) -> RelationEdges:
+        """Every edge turned round, with the relation that it had; sorted when first needed."""
+        known = self._reversed
+        known = known() if isinstance(known, weakref.ref) else known
+        if known is None:
+            known = RelationEdges(
+                self.sender, self.receiver, self.relation, self.num_nodes, self.num_relations
+            )
+            known._reversed = weakref.ref(self)  # two references would be a cycle
+            self._reversed = known
+        return known
+
+    @property
+    def slot(self) -> Tensor:
+        """``[num_edges]``, which of the ``num_nodes * num_relations`` messages an edge carries."""
+        if self._slot is None:
+            self._slot = self.sender * self.num_relations + self.relation
+        return self._slot
+
+    def gather(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """What each receiver's slots sum to, ``[rows, num_relations * channels]`` a block.
+
+        On a CPU as many receivers at a time as stay in the cache, elsewhere all.
+        """
+        n, r = self.num_nodes, self.num_relations
+        width = r * z.size(1)
+        rows = max(64, _BLOCK // max(1, width)) if z.device.type == "cpu" else max(1, n)
+        for first in range(0, n, rows):
+            last = min(first + rows, n)
+            gathered = self.rows.block(z, None, first * r, last * r)
+            yield slice(first, last), gathered.view(last - first, width)
+
+
+def _order(key: Tensor, size: int) -> Tensor:
+    """Sort ``key``; where all keys differ (pixels), by scattering, which is much faster."""
+    place = key.new_full((size,), -1)
+    place[key] = torch.arange(key.numel(), device=key.device)
+    order = place[place >= 0]
+    return order if order.numel() == key.numel() else key.argsort(stable=True)
+
+
+_kept = threading.local()
+
+
+def _scratch(size: int, like: Tensor) -> Tensor:
+    """Memory for messages, at most :data:`_MOST_MESSAGES`; a CPU keeps one for each thread.
+
+    Fresh pages cost as much as the arithmetic that fills them.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(size)
+    kept: Tensor | None = getattr(_kept, "memory", None)
+    if kept is None or kept.numel() < size or kept.dtype != like.dtype:
+        with torch.inference_mode(False):
+            kept = _kept.memory = torch.empty(size, dtype=like.dtype)
+    return kept[:size]
+
+
+def convolve(z: Tensor, weight: Tensor, edges: RelationEdges) -> Tensor:
+    """``y_i = Σ_(j→i, r) W_rᵀ z_j``, outside autograd."""
+    r, c_in, c_out = weight.shape
+    z = z.contiguous()
+    if c_in < c_out or z.size(0) * r * c_out > _MOST_MESSAGES:  # gather, where that is narrower
+        packed = weight.reshape(r * c_in, c_out)
+        out = z.new_empty(z.size(0), c_out)
+        for rows, gathered in edges.gather(z):
+            torch.mm(gathered, packed, out=out[rows])
+        return out
+    packed = weight.transpose(0, 1).reshape(c_in, r * c_out)
+    messages = _scratch(z.size(0) * r * c_out, z).view(z.size(0), r * c_out)
+    torch.mm(z, packed, out=messages)
+    return bag_sum(messages.view(-1, c_out), edges.slot, edges.node_ptr)
+
+
+def _correlate(z: Tensor, g: Tensor, edges: RelationEdges) -> Tensor:
+    """``Σ_(j→i, r) z_j g_iᵀ`` for every relation."""
+    r, c_in, c_out = edges.num_relations, z.size(1), g.size(1)
+    if c_in <= c_out:
+        out = z.new_zeros(r * c_in, c_out)
+        for rows, gathered in edges.gather(z.contiguous()):
+            out.addmm_(gathered.t(), g[rows])
+        return out.view(r, c_in, c_out)
+    return _correlate(g, z, edges.reversed).transpose(1, 2)
+
+
+class _Bilinear(torch.autograd.Function):
+    """What is linear in both of its tensors, differentiable as often as one likes."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        a, b, ctx.edges = inputs
+        ctx.save_for_backward(a, b)
+        ctx.save_for_forward(a, b)
+
+
+class Convolve(_Bilinear):
+    """:func:`convolve` of a state with a weight."""
+
+    @staticmethod
+    def forward(z: Tensor, weight: Tensor, edges: RelationEdges) -> Tensor:
+        """Return the sums."""
+        return convolve(z, weight, edges)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None]:  # type: ignore[override]
+        """Along the reversed edges to the state; a correlation to the weight."""
+        (z, weight), (to_z, to_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+        return (
+            Convolve.apply(grad, weight.transpose(1, 2), ctx.edges.reversed) if to_z else None,
+            _Correlate.apply(z, grad, ctx.edges) if to_weight else None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
+        """The product rule."""
+        return _product_rule(Convolve, ctx, dz, dweight)
+
+
+class _Correlate(_Bilinear):
+    @staticmethod
+    def forward(z: Tensor, g: Tensor, edges: RelationEdges) -> Tensor:
+        return _correlate(z, g, edges)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None]:  # type: ignore[override]
+        (z, g), (to_z, to_g, _) = ctx.saved_tensors, ctx.needs_input_grad
+        return (
+            Convolve.apply(g, grad.transpose(1, 2), ctx.edges.reversed) if to_z else None,
+            Convolve.apply(z, grad, ctx.edges) if to_g else None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, dz: OptTensor, dg: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
+        return _product_rule(_Correlate, ctx, dz, dg)
+
+
+def _product_rule(function: type[_Bilinear], ctx: Any, da: OptTensor, db: OptTensor) -> OptTensor:
+    a, b = ctx.saved_tensors
+    parts = [function.apply(da, b, ctx.edges)] if da is not None else []
+    parts += [function.apply(a, db, ctx.edges)] if db is not None else []
+    return sum(parts[1:], start=parts[0]) if parts else None
+
+
+__all__ = ["Convolve", "RelationEdges", "convolve"]
