@@ -18,28 +18,10 @@ import torch.nn.functional as F
 
 from benchmarks._measure import peak_bytes, save, show
 from gncadeq import GraphDEQ, GraphNCA, PixelGraphClassifier
+from gncadeq.analysis import saved_bytes
 from gncadeq.datasets import PixelGraphs
 
 UNREACHABLE = 1e-30  # a tolerance that makes a solver take all its steps
-
-
-def saved_bytes(model: PixelGraphClassifier, data: Any) -> int:
-    """Distinct storages that autograd keeps for one loss, the model's parameters aside."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = model(data.x, data.edge_index, data.edge_attr, data.batch)
-        loss = F.cross_entropy(logits, data.y)
-    total = sum(sizes.values())
-    loss.backward()
-    return total
 
 
 def main() -> None:
@@ -71,9 +53,12 @@ def main() -> None:
         ways[f"BPTT, {steps} steps"] = GraphNCA(cell, steps)
     ways["BPTT, 64 steps, checkpoint_every='sqrt'"] = GraphNCA(cell, 64, checkpoint_every="sqrt")
 
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(model(*graph), data.y)
+
     def train() -> None:
         model.zero_grad()
-        F.cross_entropy(model(*graph), data.y).backward()
+        loss().backward()
 
     rows = []
     for name, dynamics in ways.items():
@@ -81,7 +66,7 @@ def main() -> None:
         train()
         rows.append(
             {"training step": name, "peak MB": peak_bytes(train) / 1e6,
-             "saved MB": saved_bytes(model, data) / 1e6}
+             "saved MB": saved_bytes(loss, model.parameters()) / 1e6}
         )  # fmt: skip
     reference = next(r["peak MB"] for r in rows if r["training step"] == "BPTT, 64 steps")
     for r in rows:

@@ -37,21 +37,9 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def saved_megabytes(run: Any, steps: int = 6) -> float:
     """Most memory that one of some training steps keeps for its backward pass."""
-    import torch
+    from gncadeq.analysis import saved_bytes
 
-    most = 0.0
-    for _ in range(steps):
-        seen: dict[int, int] = {}
-
-        def pack(tensor, seen=seen):  # type: ignore[no-untyped-def]
-            storage = tensor.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            run.train_step()
-        most = max(most, sum(seen.values()) / 2**20)
-    return most
+    return max(saved_bytes(run.train_step) for _ in range(steps)) / 2**20
 
 
 def one(name: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a trained rule behaves: stability, attractors, path independence, reach.
+"""How a trained rule behaves: stability, attractors, path independence, reach, memory.
 
 Every analysis takes any step, a map ``z -> z'`` of states ``[num_nodes, channels]``, such as
 ``cell.prepare(x, edge_index, edge_attr)``. The pictures are in :mod:`gncadeq.viz.analysis`.
@@ -12,6 +12,7 @@ from gncadeq.analysis.independence import (
     path_independence,
 )
 from gncadeq.analysis.lyapunov import lyapunov_exponents
+from gncadeq.analysis.memory import saved_bytes
 from gncadeq.analysis.report import write_report
 from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensitivity
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm, spectral_radius
@@ -30,6 +31,7 @@ __all__ = [
     "lyapunov_exponents",
     "operator_norm",
     "path_independence",
+    "saved_bytes",
     "sensitivity",
     "spectral_radius",
     "write_report",
