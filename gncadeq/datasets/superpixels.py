@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch, Data, Dataset
+from tqdm import tqdm
 
 from gncadeq.datasets.sources import (
     cache_folder,
@@ -25,7 +26,7 @@ from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms.points import nearest_neighbors
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 
-_AT_ONCE = 1000
+_AT_ONCE = 1000  # images
 
 
 class Superpixels(Dataset):  # type: ignore[misc]
@@ -108,7 +109,8 @@ class Superpixels(Dataset):  # type: ignore[misc]
         images, labels = load_images(self._root, self.name, self.train)
         images, labels = images[: self.limit], labels[: self.limit]
         parts: dict[str, list[Tensor]] = {"x": [], "pos": [], "count": [], "source": []}
-        for begin in range(0, len(images), _AT_ONCE):
+        begins = range(0, len(images), _AT_ONCE)
+        for begin in tqdm(begins, "superpixels", unit="k images", disable=None, leave=False):
             part = images[begin : begin + _AT_ONCE].float() / 255
             x, pos, count, _ = self.to_graph.nodes(part)
             owner = torch.arange(count.numel()).repeat_interleave(count)
