@@ -2,6 +2,7 @@
 
     python examples/chains.py --classes 5 --length 100                # 3 seeds
     python examples/chains.py --classes 5 --length 100 --noise 0.1 --undirected
+    python examples/chains.py --length 400 --models "equilibrium node" --double
     python examples/chains.py --smoke                                 # seconds
 
 The benchmark of IGNN (Gu et al. 2020): c classes × 20 chains × l nodes with 100 features, all zero
@@ -19,6 +20,9 @@ Between them stand
 - ``equilibrium graph`` and ``equilibrium node``: ``from_conv(LGConv())``, κ = 0.9, likewise,
 - ``nca``: the last one's rule, 20 steps, backpropagation through time,
 - ``gcn``, ``gat``: four layers, ``appnp``: ten steps with α = 0.1.
+
+A state fades by κ / (2 - κ) = 0.82 from node to node of a directed chain: below 1e-31, after 355,
+it is lost to single precision. ``--double`` has room for 3,000 nodes.
 
 The accuracy is the test accuracy at the epoch of the best validation accuracy. *far* is that of the
 last tenth of each chain. *margin* is the mean logit of the right class above the best wrong one.
@@ -120,8 +124,8 @@ class Model(nn.Module):
             self.steps = float(solution.num_steps.float().mean())
         else:
             z = self.middle(x, data.edge_index)
-        # The direction, of states of 1e-30 as well.
-        z = z / z.detach().abs().amax(1, keepdim=True).clamp(min=1e-36)
+        # The direction, of the smallest states as well.
+        z = z / z.detach().abs().amax(1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
         logits: Tensor = self.decoder(5 * F.normalize(z, eps=1e-3))
         return logits
 
@@ -159,6 +163,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="*", default=[0.0])
     parser.add_argument("--undirected", action="store_true")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--double", action="store_true", help="in double precision")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", default="runs/chains")
@@ -168,6 +173,9 @@ def main() -> None:
         args.classes, args.length, args.epochs, args.seeds = [2], [10], 3, 1
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="chains_")
+
+    if args.double:
+        torch.set_default_dtype(torch.float64)
 
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +197,7 @@ def main() -> None:
                 run(name, data[seed], seed, threshold, args.epochs) for seed in range(1, args.seeds)
             ]
             edges = "undirected" if args.undirected else "directed"
+            edges += ", double" if args.double else ""
             row = {key: mean(one[key] for one in runs) for key in runs[0]}
             table[f"{classes} {length} {noise:g} {edges} {name}"] = row | {
                 "threshold": threshold, "tests": [one["test"] for one in runs],
