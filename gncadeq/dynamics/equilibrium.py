@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell
+from gncadeq.choices import Gradient
 from gncadeq.dynamics import torchdeq_bridge
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
@@ -21,7 +22,6 @@ from gncadeq.layout import FlatGraph, device_of
 from gncadeq.neighborhood import Neighborhood, transforms_active
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
-Gradient = Literal["ift", "phantom", "one_step"]
 _Graph = tuple[Tensor, Adj, OptTensor, dict[str, Tensor]]
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -136,7 +136,9 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     groups = here.count if config.warm_start else 1
     sampler = EpochBatches(index, config.batch_size, config.seed, groups)
     task = PixelClassification(model, config, config.epochs * len(sampler))
-    card: dict[str, Any] = {"command": command_line(config), "config": _portable(config)}
+    card: dict[str, Any] = {
+        "command": config.command_line(data_root=False), "config": _portable(config),
+    }  # fmt: skip
 
     def validate() -> tuple[int, int]:
         if not len(held_out):
@@ -220,26 +222,4 @@ def _portable(config: TrainConfig) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k not in ("out", "data_root", "devices")}
 
 
-def command_line(config: TrainConfig) -> str:
-    """The command that repeats a run, without its folders."""
-    words = ["gncadeq train", config.dataset]
-    default = TrainConfig()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("dataset", "data_root", "out", "devices") or value == getattr(
-            default, field.name
-        ):
-            continue
-        name = {"living_threshold": "living", "hidden_channels": "hidden"}.get(
-            field.name, field.name.replace("_", "-")
-        )
-        if field.name == "living_threshold" and value is None:
-            words.append("--pixels all")
-        elif isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{name}")
-        else:
-            words.append(f"--{name} {'none' if value is None else value}")
-    return " ".join(words)
-
-
-__all__ = ["command_line", "fit", "train", "training_dynamics", "versions"]
+__all__ = ["fit", "train", "training_dynamics", "versions"]

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.surfaces import (
     PATTERNS,
@@ -25,8 +26,6 @@ from gncadeq.training.surfaces import (
     surface_target,
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
-from gncadeq.transforms.mesh import Kernels
-from gncadeq.typing import Projection, Up
 
 _FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node")
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.choices import Up
 from gncadeq.growth import Moment
 from gncadeq.transforms import graph_to_image
-from gncadeq.typing import Up
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.surface import SurfaceRenderer
 from gncadeq.viz.trajectory import save_trajectory

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gncadeq.choices import Up
 from gncadeq.models.pretrained import write_atomically
-from gncadeq.typing import Up
 from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
 from gncadeq.viz.geometry import geometry
 
