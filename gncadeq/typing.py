@@ -7,7 +7,6 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from gncadeq.choices import Projection, Up
 from gncadeq.neighborhood import Neighborhood
 
 Adj: TypeAlias = Tensor | Neighborhood
@@ -56,8 +55,6 @@ __all__ = [
     "AdjointStep",
     "EdgeType",
     "OptTensor",
-    "Projection",
     "RestrictableStep",
     "Step",
-    "Up",
 ]
