@@ -50,6 +50,27 @@ def test_digits_are_learned(tmp_path):
         train(config, progress=False)
 
 
+def test_the_bar_shows_means_of_the_epoch_and_the_validation_by_name(tmp_path, monkeypatch):
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    seen = []
+    end = RichProgressBar.on_train_epoch_end
+
+    def watch(self, trainer, module):
+        seen.append(dict(trainer.progress_bar_metrics))
+        end(self, trainer, module)
+
+    monkeypatch.setattr(RichProgressBar, "on_train_epoch_end", watch)
+    train(tiny(tmp_path, epochs=2, validation=100))
+    logged = rows(tmp_path / "run")  # five batches of 64 an epoch: one row, their mean
+    assert len(seen) == len(logged) == 2
+    for shown, row in zip(seen, logged, strict=True):
+        assert shown.keys() == {"loss", "train_accuracy", "val_accuracy"}
+        assert shown["loss"] == pytest.approx(float(row["loss"]), rel=1e-5)
+        assert shown["train_accuracy"] == pytest.approx(float(row["accuracy"]), rel=1e-5)
+        assert shown["val_accuracy"] == pytest.approx(float(row["validation_accuracy"]), rel=1e-5)
+
+
 @pytest.mark.parametrize("start", ["zeros", "normal"])
 def test_resuming_gives_the_same_result(tmp_path, start):
     """Stopped after an epoch by kill -9 in the middle of the next, and resumed."""

@@ -154,7 +154,9 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     )
     callbacks: list[Any] = [log, keep]
     if progress:
-        callbacks.append(RichProgressBar(refresh_rate=5, console_kwargs={"stderr": True}))
+        callbacks.append(
+            RichProgressBar(refresh_rate=5, leave=True, console_kwargs={"stderr": True})
+        )
     quiet = logging.getLogger("lightning.pytorch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
