@@ -250,12 +250,13 @@ def test_the_commands_run_render_and_grow(run, tmp_path):
         with Image.open(folder / "growth.gif") as animation:
             assert animation.n_frames >= 3
         strip = Image.open(folder / "strip.png").convert("RGB")
-        assert strip.height == 160
+        assert strip.height == 160 + 17  # the steps are below
         target = strip.crop((strip.width - 168, 0, strip.width, 160))
         assert len(target.getcolors(100_000)) > 500  # the gradient, last
     states = run / "trajectory.safetensors"
-    _, z, fields = load_trajectory(states)
+    _, z, fields, steps = load_trajectory(states)
     assert z.shape == (7, 162, 3)
+    assert steps == [m["steps"] for m in report["moments"]]
     assert float(fields["alpha"][0].max()) == 1.0  # the seed
     call("render", states, tmp_path / "last.ply")
     mesh = load_mesh(tmp_path / "last.ply")
