@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -172,17 +173,32 @@ def device_of(x: Any) -> torch.device:
     return first.device if isinstance(first, Tensor) else torch.device("cpu")
 
 
-def check_names(what: str, given: Sequence[Any], expected: Sequence[Any]) -> None:
-    """Raise a ValueError unless ``given`` holds the names ``expected``, in any order."""
+def check_names(
+    what: str, given: Sequence[Any], expected: Sequence[Any], remedy: str | None = None
+) -> None:
+    """Raise a ValueError unless ``given`` holds the names ``expected``, in any order.
+
+    Args:
+        what: What has these names.
+        given: Node types or relations.
+        expected: What they should be.
+        remedy: What to do about a missing one that isn't misspelled.
+    """
     missing = [name for name in expected if name not in given]
     unknown = [name for name in given if name not in expected]
-    if missing or unknown:
-        raise ValueError(
-            f"Expected '{what}' for each of {list(expected)} (got {list(given)}"
-            + (f"; missing {missing}" if missing else "")
-            + (f"; unknown {unknown}" if unknown else "")
-            + ")"
-        )
+    if not (missing or unknown):
+        return
+    near = {str(name): name for name in missing}
+    meant = [near[m] for u in unknown for m in get_close_matches(str(u), near, n=1)]
+    hints = [f"Did you mean {', '.join(map(repr, meant))}?"] if meant else []
+    hints += [remedy] if remedy and set(missing) - set(meant) else []
+    raise ValueError(
+        f"Expected '{what}' for each of {list(expected)} (got {list(given)}"
+        + (f"; missing {missing}" if missing else "")
+        + (f"; unknown {unknown}" if unknown else "")
+        + ")"
+        + "".join(f". {hint}" for hint in hints)
+    )
 
 
 __all__ = ["FlatGraph", "StateLayout", "check_names", "device_of"]

@@ -169,7 +169,8 @@ def test_a_real_mesh_is_a_target(mesh_root):
 
 def test_wrong_options_are_named():
     for on, message in (
-        ("icosphere:2,3", "1 whole numbers after the colon, as in 'icosphere:3'"),
+        ("icosphere:2,3", "with its size, a whole number, 'icosphere:3'"),
+        ("icosphere:x", r"'icosphere:3' \(got 'icosphere:x'\)"),
         ("torus:big", "2 whole numbers"),
         ("icosphere:12", "from 0 to 11"),
     ):

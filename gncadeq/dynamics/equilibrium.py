@@ -261,7 +261,7 @@ class GraphDEQ(nn.Module):
     def forward(
         self,
         x: Any,
-        edge_index: Any,
+        edge_index: Any = None,
         edge_attr: Any = None,
         batch: Any = None,
         *,

@@ -172,7 +172,7 @@ class GraphNCA(nn.Module):
     def forward(
         self,
         x: Any,
-        edge_index: Any,
+        edge_index: Any = None,
         edge_attr: Any = None,
         batch: Any = None,
         *,

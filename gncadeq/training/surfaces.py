@@ -63,9 +63,10 @@ def read_surface(on: str) -> Data:
         except ValueError:
             given = ()
         if len(given) != len(numbers):
+            count = "a whole number" if len(numbers) == 1 else f"{len(numbers)} whole numbers"
             usual = ",".join(map(str, numbers))
             raise ValueError(
-                f"Expected {len(numbers)} whole numbers after the colon, as in '{name}:{usual}' "
+                f"Expected a surface {name!r}, or with its size, {count}, '{name}:{usual}' "
                 f"(got {on!r})"
             )
         numbers = given

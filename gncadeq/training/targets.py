@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -167,9 +168,11 @@ def load_target(
             return data
         return picture_target(read_rgba(_picture(target), size))
     if not Path(on).suffix:
+        near = get_close_matches(on.partition(":")[0], ["grid", *SURFACES], n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Expected 'on' to be 'grid', one of {list(SURFACES)}, a mesh file or a graph file "
-            f"(got {on!r})"
+            f"(got {on!r}){hint}"
         )
     if target != "color":
         raise ValueError(
