@@ -19,6 +19,9 @@ DynamicsName: TypeAlias = Literal["deq", "nca"]
 Gradient: TypeAlias = Literal["ift", "phantom", "one_step"]
 """The gradients of an equilibrium."""
 
+Criterion: TypeAlias = Literal["graph", "node"]
+"""Whose relative residual a tolerance bounds."""
+
 AnyGradient: TypeAlias = Literal["ift", "phantom", "one_step", "bptt"]
 """The gradients of both dynamics."""
 

@@ -94,6 +94,15 @@ class StateLayout:
         first = F.pad(torch.tensor(self.sizes).cumsum(0), (1, 0)).to(place.device)
         return place - first[self.kind]
 
+    def name(self, row: int) -> str:
+        """What a row is called by those who don't know of rows: its tensor and its place there.
+
+        Example:
+            >>> StateLayout(torch.tensor([0, 1, 0]), {"node": 2, "edge": 1}).name(2)
+            "'node' 1"
+        """
+        return f"{list(self.channels)[int(self.kind[row])]!r} {int(self.positions()[row])}"
+
     def pack(self, states: Mapping[str, Tensor]) -> Tensor:
         """The tensors ``[..., size, channels]`` as one ``[..., num_rows, width]``.
 

@@ -193,6 +193,15 @@ def test_a_failed_solve_says_what_is_not_proven(conv, options, edges, remark):
         assert deq.cell.caveat(proper) is None
 
 
+@pytest.mark.parametrize("name", ["edge_weight", "edge_attr"])
+def test_a_failed_solve_knows_weights_by_either_name(name):
+    weight = torch.ones(6)
+    weight[:2] = -1.0
+    deq = GraphDEQ.from_conv(pyg.GCNConv(8, 8), 3, max_steps=1, tol=1e-7)
+    with pytest.warns(ConvergenceWarning, match="weights that aren't negative"):
+        deq(X, EDGES, **{name: weight})
+
+
 @pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
 @pytest.mark.parametrize("dtype", [torch.double, torch.long])
 def test_a_start_of_another_type_is_refused(dynamics, dtype):

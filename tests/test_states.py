@@ -473,6 +473,16 @@ def test_what_does_not_fit_is_refused(change, error, words):
         GraphDEQ(cell)(*change(data.x_dict, data.edge_index_dict))
 
 
+def test_edges_between_graphs_are_named_by_the_types_of_their_ends():
+    data = [typed_graph(5, 4, seed=k) for k in range(2)]
+    batch = Batch.from_data_list(data)
+    edges = dict(batch.edge_index_dict)
+    edges[HAS] = torch.tensor([[6, 1], [0, 5]])  # a 6 is in graph 1, and so is b 5
+    deq = GraphDEQ(RelationCell(IN, WIDTH, [CITES, HAS, OF]).double())
+    with pytest.raises(ValueError, match=r"2 edges .*, such as 'a' 6 → 'b' 0 from graph 1 to 0"):
+        deq(batch.x_dict, edges, batch=batch.batch_dict)
+
+
 def test_names_that_are_misspelled_or_missing_are_told():
     data = typed_graph()
     data = data.apply(lambda v: v.float() if v.dtype == torch.double else v)

@@ -92,7 +92,7 @@ class Cell(nn.Module, ABC):
         """
         return torch.tensor(float("inf"))
 
-    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None) -> str | None:
+    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor) -> str | None:
         """Why solves on this graph may fail: a sentence for whoever's solve did, or ``None``."""
         return None
 

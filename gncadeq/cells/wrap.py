@@ -162,7 +162,7 @@ class WrappedConvCell(Cell):
                 reset()
         self._reset_own()
 
-    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None) -> str | None:
+    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor) -> str | None:
         """Why solves on this graph may fail, although the conv is scaled."""
         name = type(self.conv).__name__
         if self.contraction is None:
@@ -173,7 +173,8 @@ class WrappedConvCell(Cell):
         )
         if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return f"The growth of {name} is measured, at one state, and not proven; {lower}"
-        if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, edge_attr):
+        weight = context.get("edge_weight") if edge_attr is None else edge_attr
+        if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, weight):
             return (
                 f"The bound of {name} is one for undirected graphs with weights that aren't "
                 "negative, which this isn't: use torch_geometric.transforms.ToUndirected; or "

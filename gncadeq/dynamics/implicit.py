@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import OnFailure
-from gncadeq.dynamics.solvers import Criterion, solve
+from gncadeq.dynamics.solvers import solve
 from gncadeq.typing import AdjointStep, RestrictableStep, Step
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.typing import Step
 
-Criterion = Literal["graph", "node"]
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
 _GROWTH_LIMIT = 1e6
 _ANDERSON_WORSE = 2.0
@@ -357,13 +357,8 @@ def solve(
         last = k == max_steps
         if last or k % check_every == 0:
             p = method.partition
-            diff, size = p.norm(fz - z), p.norm(fz)
+            rel, diff, size = residuals(z, fz, p, criterion)
             finite = diff.isfinite() & size.isfinite()
-            if criterion == "graph":
-                rel = torch.where(diff == 0, 0.0, diff / size)
-            else:
-                rel = _worst_node(z, fz, p)
-            rel = torch.where(finite, rel, float("inf"))
             better = finite & (rel <= best_rel)  # while a signal spreads, its front node counts one
             if bool(better.all()):
                 best, best_rel, best_abs = z, rel, diff
@@ -413,6 +408,23 @@ def solve(
     )
 
 
+def residuals(
+    z: Tensor, fz: Tensor, partition: Partition, criterion: Criterion
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a state lacks to a fixed point, for every graph.
+
+    Returns:
+        Each ``[num_graphs]``: the relative residual by the criterion, infinite where anything isn't
+        finite; ``‖f(z) − z‖``; and ``‖f(z)‖``.
+    """
+    diff, size = partition.norm(fz - z), partition.norm(fz)
+    if criterion == "graph":
+        rel = torch.where(diff == 0, 0.0, diff / size)
+    else:
+        rel = _worst_node(z, fz, partition)
+    return torch.where(diff.isfinite() & size.isfinite(), rel, float("inf")), diff, size
+
+
 def _worst_node(z: Tensor, fz: Tensor, partition: Partition) -> Tensor:
     """The largest relative residual of a graph's nodes, ``[num_graphs]``."""
     kind = torch.finfo(z.dtype)
@@ -439,12 +451,12 @@ def _check_damping(value: float) -> float:
 __all__ = [
     "Anderson",
     "Broyden",
-    "Criterion",
     "Picard",
     "Solver",
     "check_criterion",
     "make_solver",
     "register_solver",
+    "residuals",
     "solve",
     "solver_names",
 ]

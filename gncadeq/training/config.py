@@ -22,6 +22,7 @@ from gncadeq.choices import (
 )
 from gncadeq.models.pretrained import write_atomically
 
+_PLACES = ("data_root", "out")
 _OPTIONS = {"living_threshold": "living", "hidden_channels": "hidden"}
 
 
@@ -42,9 +43,10 @@ class RunConfig:
         """
         name, argument = self.command
         words = ["gncadeq", name, str(getattr(self, argument))]
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        left_out = (argument,) if data_root else (argument, "data_root")
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        for field in sorted(fields, key=lambda field: field.name in _PLACES):
             value = getattr(self, field.name)
-            left_out = (argument,) if data_root else (argument, "data_root")
             if field.name in left_out or (value == field.default and field.name != "out"):
                 continue
             option = _OPTIONS.get(field.name, field.name.replace("_", "-"))

@@ -67,7 +67,7 @@ class GrowConfig(RunConfig):
 
     Example:
         >>> GrowConfig("lizard.png", steps=500).command_line()
-        'gncadeq grow lizard.png --out runs/grow --steps 500'
+        'gncadeq grow lizard.png --steps 500 --out runs/grow'
     """
 
     command: ClassVar[tuple[str, str]] = ("grow", "target")
