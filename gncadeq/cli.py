@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 from rich.markup import escape
@@ -34,11 +36,18 @@ for command in (train, evaluate, show, analyze, predict, grow, run, render, expo
 
 def main() -> None:
     """Run the command; what a user can mend is one line, not a traceback."""
+    warnings.showwarning = _warn
     try:
         app(standalone_mode=True)
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    errors.print(
+        f"[yellow]Warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def call(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["gncadeq", *map(str, words)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which main replaces
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -120,6 +122,8 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
     cases = [
         (("evaluate", tmp_path / "nothing"), "shipped weights"),
         (("evaluate", tmp_path), "model.safetensors"),
+        (("show", "mnst"), "Did you mean 'mnist'?"),
+        (("run", run / "run"), "for the commands evaluate, show"),
         (("predict", run / "run", text), "Expected an image file"),
         (("predict", run / "run", tmp_path / "gone.png"), "does not exist"),
         (("predict", run / "run", blank), "Lower the threshold"),
@@ -160,6 +164,19 @@ def test_help_and_misspellings_wait_for_no_torch(words, code, said):
     assert said in done.stdout + done.stderr
     assert done.stdout.endswith("[]\n")
     assert "Traceback" not in done.stderr
+
+
+def test_a_warning_is_a_line(monkeypatch, call):
+    def warned(*_, **__):
+        warnings.warn("Expected [this]", UserWarning, stacklevel=1)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr("gncadeq.commands.doctor.console.print", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        said = call("doctor")[1]
+    assert said == "Warning: Expected [this]\nError: the end\n"
 
 
 def test_an_error_keeps_its_brackets(monkeypatch, call):

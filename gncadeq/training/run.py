@@ -157,9 +157,10 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         callbacks.append(
             RichProgressBar(refresh_rate=5, leave=True, console_kwargs={"stderr": True})
         )
-    quiet = logging.getLogger("lightning.pytorch")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+    quiet = {name: logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")}
+    levels = {name: logger.level for name, logger in quiet.items()}
+    for logger in quiet.values():
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -178,7 +179,8 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
         finally:
-            quiet.setLevel(level)
+            for name, logger in quiet.items():
+                logger.setLevel(levels[name])
 
 
 def _strategy(here: Processes) -> dict[str, Any]:
