@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.cells import GrowingCell
+from gncadeq.choices import Damage
 from gncadeq.dynamics import GraphNCA
 from gncadeq.transforms.damage import ball, cut
 from gncadeq.typing import Adj
-
-Damage = Literal["third", "disc"]
 
 
 def color_error(z: Tensor, color: Tensor, num_graphs: int = 1) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -93,6 +94,15 @@ class StateLayout:
             place = torch.arange(self.num_rows, device=self.kind.device)
         first = F.pad(torch.tensor(self.sizes).cumsum(0), (1, 0)).to(place.device)
         return place - first[self.kind]
+
+    def name(self, row: int) -> str:
+        """What a row is called by those who don't know of rows: its tensor and its place there.
+
+        Example:
+            >>> StateLayout(torch.tensor([0, 1, 0]), {"node": 2, "edge": 1}).name(2)
+            "'node' 1"
+        """
+        return f"{list(self.channels)[int(self.kind[row])]!r} {int(self.positions()[row])}"
 
     def pack(self, states: Mapping[str, Tensor]) -> Tensor:
         """The tensors ``[..., size, channels]`` as one ``[..., num_rows, width]``.
@@ -227,17 +237,32 @@ def device_of(x: Any) -> torch.device:
     return first.device if isinstance(first, Tensor) else torch.device("cpu")
 
 
-def check_names(what: str, given: Sequence[Any], expected: Sequence[Any]) -> None:
-    """Raise a ValueError unless ``given`` holds the names ``expected``, in any order."""
+def check_names(
+    what: str, given: Sequence[Any], expected: Sequence[Any], remedy: str | None = None
+) -> None:
+    """Raise a ValueError unless ``given`` holds the names ``expected``, in any order.
+
+    Args:
+        what: What has these names.
+        given: Node types or relations.
+        expected: What they should be.
+        remedy: What to do about a missing one that isn't misspelled.
+    """
     missing = [name for name in expected if name not in given]
     unknown = [name for name in given if name not in expected]
-    if missing or unknown:
-        raise ValueError(
-            f"Expected '{what}' for each of {list(expected)} (got {list(given)}"
-            + (f"; missing {missing}" if missing else "")
-            + (f"; unknown {unknown}" if unknown else "")
-            + ")"
-        )
+    if not (missing or unknown):
+        return
+    near = {str(name): name for name in missing}
+    meant = [near[m] for u in unknown for m in get_close_matches(str(u), near, n=1)]
+    hints = [f"Did you mean {', '.join(map(repr, meant))}?"] if meant else []
+    hints += [remedy] if remedy and set(missing) - set(meant) else []
+    raise ValueError(
+        f"Expected '{what}' for each of {list(expected)} (got {list(given)}"
+        + (f"; missing {missing}" if missing else "")
+        + (f"; unknown {unknown}" if unknown else "")
+        + ")"
+        + "".join(f". {hint}" for hint in hints)
+    )
 
 
 __all__ = ["FlatGraph", "StateLayout", "check_names", "device_of"]

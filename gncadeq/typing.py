@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -19,12 +19,6 @@ EdgeType: TypeAlias = tuple[str, str, str]
 
 Step: TypeAlias = Callable[[Tensor], Tensor]
 """One application of a cell to a state ``[num_nodes, channels]``, with its graph bound."""
-
-Up: TypeAlias = Literal["x", "y", "z"]
-"""The axis of positions in space that points up."""
-
-Projection: TypeAlias = Literal["auto", "front", "side", "top", "sphere"]
-"""How a picture gets onto a surface (:func:`gncadeq.training.surfaces.project_picture`)."""
 
 
 @runtime_checkable
@@ -61,8 +55,6 @@ __all__ = [
     "AdjointStep",
     "EdgeType",
     "OptTensor",
-    "Projection",
     "RestrictableStep",
     "Step",
-    "Up",
 ]

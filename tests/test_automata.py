@@ -204,6 +204,11 @@ def test_as_a_network_on_any_graph():
         network = GraphNCA(cell.to_growing(degree), 100)
         z = network(torch.zeros(200, 0), data.edge_index, data.edge_attr, z0=z0)
     assert torch.equal(z, run(cell, data, z0, 100))
+    small = GraphNCA(cell.to_growing(degree - 1), 1)
+    with pytest.raises(
+        ValueError, match=rf"at most {degree - 1} neighbours \(got one with {degree}"
+    ):
+        small(torch.zeros(200, 0), data.edge_index, data.edge_attr, z0=z0)
 
 
 def test_binary_cell_rounds_what_it_wraps():

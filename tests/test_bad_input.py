@@ -39,7 +39,7 @@ BAD = {
     "edges turned": (gcn, (X, EDGES.T), {}, ValueError, r"\[2, num_edges\] \(got \[6, 2\]"),
     "a Data for the edges": (gcn, (X, Data()), {}, TypeError, "tensor 'edge_index'"),
     "an array": (gcn, (X.numpy(), EDGES), {}, TypeError, r"got ndarray.*as_tensor"),
-    "a Data": (gcn, (Data(x=X), EDGES), {}, TypeError, r"got Data.*data\.edge_index"),
+    "a Data": (gcn, (Data(x=X), EDGES), {}, TypeError, r"got a Data.*data\.edge_index"),
     "double": (gcn, (X.double(), EDGES), {}, TypeError, r"x\.float\(\)"),
     "integers": (gcn, (X.long(), EDGES), {}, TypeError, r"x\.float\(\)"),
     "edges elsewhere": (gcn, (X, EDGES.to("meta")), {}, ValueError, "'edge_index' on the device"),
@@ -88,8 +88,6 @@ def test_bad_graphs_are_refused(name, dynamics):
 
 
 CONVS = {
-    "not square": (pyg.GCNConv(8, 16), {}, "got 8 → 16 from GCNConv"),
-    "heads": (pyg.GATConv(8, 8, heads=2), {}, "heads that are concatenated count"),
     "without edge_type": (pyg.RGCNConv(8, 8, 4), {}, r"Pass edge_type=\.\.\."),
     "edge_type": (
         pyg.RGCNConv(8, 8, 4), {"edge_type": KIND}, r"'edge_type' in \[0, 4\).*num_relations=4",
@@ -105,6 +103,60 @@ def test_convs_that_do_not_fit_are_refused(name):
     conv, arguments, message = CONVS[name]
     with pytest.raises(ValueError, match=message):
         GraphDEQ.from_conv(conv, 3, channels=8)(X, EDGES, **arguments)
+
+
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+def test_a_graph_in_the_place_of_its_tensors_is_told_the_call_to_make(dynamics):
+    data = Data(x=X, edge_index=EDGES)
+    weighted = Data(x=X, edge_index=EDGES, edge_weight=torch.rand(6))
+    batch = Batch.from_data_list([Data(x=X, edge_index=EDGES, edge_attr=KIND)] * 2)
+    for graph, told in (
+        (data, "(got a Data). Pass those in it: (data.x, data.edge_index)"),
+        (weighted, "(data.x, data.edge_index, data.edge_weight)"),
+        (batch, "(got a Batch). Pass those in it: (data.x, data.edge_index, data.edge_attr, "
+                "batch=data.batch)"),
+    ):  # fmt: skip
+        for call in (gcn(dynamics), lambda g: gcn(dynamics).cell(torch.zeros(4, 8), g)):
+            with pytest.raises(TypeError) as caught:
+                call(graph)
+            assert told in str(caught.value)
+        with pytest.raises(TypeError, match="Expected a tensor 'edge_index'"):
+            gcn(dynamics)(X)
+
+
+def test_a_conv_that_says_it_isnt_square_is_refused_when_it_is_given():
+    for conv, told in (
+        (pyg.GCNConv(8, 16), "got 8 → 16 from GCNConv"),
+        (pyg.GATConv(8, 8, heads=2), "got 8 → 16 from GATConv.*heads that are concatenated"),
+        (pyg.GATConv(8, 4, heads=2, concat=False), "got 8 → 4"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            GraphDEQ.from_conv(conv, 3)
+    GraphDEQ.from_conv(pyg.GATConv(8, 8, heads=2, concat=False), 3)
+
+
+def test_a_conv_of_ones_own_that_isnt_square_is_refused_in_the_call():
+    class Own(pyg.GCNConv):
+        pass
+
+    with pytest.raises(ValueError, match="got 8 → 16 from Own"):
+        GraphDEQ.from_conv(Own(8, 16), 3)(X, EDGES)
+
+
+@pytest.mark.parametrize(
+    "conv", [pyg.GCNConv(-1, 8), pyg.SAGEConv((-1, -1), 8), pyg.GATConv(-1, 4, heads=2)]
+)
+def test_a_lazy_conv_gets_its_weights_in_the_first_call(conv):
+    deq = GraphDEQ.from_conv(conv, 3)
+    assert deq.cell.channels == 8
+    with torch.no_grad():
+        deq(X, EDGES)
+    optimizer = torch.optim.SGD(deq.parameters(), lr=0.1)
+    deq(X, EDGES).sum().backward()
+    optimizer.step()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in deq.parameters())
+    with pytest.raises(ValueError, match="got a lazy GCNConv"):
+        GraphDEQ.from_conv(pyg.GCNConv(-1, 8), 3, init="identity")
 
 
 def test_a_batch_of_graphs_and_hyperedges_between_nodes_are_no_mistake():
@@ -139,6 +191,15 @@ def test_a_failed_solve_says_what_is_not_proven(conv, options, edges, remark):
     if remark and "ToUndirected" in remark:
         proper = ToUndirected()(Data(edge_index=edges, num_nodes=4)).edge_index
         assert deq.cell.caveat(proper) is None
+
+
+@pytest.mark.parametrize("name", ["edge_weight", "edge_attr"])
+def test_a_failed_solve_knows_weights_by_either_name(name):
+    weight = torch.ones(6)
+    weight[:2] = -1.0
+    deq = GraphDEQ.from_conv(pyg.GCNConv(8, 8), 3, max_steps=1, tol=1e-7)
+    with pytest.warns(ConvergenceWarning, match="weights that aren't negative"):
+        deq(X, EDGES, **{name: weight})
 
 
 @pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
+import os
+import shlex
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from gncadeq.cli import app, main
+from gncadeq.training import GrowConfig, TrainConfig
 
 runner = CliRunner()
 
@@ -33,6 +39,7 @@ def call(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["gncadeq", *map(str, words)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which main replaces
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -115,6 +122,8 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
     cases = [
         (("evaluate", tmp_path / "nothing"), "shipped weights"),
         (("evaluate", tmp_path), "model.safetensors"),
+        (("show", "mnst"), "Did you mean 'mnist'?"),
+        (("run", run / "run"), "for the commands evaluate, show"),
         (("predict", run / "run", text), "Expected an image file"),
         (("predict", run / "run", tmp_path / "gone.png"), "does not exist"),
         (("predict", run / "run", blank), "Lower the threshold"),
@@ -129,14 +138,109 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
     assert call("train", "cifar")[0] == 2
 
 
-def test_a_process_ends_with_a_line_and_a_code():
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "evaluate"),
+        (["train", "--help"], 0, "gncadeq train digits --epochs 10"),
+        (["train", "digits", "--epoch", "1"], 2, "--epochs"),
+        (["trian", "digits"], 2, "train"),
+        (["train", "digits", "--update", "dirct"], 2, "'direct', 'residual'"),
+        (["train", "digits", "--clip", "x"], 2, "number or 'none'"),
+        (["grow", "spots", "--size", "x"], 2, "whole number or 'none'"),
+    ],
+)
+def test_help_and_misspellings_wait_for_no_torch(words, code, said):
+    script = (
+        "import sys; from gncadeq.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'numpy', 'tqdm'} & set(sys.modules)))"
+    )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", "evaluate", "nothing"],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "TERMINAL_WIDTH": "200"},
     )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: Expected")
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert done.stdout.endswith("[]\n")
     assert "Traceback" not in done.stderr
+
+
+def test_a_warning_is_a_line(monkeypatch, call):
+    def warned(*_, **__):
+        warnings.warn("Expected [this]", UserWarning, stacklevel=1)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr("gncadeq.commands.doctor.console.print", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        said = call("doctor")[1]
+    assert said == "Warning: Expected [this]\nError: the end\n"
+
+
+def test_an_error_keeps_its_brackets(monkeypatch, call):
+    def broken(*_, **__):
+        raise ImportError("Expected the extra 'mesh'. pip install 'gncadeq[mesh]'")
+
+    monkeypatch.setattr("gncadeq.commands.doctor.console.print", broken)
+    assert call("doctor") == (
+        1, "Error: Expected the extra 'mesh'. pip install 'gncadeq[mesh]'\n"
+    )  # fmt: skip
+
+
+CONFIGS = [
+    TrainConfig("digits", out="runs/digits"),
+    TrainConfig("digits", "my data", "a run", devices=2, living_threshold=None, clip=None,
+                augment=True, standardize=False, train_limit=64, hidden_channels=7),
+    TrainConfig("kmnist", dynamics="nca", gradient="bptt", living_threshold=0.1, out="r"),
+    TrainConfig.essay(dataset="mnist", out="runs/essay", contraction=None),
+    GrowConfig("spots", on="torus:8,4", kernels="harmonics", scale=0.2, up="z", out="runs/x y",
+               seed_node=3, anchor=False, checkpoint_every=4),
+    GrowConfig("it's.png", size=None, method="implicit", gradient="phantom"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.out)
+def test_the_command_that_is_printed_makes_the_same_run(config, monkeypatch, capsys):
+    seen = []
+
+    def stop(config, **_):
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gncadeq.training.run.train", stop)
+    monkeypatch.setattr("gncadeq.training.grow.grow", stop)
+    words = shlex.split(config.command_line())
+    result = runner.invoke(app, words[1:])
+    assert result.exit_code == 130, result.output
+    assert seen == [config]
+    assert result.stdout == config.command_line() + "\n"
+    resume = shlex.split(result.stderr.splitlines()[-1])  # this one, too, can be pasted
+    assert resume == [*words[:3], "--out", config.out, "--resume"]
+    assert "--data-root" not in config.command_line(data_root=False)
+
+
+def test_options_have_the_defaults_of_the_library():
+    commands = typer.main.get_command(app).commands
+    for name, config in (("train", TrainConfig()), ("grow", GrowConfig("spots"))):
+        known = {p.name: p.default for p in commands[name].params}
+        fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        assert fields.keys() <= known.keys()
+        places = ("dataset", "target", "out")
+        assert {k: known[k] for k in fields if k not in places} == {
+            k: v for k, v in fields.items() if k not in places
+        }
+
+
+def test_resuming_looks_for_the_data_where_they_were(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("gncadeq.training.run.train", lambda config, **_: seen.append(config))
+    config = TrainConfig("digits", str(tmp_path), str(tmp_path / "run"), devices=2)
+    config.save(tmp_path / "run" / "config.json")
+    runner.invoke(app, ["train", "digits", "--out", config.out, "--resume"])
+    runner.invoke(app, ["train", "digits", "--out", config.out, "--resume", "--data-root", "d"])
+    assert seen == [config, dataclasses.replace(config, data_root="d")]
 
 
 def test_a_refused_run_leaves_nothing_behind(tmp_path, call):
@@ -146,7 +250,7 @@ def test_a_refused_run_leaves_nothing_behind(tmp_path, call):
 
 def test_import_is_light():
     script = (
-        "import sys, gncadeq, gncadeq.export;"
+        "import sys, gncadeq, gncadeq.export; [getattr(gncadeq, name) for name in gncadeq.__all__];"
         "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn',"
         "'trimesh', 'skimage', 'scipy.sparse', 'scipy.spatial', 'networkx', 'onnx', 'onnxscript',"
         "'onnxruntime'};"

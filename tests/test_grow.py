@@ -31,6 +31,7 @@ from gncadeq.training.targets import (
     seed_state,
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
+from gncadeq.viz import growth as pictures
 
 TINY = {
     "size": None, "channels": 8, "hidden_channels": 24, "min_rollout": 5, "max_rollout": 8,
@@ -237,7 +238,7 @@ def test_errors_are_of_each_graph_alone():
     assert color_error(z, torch.ones(3, 4), 2).tolist() == [1.0, 0.0]
 
 
-def test_the_commands(tmp_path, picture):
+def test_the_commands(tmp_path, picture, monkeypatch):
     folder = tmp_path / "run"
     command = ["grow", str(picture), "--out", str(folder), "--steps", "6", "--size", "none",
                "--min-rollout", "3", "--max-rollout", "4", "--settle", "2", "--hidden", "8",
@@ -246,6 +247,9 @@ def test_the_commands(tmp_path, picture):
     assert run.exit_code == 0, run.output
     again = CliRunner().invoke(app, ["grow", str(picture), "--out", str(folder), "--resume"])
     assert again.exit_code == 0, again.output
+    drawn = []
+    tile = pictures.tile
+    monkeypatch.setattr(pictures, "tile", lambda *a: drawn.append(a) or tile(*a))
     shown = CliRunner().invoke(
         app, ["run", str(folder), "--steps", "9", "--recovery", "5", "--damage", "disc",
               "--fire-rate", "1.0", "--frames", "7"],
@@ -256,11 +260,15 @@ def test_the_commands(tmp_path, picture):
     events = [m["event"] for m in report["moments"]]
     assert events == ["seed", *5 * ["growth"], "damage", *3 * ["recovery"]]
     assert report["moments"][-1]["steps"] == 14
+    said = drawn[0][1]
+    assert said[0] == "step 0"
+    assert said[-2:] == ["step 14", "target"]
+    assert "step 9, injured" in said
     for word in ("grown", "injured", "recovered", "error", "residual"):
         assert word in shown.output
     with Image.open(folder / "growth.gif") as animation:
         assert 2 <= animation.n_frames <= 9  # Pillow joins equal frames
-    assert Image.open(folder / "strip.png").height == 24
+    assert Image.open(folder / "strip.png").height == 24 + 17  # the steps are below
 
 
 def test_pictures_are_premultiplied_and_centred(tmp_path, picture):

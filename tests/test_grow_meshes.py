@@ -169,7 +169,8 @@ def test_a_real_mesh_is_a_target(mesh_root):
 
 def test_wrong_options_are_named():
     for on, message in (
-        ("icosphere:2,3", "1 whole numbers after the colon, as in 'icosphere:3'"),
+        ("icosphere:2,3", "with its size, a whole number, 'icosphere:3'"),
+        ("icosphere:x", r"'icosphere:3' \(got 'icosphere:x'\)"),
         ("torus:big", "2 whole numbers"),
         ("icosphere:12", "from 0 to 11"),
     ):
@@ -250,12 +251,13 @@ def test_the_commands_run_render_and_grow(run, tmp_path):
         with Image.open(folder / "growth.gif") as animation:
             assert animation.n_frames >= 3
         strip = Image.open(folder / "strip.png").convert("RGB")
-        assert strip.height == 160
+        assert strip.height == 160 + 17  # the steps are below
         target = strip.crop((strip.width - 168, 0, strip.width, 160))
         assert len(target.getcolors(100_000)) > 500  # the gradient, last
     states = run / "trajectory.safetensors"
-    _, z, fields = load_trajectory(states)
+    _, z, fields, steps = load_trajectory(states)
     assert z.shape == (7, 162, 3)
+    assert steps == [m["steps"] for m in report["moments"]]
     assert float(fields["alpha"][0].max()) == 1.0  # the seed
     call("render", states, tmp_path / "last.ply")
     mesh = load_mesh(tmp_path / "last.ply")

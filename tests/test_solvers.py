@@ -301,6 +301,28 @@ def test_the_criterion_of_nodes_sees_a_faded_signal(solver):
     assert int(reach["node"]) == 60
 
 
+def test_the_automaton_is_judged_by_the_criterion_of_the_equilibrium():
+    deq, x, edge_index = _chain("node", "picard")
+    nca = deq.as_nca(steps=30)
+    assert (nca.criterion, nca.tol) == ("node", 1e-4)
+    assert (nca.as_deq().criterion, nca.as_deq().tol) == ("node", 1e-4)
+    z, solution = nca(x, edge_index, return_solution=True)
+    fz = deq.cell(z, x, edge_index)
+    size = fz.norm(dim=1)
+    worst = ((fz - z).norm(dim=1) / size)[size > 0].max()
+    torch.testing.assert_close(solution.residual[0], worst)
+    assert float(worst) > 0.99  # the signal is on its way, though the graph is nearly still
+    _, solution = deq.as_nca(steps=30, criterion="graph")(x, edge_index, return_solution=True)
+    assert float(solution.residual) < 0.02
+
+
+def test_a_state_that_falls_to_zero_is_no_failure():
+    partition = Partition(torch.tensor([0, 0]), num_nodes=2)
+    solution = solve(lambda z: 0.0 * z, torch.ones(2, 1), partition, solver="picard")
+    assert bool(solution.converged)
+    assert int(solution.num_steps) == 1
+
+
 def test_the_criterion_of_nodes_in_a_batch_and_in_the_gradient():
     deq, x, edge_index = _chain("node", "picard")
     _, short, short_edges = _chain("node", "picard", num_nodes=20)

@@ -378,12 +378,13 @@ def test_in_a_model_with_a_loader():
     """As any hetero layer: within a model, in batches of a DataLoader, trained."""
     torch.manual_seed(0)
     conv = HeteroConv({HAS: SAGEConv((-1, -1), 8), OF: SAGEConv((-1, -1), 8)})
-    deq = GraphDEQ.from_conv(conv, IN, channels=8, tol=1e-4)
+    deq = GraphDEQ.from_conv(conv, IN, tol=1e-4)
     first = HeteroConv({HAS: SAGEConv((3, 1), 1), OF: SAGEConv((1, 3), 3)})
     data = [typed_graph(5 + k, 4, seed=k).apply(lambda v: v.float() if v.dtype == torch.double
             else v, "x") for k in range(4)]  # fmt: skip
+    for graph in data:
+        del graph[CITES]
     for batch in DataLoader(data, batch_size=2):
-        del batch[CITES]
         x = first(batch.x_dict, batch.edge_index_dict)
         z = deq(x, batch.edge_index_dict, None, batch.batch_dict)
         z["b"].sum().backward()
@@ -472,6 +473,42 @@ def test_what_does_not_fit_is_refused(change, error, words):
         GraphDEQ(cell)(*change(data.x_dict, data.edge_index_dict))
 
 
+def test_edges_between_graphs_are_named_by_the_types_of_their_ends():
+    data = [typed_graph(5, 4, seed=k) for k in range(2)]
+    batch = Batch.from_data_list(data)
+    edges = dict(batch.edge_index_dict)
+    edges[HAS] = torch.tensor([[6, 1], [0, 5]])  # a 6 is in graph 1, and so is b 5
+    deq = GraphDEQ(RelationCell(IN, WIDTH, [CITES, HAS, OF]).double())
+    with pytest.raises(ValueError, match=r"2 edges .*, such as 'a' 6 → 'b' 0 from graph 1 to 0"):
+        deq(batch.x_dict, edges, batch=batch.batch_dict)
+
+
+def test_names_that_are_misspelled_or_missing_are_told():
+    data = typed_graph()
+    data = data.apply(lambda v: v.float() if v.dtype == torch.double else v)
+    conv = HeteroConv({HAS: SAGEConv((-1, -1), 8), OF: SAGEConv((-1, -1), 8)})
+    deq = GraphDEQ.from_conv(conv, IN)
+    x, edges = data.x_dict, {HAS: data[HAS].edge_index, OF: data[OF].edge_index}
+    with pytest.raises(TypeError, match=r"got a HeteroData\).*\(data.x_dict, data.edge_index_dict"):
+        deq(data)
+    with pytest.raises(ValueError, match=r"unknown \['ab'\]\). Did you mean 'a'\?"):
+        deq({"ab": x["a"], "b": x["b"]}, edges)
+    with pytest.raises(ValueError, match=r"'z'.*Did you mean 'b'\?"):
+        deq(x, edges, z0={"a": torch.zeros(7, 8), "bb": torch.zeros(4, 8)})
+    misspelled = {HAS: edges[HAS], ("b", "off", "a"): edges[OF]}
+    with pytest.raises(ValueError, match=r"Did you mean \('b', 'of', 'a'\)\?$"):
+        deq(x, misspelled)
+    with pytest.raises(ValueError, match=r"missing .*torch.empty\(2, 0, dtype=torch.long\)"):
+        deq(x, {HAS: edges[HAS]})
+    with pytest.raises(ValueError, match=r"'in_channels' for each of \['a', 'b'\]"):
+        GraphDEQ.from_conv(conv, {"a": 3, "B": 1})
+    empty = {**edges, OF: torch.empty(2, 0, dtype=torch.long)}
+    with torch.no_grad():
+        z, solution = deq(x, empty, return_solution=True)
+    assert bool(solution.converged.all())
+    assert z["a"].shape == (7, 8)
+
+
 def test_other_refusals():
     data = typed_graph()
     with pytest.raises(TypeError, match="whose state is one tensor"):
@@ -481,11 +518,10 @@ def test_other_refusals():
         deq(data.x_dict, data.edge_index_dict, {CITES: data[CITES].edge_attr})
     with pytest.raises(TypeError, match="dictionary 'edge_attr'"):
         deq(data.x_dict, data.edge_index_dict, data[CITES].edge_attr)
-    with pytest.raises(ValueError, match="pass channels"):
-        GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(-1, 4)}), {"a": 3})
-    deq = GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(4, 5)}), {"a": 3}).double()
-    with pytest.raises(ValueError, match="same shape"):
-        deq({"a": data["a"].x}, {CITES: data[CITES].edge_index})
+    with pytest.raises(ValueError, match="pass channels"):  # nothing says the width of b
+        GraphDEQ.from_conv(HeteroConv({OF: SAGEConv((-1, -1), 4)}), IN)
+    with pytest.raises(ValueError, match=r"same width \(got 4 → 5 from SAGEConv of \('a', "):
+        GraphDEQ.from_conv(HeteroConv({CITES: SAGEConv(4, 5)}), {"a": 3})
     with pytest.raises(ValueError, match="kappa"):
         RelationCell(IN, WIDTH, [CITES], kappa=1.0)
     with pytest.raises(ValueError, match="between"):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import torch
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.training import TrainConfig
-from gncadeq.training.run import command_line, train
+from gncadeq.training.run import train
 
 TINY = {"dataset": "digits", "channels": 6, "hidden_channels": 16, "train_limit": 320}
 
@@ -49,6 +48,27 @@ def test_digits_are_learned(tmp_path):
     assert [int(r["epoch"]) for r in rows(folder)][-1] == 7
     with pytest.raises(FileExistsError, match="--resume"):
         train(config, progress=False)
+
+
+def test_the_bar_shows_means_of_the_epoch_and_the_validation_by_name(tmp_path, monkeypatch):
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    seen = []
+    end = RichProgressBar.on_train_epoch_end
+
+    def watch(self, trainer, module):
+        seen.append(dict(trainer.progress_bar_metrics))
+        end(self, trainer, module)
+
+    monkeypatch.setattr(RichProgressBar, "on_train_epoch_end", watch)
+    train(tiny(tmp_path, epochs=2, validation=100))
+    logged = rows(tmp_path / "run")  # five batches of 64 an epoch: one row, their mean
+    assert len(seen) == len(logged) == 2
+    for shown, row in zip(seen, logged, strict=True):
+        assert shown.keys() == {"loss", "train_accuracy", "val_accuracy"}
+        assert shown["loss"] == pytest.approx(float(row["loss"]), rel=1e-5)
+        assert shown["train_accuracy"] == pytest.approx(float(row["accuracy"]), rel=1e-5)
+        assert shown["val_accuracy"] == pytest.approx(float(row["validation_accuracy"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("start", ["zeros", "normal"])
@@ -215,5 +235,3 @@ def test_the_essays_recipe_is_the_essays():
     assert (config.optimizer, config.lr, config.momentum, config.epochs) == ("sgd", 5e-3, 0.9, 10)
     assert (config.start, config.solver, config.update) == ("normal", "broyden", "residual")
     assert config.living_threshold is None
-    assert command_line(TrainConfig(seed=2)) == "gncadeq train mnist --seed 2"
-    assert os.sep  # the command names no folder

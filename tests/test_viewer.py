@@ -270,12 +270,19 @@ def test_mouse_and_keys_do_what_the_page_says(show):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     assert page.evaluate("viewer.frame") == 1
+    assert page.locator("#counter").inner_text() == "1 / 4"
     page.keyboard.press("End")
     assert page.evaluate("viewer.frame") == 4
     page.keyboard.press("Space")
     assert page.evaluate("viewer.playing")
     page.keyboard.press("Space")
     assert not page.evaluate("viewer.playing")
+
+
+def test_the_page_counts_steps_where_it_knows_them(show):
+    page = show(sphere(1), torch.rand(3, 42, 3), steps=[0, 40, 200])
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#counter").inner_text() == "step 40"
 
 
 def test_fields_are_chosen_in_the_menu(show):

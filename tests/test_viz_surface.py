@@ -315,7 +315,8 @@ def test_gif_plays_all_frames(tmp_path):
 def test_trajectory_comes_back_from_its_file(tmp_path):
     data, z = square(), torch.rand(3, 4, 5)
     path = save_trajectory(tmp_path / "t.safetensors", data, z, {"residual": z[..., 0]})
-    graph, again, fields = load_trajectory(path)
+    graph, again, fields, steps = load_trajectory(path)
+    assert steps is None
     assert torch.equal(again, z)
     assert torch.equal(graph.face, data.face)
     assert torch.equal(fields["residual"], z[..., 0])
@@ -324,6 +325,35 @@ def test_trajectory_comes_back_from_its_file(tmp_path):
         load_trajectory(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_trajectory(tmp_path / "absent.safetensors")
+
+
+def test_captions_are_the_steps_of_the_frames(tmp_path, monkeypatch):
+    from gncadeq.viz import render
+
+    said = []
+    strip = render.render_strip
+    monkeypatch.setattr(render, "render_strip", lambda *a, **k: said.append(a[1]) or strip(*a, **k))
+    data, z = square(), torch.rand(5, 4, 3)
+    known = save_trajectory(tmp_path / "a.safetensors", data, z, steps=[0, 5, 10, 10, 12])
+    unknown = save_trajectory(tmp_path / "b.safetensors", data, z)
+    assert load_trajectory(known).steps == [0, 5, 10, 10, 12]
+    render_file(known, tmp_path / "a.png", size=20)
+    render_file(known, tmp_path / "a.png", size=20, frames=[1, -1])
+    render_file(unknown, tmp_path / "a.png", size=20, frames=[1, -1])
+    render_file((data, z), tmp_path / "a.png", size=20, frames=[0, 4], steps=range(0, 50, 10))
+    assert said == [
+        ["step 0", "step 5", "step 10", "step 10", "step 12"], ["step 5", "step 12"],
+        ["frame 1", "frame 4"], ["step 0", "step 40"],
+    ]  # fmt: skip
+    page = render_file(known, tmp_path / "a.html", frames=[1, -1]).read_text()
+    assert '"steps": [5, 12]' in page
+    for write in (
+        lambda: save_trajectory(tmp_path / "c.safetensors", data, z, steps=[1]),
+        lambda: render_file((data, z), tmp_path / "c.png", steps=[1]),
+        lambda: render_file((data, z), tmp_path / "c.html", steps=[1]),
+    ):
+        with pytest.raises(ValueError, match=r"a step for each of 5 frames \(got 1\)"):
+            write()
 
 
 def test_weights_are_no_trajectory():
@@ -341,16 +371,16 @@ def test_suffix_decides_what_is_written(tmp_path):
         assert one.size == (50, 50)
     with Image.open(render_file(source, tmp_path / "strip.png", size=50)) as strip:
         assert strip.width == 6 * 54 - 4
-    gif = render_file(source, tmp_path / "a.gif", channel=1, steps=[0, 4, -1], size=30)
+    gif = render_file(source, tmp_path / "a.gif", channel=1, frames=[0, 4, -1], size=30)
     with Image.open(gif) as animation:
         assert animation.n_frames == 3
-    assert "<canvas" in render_file(source, tmp_path / "a.html", steps=[0, -1]).read_text()
+    assert "<canvas" in render_file(source, tmp_path / "a.html", frames=[0, -1]).read_text()
     with pytest.raises(ValueError, match=r"ending in .png, .*, .obj \(got 'a.svg'\)"):
         render_file(source, tmp_path / "a.svg")
     with pytest.raises(ValueError, match=r"channel from 0 to 2 \(got 3\)"):
         render_file(source, tmp_path / "b.png", channel=3)
-    with pytest.raises(ValueError, match=r"steps from -9 to 8 \(got 9\)"):
-        render_file(source, tmp_path / "b.png", steps=[9])
+    with pytest.raises(ValueError, match=r"frames from -9 to 8 \(got 9\)"):
+        render_file(source, tmp_path / "b.png", frames=[9])
     assert not (tmp_path / "b.png").exists()
 
 

@@ -280,7 +280,7 @@ def call(conv: nn.Module, data: Data | None = None, edge_attr=None, **context):
 
 def test_errors_name_the_remedy():
     data, edges = plain(), plain().num_edges
-    with pytest.raises(ValueError, match=r"same shape \(got 4 → 2 from GCNConv\)"):
+    with pytest.raises(ValueError, match=r"same width \(got 4 → 2 from GCNConv\)"):
         call(pyg.GCNConv(4, 2))
     with pytest.raises(
         ValueError, match=r"Expected \['pos'\] for PointTransformerConv .*pos=\.\.\."

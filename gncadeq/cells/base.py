@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.data.data import BaseData
 
 from gncadeq.layout import FlatGraph
 from gncadeq.neighborhood import Neighborhood
@@ -90,7 +92,7 @@ class Cell(nn.Module, ABC):
         """
         return torch.tensor(float("inf"))
 
-    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None) -> str | None:
+    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor) -> str | None:
         """Why solves on this graph may fail: a sentence for whoever's solve did, or ``None``."""
         return None
 
@@ -128,7 +130,7 @@ class Cell(nn.Module, ABC):
         self,
         z: Any,
         x: Any,
-        edge_index: Any,
+        edge_index: Any = None,
         edge_attr: Any = None,
         **context: Any,
     ) -> Any:
@@ -146,11 +148,29 @@ class Cell(nn.Module, ABC):
 
 def check_tensor(x: object) -> None:
     """Raise a TypeError if the injection isn't a tensor."""
+    refuse_graph(x)
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"Expected a tensor 'x' (got {type(x).__name__}). Use torch.as_tensor(x), or "
-            "(data.x, data.edge_index, ...) of a Data"
-        )
+        raise TypeError(f"Expected a tensor 'x' (got {type(x).__name__}). Use torch.as_tensor(x)")
+
+
+def refuse_graph(x: object) -> None:
+    """Raise a TypeError that names the call to make, if a whole graph came in the place of ``x``.
+
+    Example:
+        >>> from torch_geometric.data import Data
+        >>> refuse_graph(Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]])))
+        Traceback (most recent call last):
+        TypeError: Expected tensors (got a Data). Pass those in it: (data.x, data.edge_index)
+    """
+    if not isinstance(x, BaseData):
+        return
+    dictionary = "_dict" if isinstance(x, HeteroData) else ""
+    names = ["x", "edge_index", *(name for name in ("edge_attr", "batch") if name in x)]
+    words = [f"{'batch=' if name == 'batch' else ''}data.{name}{dictionary}" for name in names]
+    if "edge_weight" in x and "edge_attr" not in x:
+        words.insert(2, f"data.edge_weight{dictionary}")
+    kind = "Batch" if "ptr" in x else type(x).__name__
+    raise TypeError(f"Expected tensors (got a {kind}). Pass those in it: ({', '.join(words)})")
 
 
 def check_graph(
@@ -197,4 +217,4 @@ def check_graph(
         raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
 
 
-__all__ = ["Cell", "check_graph", "check_tensor"]
+__all__ = ["Cell", "check_graph", "check_tensor", "refuse_graph"]

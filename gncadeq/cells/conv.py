@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,12 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
+from gncadeq.choices import Injection, Update
 from gncadeq.neighborhood import Stencil, recorded
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
-
-Update = Literal["direct", "residual"]
-Injection = Literal["superposed", "additive"]
 
 
 class ConvStep:

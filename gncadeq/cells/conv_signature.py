@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy as parameter_is_lazy
+from torch_geometric.nn import MessagePassing
 
 from gncadeq.neighborhood import check_range
 from gncadeq.typing import OptTensor
@@ -133,6 +136,43 @@ def conv_arguments(
     return arguments
 
 
+def output_width(conv: nn.Module) -> int | None:
+    """The channels that one of PyG's convs returns, where it says so; of others nothing is known.
+
+    Example:
+        >>> from torch_geometric.nn import GATConv
+        >>> output_width(GATConv(16, 8, heads=2)), output_width(GATConv(16, 8, 2, concat=False))
+        (16, 8)
+    """
+    width: Any = getattr(conv, "out_channels", None)
+    known = isinstance(conv, MessagePassing) and type(conv).__module__.startswith("torch_geometric")
+    if not known or not isinstance(width, int) or width < 1:
+        return None
+    times: Any = getattr(conv, "heads", 1) if getattr(conv, "concat", False) is True else 1
+    powers: Any = getattr(conv, "powers", None)  # MixHopConv
+    return width * (times if powers is None else len(powers))
+
+
+def check_width(conv: nn.Module, channels: int, where: str = "") -> None:
+    """Refuse a conv that says it returns another width than its target's state has.
+
+    Raises:
+        ValueError: If it does.
+    """
+    width = output_width(conv)
+    if width is not None and width != channels:
+        raise ValueError(
+            f"Expected a conv that maps states to the same width (got {channels} → {width} from "
+            f"{type(conv).__name__}{where}). Give it as many output as input channels (heads that "
+            "are concatenated count), and project with 'in_channels'"
+        )
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Whether parameters of the module wait for the first call to be made, as widths of -1 do."""
+    return any(parameter_is_lazy(parameter) for parameter in module.parameters())
+
+
 def _supports(conv: nn.Module, name: str) -> bool:
     # The ready-made models share one signature and say what their convs support.
     return bool(getattr(conv, f"supports_{name}", True))
@@ -152,4 +192,11 @@ def _parameters(conv: nn.Module) -> dict[str, inspect.Parameter]:
     return found
 
 
-__all__ = ["ConvSignature", "conv_arguments", "read_signature"]
+__all__ = [
+    "ConvSignature",
+    "check_width",
+    "conv_arguments",
+    "is_lazy",
+    "output_width",
+    "read_signature",
+]

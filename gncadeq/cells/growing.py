@@ -82,6 +82,8 @@ class GrowingCell(Cell):
             ``[num_nodes, 0]``.
         alive_channel: The channel that tells whether a node lives, or ``None`` if all do.
         alive_threshold: The least value of a living node in that channel.
+        max_degree: Refuse graphs on which a node senses more than so many by its one kernel, for
+            weights that were made for at most that (:meth:`gncadeq.TotalisticCell.to_growing`).
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
@@ -112,6 +114,7 @@ class GrowingCell(Cell):
         in_channels: int = 0,
         alive_channel: int | None = 3,
         alive_threshold: float = 0.1,
+        max_degree: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -124,9 +127,12 @@ class GrowingCell(Cell):
             raise ValueError(
                 f"Expected 'alive_channel' in [0, {channels}) or None (got {alive_channel})"
             )
+        if max_degree is not None and num_kernels != 1:
+            raise ValueError(f"Expected num_kernels=1 with 'max_degree' (got {num_kernels})")
         self.in_channels, self.channels = in_channels, channels
         self.num_kernels, self.hidden_channels = num_kernels, hidden_channels
         self.alive_channel, self.alive_threshold = alive_channel, alive_threshold
+        self.max_degree = max_degree
         senses = channels * (1 + num_kernels)
         self.weight_z = nn.Parameter(torch.empty(hidden_channels, senses))
         if in_channels:
@@ -151,18 +157,30 @@ class GrowingCell(Cell):
         check_graph(x, edge_index, self.in_channels, self.weight_z.dtype)
         edge_attr = check_kernels(edge_attr, self.num_kernels)
         perception = Perception(edge_index, edge_attr, x.size(0))
+        self._check_degree(perception, x)
         drive = None if self.weight_x is None else F.linear(x, self.weight_x, self.bias)
         weight = self.weight_z, self.bias, self.weight_out
         channel = self.alive_channel
         alive = None if channel is None else (channel, self.alive_threshold)
         return GrowingStep(perception, weight, drive, alive)
 
+    def _check_degree(self, perception: Perception, x: Tensor) -> None:
+        if self.max_degree is None or not x.size(0) or torch.compiler.is_compiling():
+            return
+        most = int(perception.count(self.bias.new_ones(x.size(0), 1)).max())
+        if most > self.max_degree:
+            raise ValueError(
+                f"Expected a graph of nodes with at most {self.max_degree} neighbours (got one "
+                f"with {most}), for which these weights were made. Use to_growing(max_degree="
+                f"{most})"
+            )
+
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make a cell like this one, without its weights."""
         names = (
             "channels", "num_kernels", "hidden_channels", "in_channels", "alive_channel",
-            "alive_threshold",
+            "alive_threshold", "max_degree",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 

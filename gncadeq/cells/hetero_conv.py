@@ -12,7 +12,7 @@ from torch_geometric.nn.resolver import activation_resolver
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.conv_bounds import settled_growth
-from gncadeq.cells.conv_signature import read_signature
+from gncadeq.cells.conv_signature import check_width, output_width, read_signature
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
@@ -102,8 +102,11 @@ class HeteroConvCell(TypedCell):
             over all nodes, takes one graph at a time.
         in_channels: Channels of the injection of every node type.
         channels: Channels of every node type's state, or one number for all; by default those that
-            the convs within say.
-        edge_types: The relations; by default those of the ``HeteroConv``.
+            the convs within say. Lazy ones (``SAGEConv((-1, -1), 64)``) say those of their target,
+            and get their weights in the first call: make it before the optimiser.
+        edge_types: The relations; by default those of the ``HeteroConv``. A graph has them all:
+            ``HeteroConv`` itself leaves out those it isn't given; here a relation without edges is
+            ``torch.empty(2, 0, dtype=torch.long)``, so that a forgotten one is seen.
         edge_channels: Channels of the edge attributes of those relations that have any; their convs
             take them as ``edge_attr``, ``edge_weight`` or by the first such name they know.
         activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
@@ -153,9 +156,13 @@ class HeteroConvCell(TypedCell):
                     "Pass edge_types=data.edge_types"
                 )
             edge_types = list(conv.convs.keys())
+        inner = dict(conv.convs.items()) if isinstance(conv, HeteroConv) else {}
         if channels is None:
             channels = _widths(conv, list(in_channels))
         super().__init__(in_channels, channels, edge_types, edge_channels, bias)
+        for relation, module in inner.items():
+            if relation[2] in self.state_channels:
+                check_width(module, self.state_channels[relation[2]], f" of {relation}")
         if contraction is not None and not 0.0 < contraction < float("inf"):
             raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
         if power_steps < 2:
@@ -251,20 +258,23 @@ class HeteroConvCell(TypedCell):
 def _widths(conv: nn.Module, names: list[str]) -> dict[str, int]:
     """The width of every state, as the convs within a ``HeteroConv`` say."""
     found: dict[str, int] = {}
-    inner = conv.convs.items() if isinstance(conv, HeteroConv) else ()
+    inner = list(conv.convs.items()) if isinstance(conv, HeteroConv) else []
+    types = dict.fromkeys(name for (source, _, target), _ in inner for name in (source, target))
+    if inner:
+        check_names("in_channels", names, list(types))
     for (source, _, target), module in inner:
         width: Any = getattr(module, "in_channels", None)
         pair = width if isinstance(width, tuple | list) else (width, width)
-        for name, channels in zip((source, target), pair, strict=True):
+        # What a lazy conv doesn't know of its input, it says of its output.
+        known = [(source, pair[0]), (target, pair[1]), (target, output_width(module))]
+        for name, channels in known:
             if isinstance(channels, int) and channels > 0:
                 found.setdefault(name, channels)
-    try:
-        check_names("channels", list(found), names)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. The convs within {type(conv).__name__} don't say the widths of all states: "
-            "pass channels=..."
-        ) from None
+    check_names(
+        "channels", list(found), names,
+        f"The convs within {type(conv).__name__} don't say the widths of all states: pass "
+        "channels=...",
+    )  # fmt: skip
     return found
 
 

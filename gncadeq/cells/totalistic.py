@@ -129,7 +129,7 @@ class TotalisticCell(Cell):
         Its graph has one kernel, :class:`gncadeq.transforms.NeighborKernels` ``(("sum",))``.
 
         Args:
-            max_degree: The degree :math:`D`, 8 for pixels.
+            max_degree: The degree :math:`D`, 8 for pixels. The network refuses graphs with more.
 
         Example:
             >>> network = TotalisticCell().to_growing()
@@ -143,7 +143,8 @@ class TotalisticCell(Cell):
         change = torch.cat([after[0], after[1] - 1.0])
         bend = torch.diff(F.pad(change, (2, 0)), n=2)  # 0, 0, change: nothing happens below u = 0
         used = bend.nonzero().flatten()
-        cell = GrowingCell(1, 1, max(1, used.numel()), alive_channel=None)
+        hidden = max(1, used.numel())
+        cell = GrowingCell(1, 1, hidden, alive_channel=None, max_degree=max_degree)
         with torch.no_grad():
             for parameter in cell.parameters():
                 parameter.zero_()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cells.base import Cell, check_graph, refuse_graph
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
 from gncadeq.typing import Adj, EdgeType, OptTensor
@@ -48,7 +48,8 @@ class TypedCell(Cell, ABC):
     Args:
         in_channels: Channels of the injection of every node type.
         channels: Channels of every node type's state, or one number for all.
-        edge_types: The relations, ``(source type, name, target type)``.
+        edge_types: The relations, ``(source type, name, target type)``. A graph has them all; one
+            without edges is ``torch.empty(2, 0, dtype=torch.long)``.
         edge_channels: Channels of the edge attributes of those relations that have any.
         bias: Whether to add :math:`\mathbf{b}_t`.
 
@@ -109,7 +110,7 @@ class TypedCell(Cell, ABC):
 
         Args:
             x: The injections ``[num_nodes_t, in_channels_t]`` by node type.
-            edge_index: Edge indices ``[2, num_edges_r]`` by relation; absent ones have no edges.
+            edge_index: Edge indices ``[2, num_edges_r]`` of every relation.
             edge_attr: Edge attributes by relation, of those that have any.
             batch: Graph indices of the nodes by node type, in any order; ``None`` for a single
                 graph.
@@ -121,6 +122,7 @@ class TypedCell(Cell, ABC):
         """
         if isinstance(x, Tensor):
             return super().flatten(x, edge_index, edge_attr, batch, context)
+        refuse_graph(x)
         for name, value in (("x", x), ("edge_index", edge_index)):
             if not isinstance(value, Mapping):
                 raise TypeError(
@@ -141,13 +143,12 @@ class TypedCell(Cell, ABC):
             _check_batch(batch, drive)
         layout, graph = StateLayout.of(batch, self.state_channels)
         rows = layout.rows()
-        unknown = [t for t in edge_index if t not in self.edge_types]
-        if unknown:
-            raise ValueError(f"Expected 'edge_index' of {self.edge_types} (got unknown {unknown})")
+        check_names(
+            "edge_index", list(edge_index), self.edge_types,
+            "Pass torch.empty(2, 0, dtype=torch.long) for a relation without edges",
+        )  # fmt: skip
         parts, types = [graph.new_zeros(2, 0)], [graph.new_zeros(0)]
         for k, relation in enumerate(self.edge_types):
-            if relation not in edge_index:
-                continue
             source, target = rows[relation[0]], rows[relation[2]]
             index = _check_edges(relation, edge_index[relation], source, target)
             parts.append(torch.stack([source[index[0]], target[index[1]]]))
@@ -195,14 +196,12 @@ class TypedCell(Cell, ABC):
                 f"data.edge_attr_dict (got {type(edge_attr).__name__})"
             )
         given = dict(edge_attr or {})
-        check_names("edge_attr", list(given), [t for t in self.edge_channels if t in edge_index])
+        check_names("edge_attr", list(given), list(self.edge_channels))
         if not self.edge_channels:
             return None
         width = max(self.edge_channels.values())
         parts = [like.new_zeros(0, width)]
         for relation in self.edge_types:
-            if relation not in edge_index:
-                continue
             count, channels = edge_index[relation].size(1), self.edge_channels.get(relation, 0)
             value = given.get(relation, like.new_zeros(count, 0))
             value = value.unsqueeze(1) if value.dim() == 1 else value

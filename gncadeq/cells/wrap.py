@@ -12,7 +12,13 @@ from torch_geometric.nn.resolver import activation_resolver, normalization_resol
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.conv_bounds import proofs_hold, proven_bound, settled_growth
-from gncadeq.cells.conv_signature import conv_arguments, read_signature
+from gncadeq.cells.conv_signature import (
+    check_width,
+    conv_arguments,
+    is_lazy,
+    output_width,
+    read_signature,
+)
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.typing import Adj, OptTensor
@@ -59,7 +65,9 @@ class WrappedConvCell(Cell):
     Args:
         conv: The conv.
         in_channels: Channels of the injection ``x``.
-        channels: Channels :math:`C` of the state; by default the conv's ``in_channels``.
+        channels: Channels :math:`C` of the state; by default the conv's ``in_channels``, or what a
+            lazy conv (``GCNConv(-1, 64)``) returns. That gets its weights in the first call: make
+            it before the optimiser.
         activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
         norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
             nothing is then proven.
@@ -103,7 +111,13 @@ class WrappedConvCell(Cell):
         super().__init__()
         self.signature = read_signature(conv)
         self.hypergraph = self.signature.graph == "hyperedge_index"
+        if init == "identity" and is_lazy(conv):
+            raise ValueError(
+                f"Expected a conv with weights to overwrite by init='identity' (got a lazy "
+                f"{type(conv).__name__}). Say its widths instead of -1"
+            )
         channels = _width(conv) if channels is None else channels
+        check_width(conv, channels)
         if in_channels < 1 or channels < 1:
             raise ValueError(
                 f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
@@ -148,7 +162,7 @@ class WrappedConvCell(Cell):
                 reset()
         self._reset_own()
 
-    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None) -> str | None:
+    def caveat(self, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor) -> str | None:
         """Why solves on this graph may fail, although the conv is scaled."""
         name = type(self.conv).__name__
         if self.contraction is None:
@@ -159,7 +173,8 @@ class WrappedConvCell(Cell):
         )
         if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return f"The growth of {name} is measured, at one state, and not proven; {lower}"
-        if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, edge_attr):
+        weight = context.get("edge_weight") if edge_attr is None else edge_attr
+        if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, weight):
             return (
                 f"The bound of {name} is one for undirected graphs with weights that aren't "
                 "negative, which this isn't: use torch_geometric.transforms.ToUndirected; or "
@@ -225,6 +240,8 @@ class WrappedConvCell(Cell):
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
         step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
+        if not torch.compiler.is_compiling() and is_lazy(self.conv):
+            step.image(step.drive.detach())
         if self.contraction is not None:
             bound = self.proven_bound()
             if bound is None:
@@ -266,6 +283,9 @@ def _width(conv: nn.Module) -> int:
         width: Any = getattr(conv, name, None)
         if isinstance(width, int) and width > 0:
             return width
+    output = output_width(conv)
+    if output is not None:  # a lazy conv
+        return output
     raise ValueError(
         f"Expected 'channels', the width C of the state, which {type(conv).__name__} doesn't say "
         "(got None). Pass channels=..."

@@ -1,1 +1,3 @@
-"""Commands of ``gncadeq`` that have a module of their own."""
+"""One command a module; torch is loaded in their bodies, so that help and typing errors wait for
+nothing.
+"""

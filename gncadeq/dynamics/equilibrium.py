@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell
+from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics import torchdeq_bridge
-from gncadeq.dynamics.fixed_point import Criterion, check_criterion, solve
+from gncadeq.dynamics.fixed_point import check_criterion, solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
 from gncadeq.dynamics.partition import Partition
@@ -22,7 +23,6 @@ from gncadeq.layout import FlatGraph, device_of
 from gncadeq.neighborhood import transforms_active
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
-Gradient = Literal["ift", "phantom", "one_step"]
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -57,11 +57,12 @@ class GraphDEQ(nn.Module):
             :func:`gncadeq.dynamics.register_solver`, or ``"torchdeq:NAME"`` for TorchDEQ's own
             (``anderson``, ``broyden``, ``fixed_point_iter``), each graph packed into one row.
         tol: Bound on each graph's relative residual
-            :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert`.
+            :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert`; 1e-3
+            unless given.
         criterion: ``"graph"``, or ``"node"``: each node's relative residual is bounded, the largest
             counts. It takes more steps, and is for signals that fade by orders of magnitude on
             their way, as along a chain of a hundred nodes.
-        max_steps: Most solver steps.
+        max_steps: Most solver steps; 60 unless given.
         gradient: ``"ift"``; ``"phantom"``, which unrolls a few damped steps at the equilibrium
             (Geng et al. 2021, eq. 11); or ``"one_step"``, Jacobian-free. The value returned is the
             same.
@@ -261,7 +262,7 @@ class GraphDEQ(nn.Module):
     def forward(
         self,
         x: Any,
-        edge_index: Any,
+        edge_index: Any = None,
         edge_attr: Any = None,
         batch: Any = None,
         *,
@@ -328,9 +329,11 @@ class GraphDEQ(nn.Module):
         frozen = Frozen.of(self.cell, generator)
         step = _prepare(self.cell, graph, frozen)
         if flat.batch is not None and not self.cell.hypergraph:
-            partition.check_edges(edge_index)
+            partition.check_edges(edge_index, flat.layout)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
-        solution.report(self.on_failure, caveat=lambda: self.cell.caveat(edge_index, edge_attr))
+        solution.report(
+            self.on_failure, caveat=lambda: self.cell.caveat(edge_index, edge_attr, **graph.context)
+        )
         z = solution.state
         if frozen is not None:
             frozen.update_statistics = True
@@ -409,8 +412,13 @@ class GraphDEQ(nn.Module):
         )  # fmt: skip
 
     def as_nca(self, **options: Any) -> GraphNCA:
-        """The same cell object, step by step; ``options`` go to :class:`GraphNCA`."""
-        return GraphNCA(self.cell, **{"start": self.start, "tol": self.tol, **options})
+        """The same cell object, step by step, to be judged by the same ``tol`` and ``criterion``.
+
+        Args:
+            options: Of :class:`GraphNCA`, such as ``steps``, which are 64 by default.
+        """
+        mine = {"start": self.start, "tol": self.tol, "criterion": self.criterion}
+        return GraphNCA(self.cell, **{**mine, **options})
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

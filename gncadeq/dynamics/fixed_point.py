@@ -6,17 +6,17 @@ solver's (:mod:`gncadeq.dynamics.solvers`). Every graph has its own number of st
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.dynamics.solvers import make_solver
 from gncadeq.typing import Step
 
-Criterion = Literal["graph", "node"]
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
 _GROWTH_LIMIT = 1e6
 
@@ -97,13 +97,8 @@ def solve(
         last = k == max_steps
         if last or k % check_every == 0:
             p = method.partition
-            diff, size = p.norm(fz - z), p.norm(fz)
+            rel, diff, size = residuals(z, fz, p, criterion)
             finite = diff.isfinite() & size.isfinite()
-            if criterion == "graph":
-                rel = torch.where(diff == 0, 0.0, diff / size)
-            else:
-                rel = _worst_node(z, fz, p)
-            rel = torch.where(finite, rel, float("inf"))
             better = finite & (rel <= best_rel)  # while a signal spreads, its front node counts one
             if bool(better.all()):
                 best, best_rel, best_abs = z, rel, diff
@@ -153,6 +148,23 @@ def solve(
     )
 
 
+def residuals(
+    z: Tensor, fz: Tensor, partition: Partition, criterion: Criterion
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a state lacks to a fixed point, for every graph.
+
+    Returns:
+        Each ``[num_graphs]``: the relative residual by the criterion, infinite where anything isn't
+        finite; ``‖f(z) − z‖``; and ``‖f(z)‖``.
+    """
+    diff, size = partition.norm(fz - z), partition.norm(fz)
+    if criterion == "graph":
+        rel = torch.where(diff == 0, 0.0, diff / size)
+    else:
+        rel = _worst_node(z, fz, partition)
+    return torch.where(diff.isfinite() & size.isfinite(), rel, float("inf")), diff, size
+
+
 def _worst_node(z: Tensor, fz: Tensor, partition: Partition) -> Tensor:
     """The largest relative residual of a graph's nodes, ``[num_graphs]``."""
     kind = torch.finfo(z.dtype)
@@ -170,4 +182,4 @@ def check_criterion(value: str) -> Criterion:
     return value  # type: ignore[return-value]
 
 
-__all__ = ["Criterion", "check_criterion", "solve"]
+__all__ = ["check_criterion", "residuals", "solve"]

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.dynamics.fixed_point import Criterion, solve
+from gncadeq.choices import Criterion
+from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import OnFailure
 from gncadeq.typing import AdjointStep, RestrictableStep, Step

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.layout import StateLayout
 from gncadeq.typing import Adj
 
 _PIECE = 1024
@@ -73,8 +74,12 @@ class Partition:
             )
         self.batch, self.num_graphs = batch, num_graphs
 
-    def check_edges(self, edge_index: Adj) -> None:
+    def check_edges(self, edge_index: Adj, layout: StateLayout | None = None) -> None:
         """Refuse edges between graphs: one graph's equilibrium would depend on another's.
+
+        Args:
+            edge_index: The edges between rows.
+            layout: Whose rows they are, where the state is several tensors.
 
         Raises:
             ValueError: If the ends of an edge are in two graphs.
@@ -89,10 +94,11 @@ class Partition:
         if bool(crossing.any()):
             edge = int(crossing.nonzero()[0])
             i, j = int(source[edge]), int(target[edge])
+            names = (str(i), str(j)) if layout is None else (layout.name(i), layout.name(j))
             raise ValueError(
                 f"Expected edges within the graphs of 'batch' (got {int(crossing.sum())} edges "
-                f"between graphs, such as {i} → {j} from graph {int(self.batch[i])} to "
-                f"{int(self.batch[j])}). Is 'batch' that of another Batch?"
+                f"between graphs, such as {names[0]} → {names[1]} from graph {int(self.batch[i])} "
+                f"to {int(self.batch[j])}). Is 'batch' that of another Batch?"
             )
 
     @property

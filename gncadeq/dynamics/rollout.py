@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cells.base import Cell
+from gncadeq.choices import Criterion
+from gncadeq.dynamics.fixed_point import check_criterion, residuals
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
@@ -36,7 +38,7 @@ class GraphNCA(nn.Module):
 
     Args:
         cell: The rule; shared, never copied.
-        steps: Number of steps :math:`T`.
+        steps: Number of steps :math:`T`; 64 unless given, here or in a call.
         fire_rate: Probability :math:`p` in (0, 1] that a node updates in a step.
         step_size: Step :math:`\tau` in (0, 1].
         start: ``"zeros"``, ``"normal"`` (standard Gaussian noise), or a module that predicts a
@@ -46,6 +48,7 @@ class GraphNCA(nn.Module):
             ``"sqrt"`` takes segments of :math:`\lceil \sqrt T \rceil` steps, for the least,
             :math:`2 \sqrt T` (Chen et al. 2016).
         tol: The relative residual below which a graph counts as converged in a returned solution.
+        criterion: Whose residual that is, as of :class:`gncadeq.GraphDEQ`.
 
     Shapes:
         - **input:** injection :math:`(|\mathcal{V}|, F)`, edge indices :math:`(2, |\mathcal{E}|)`,
@@ -71,6 +74,7 @@ class GraphNCA(nn.Module):
         start: Start = "zeros",
         checkpoint_every: int | Literal["sqrt"] | None = None,
         tol: float = 1e-3,
+        criterion: Criterion = "graph",
     ) -> None:
         super().__init__()
         self.cell = cell
@@ -89,6 +93,7 @@ class GraphNCA(nn.Module):
         self.fire_rate, self.step_size = fire_rate, step_size
         self.start = check_start(start)
         self.checkpoint_every, self.tol = checkpoint_every, tol
+        self.criterion: Criterion = check_criterion(criterion)
 
     @classmethod
     def from_conv(
@@ -172,7 +177,7 @@ class GraphNCA(nn.Module):
     def forward(
         self,
         x: Any,
-        edge_index: Any,
+        edge_index: Any = None,
         edge_attr: Any = None,
         batch: Any = None,
         *,
@@ -217,7 +222,7 @@ class GraphNCA(nn.Module):
             context["batch"] = partition.batch
         step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **context)
         if graph.batch is not None and not self.cell.hypergraph:
-            partition.check_edges(graph.edge_index)
+            partition.check_edges(graph.edge_index, graph.layout)
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
@@ -269,20 +274,22 @@ class GraphNCA(nn.Module):
 
     @torch.no_grad()
     def _solution(self, step: Step, z: Tensor, partition: Partition, steps: int) -> Solution:
-        fz = step(z).to(z.dtype)
-        diff, size = partition.norm(fz - z), partition.norm(fz)
-        residual = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
+        residual, diff, size = residuals(z, step(z).to(z.dtype), partition, self.criterion)
         status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
-        finite = diff.isfinite() & size.isfinite()
-        status = torch.where(finite, status, int(Status.NON_FINITE))
+        status = torch.where(diff.isfinite() & size.isfinite(), status, int(Status.NON_FINITE))
         count = torch.full_like(status, steps)
         return Solution(z.detach(), residual, diff, count, count + 1, status, self.tol)
 
     def as_deq(self, **options: Any) -> GraphDEQ:
-        """The same cell object, solved to equilibrium; ``options`` go to :class:`GraphDEQ`."""
+        """The same cell object, solved to equilibrium, by the same ``tol`` and ``criterion``.
+
+        Args:
+            options: Of :class:`GraphDEQ`, such as ``max_steps``, which are 60 by default.
+        """
         from gncadeq.dynamics.equilibrium import GraphDEQ
 
-        return GraphDEQ(self.cell, **{"start": self.start, **options})
+        mine = {"start": self.start, "tol": self.tol, "criterion": self.criterion}
+        return GraphDEQ(self.cell, **{**mine, **options})
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from gncadeq.choices import StartName
 from gncadeq.typing import Adj, OptTensor
 
-StartName = Literal["zeros", "normal"]
 Start = StartName | nn.Module
 
 

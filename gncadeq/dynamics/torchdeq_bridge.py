@@ -103,7 +103,8 @@ def solve_stock(
 
 
 class GraphCore(DEQBase):  # type: ignore[misc]
-    """Our solve as a TorchDEQ core: ``torchdeq.get_deq(core="graph")``.
+    """Our solve as a TorchDEQ core: ``torchdeq.get_deq(core="graph")``, once ``gncadeq.dynamics``
+    is imported.
 
     The returned module maps ``(func, z_init, batch)`` to ``([z], info)`` as TorchDEQ's cores do;
     gradients are phantom steps through ``func`` (``grad``, ``tau``) at the equilibrium. For the

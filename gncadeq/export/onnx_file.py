@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from gncadeq.choices import Program
 from gncadeq.export.loop import roll
 from gncadeq.export.plain import Form
 from gncadeq.export.program import Model, StepProgram, as_automaton, export_step
@@ -20,7 +21,6 @@ from gncadeq.models import PixelGraphClassifier
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.typing import OptTensor
 
-Program = Literal["rollout", "step"]
 OPSET = 20
 
 

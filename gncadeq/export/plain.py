@@ -7,17 +7,16 @@ run. These don't: the graph is an input like any other, so that a traced program
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.cells.adjacency import Normalization
+from gncadeq.choices import Form
 from gncadeq.neighborhood import check_range
 from gncadeq.typing import OptTensor
-
-Form = Literal["scatter", "gather"]
 
 
 class EdgeList:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import check_graph
-from gncadeq.cells.conv import ConvCell, Injection, Update
+from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
+from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, Solution
 from gncadeq.models.readout import MeanReadout
 from gncadeq.transforms import ImageToGraph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,10 @@ from safetensors.torch import save
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
+_COMMANDS = {
+    "GrowingCell": "run and export",
+    "PixelGraphClassifier": "evaluate, show, analyze, predict and export",
+}
 _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 
 
@@ -58,9 +63,11 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
     """
     path = _FOLDER / f"{name}.safetensors" if str(name) in pretrained_names() else Path(name)
     if not path.is_file():
+        near = get_close_matches(str(name), pretrained_names(), n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
         raise FileNotFoundError(
             f"Expected one of the shipped weights {pretrained_names()} or a .safetensors file "
-            f"(got {str(name)!r})"
+            f"(got {str(name)!r}){hint}"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -87,7 +94,11 @@ def load_pretrained(cls: type[M], name: str | Path) -> M:
     """
     path, architecture, config, card = read_header(name)
     if architecture != cls.__name__:
-        raise ValueError(f"Expected weights of a {cls.__name__} (got {architecture} in {path})")
+        commands = _COMMANDS.get(architecture)
+        hint = f". They are for the commands {commands}" if commands else ""
+        raise ValueError(
+            f"Expected weights of a {cls.__name__} (got {architecture} in {path}){hint}"
+        )
     try:
         model = cls(**config)
         with safe_open(path, framework="pt") as file:

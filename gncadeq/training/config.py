@@ -4,16 +4,59 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
+from gncadeq.choices import (
+    Accelerator,
+    AnyGradient,
+    DynamicsName,
+    Injection,
+    Optimizer,
+    Schedule,
+    StartName,
+    Update,
+)
 from gncadeq.models.pretrained import write_atomically
+
+_PLACES = ("data_root", "out")
+_OPTIONS = {"living_threshold": "living", "hidden_channels": "hidden"}
 
 
 class RunConfig:
-    """What the configurations of all kinds of runs have in common; they are dataclasses."""
+    """What the configurations of all kinds of runs have in common; they are dataclasses.
+
+    Attributes:
+        command: The command that makes such a run, and the field that is its argument.
+    """
+
+    command: ClassVar[tuple[str, str]]
+
+    def command_line(self, data_root: bool = True) -> str:
+        """The command that makes this run again, to be pasted into a shell.
+
+        Args:
+            data_root: Whether to name the data root, which is this machine's.
+        """
+        name, argument = self.command
+        words = ["gncadeq", name, str(getattr(self, argument))]
+        left_out = (argument,) if data_root else (argument, "data_root")
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        for field in sorted(fields, key=lambda field: field.name in _PLACES):
+            value = getattr(self, field.name)
+            if field.name in left_out or (value == field.default and field.name != "out"):
+                continue
+            option = _OPTIONS.get(field.name, field.name.replace("_", "-"))
+            if field.name == "living_threshold" and value is None:
+                words += ["--pixels", "all"]
+            elif isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{option}")
+            else:
+                words += [f"--{option}", "none" if value is None else str(value)]
+        return shlex.join(words)
 
     def check_choices(self) -> None:
         """Refuse a value that isn't among the strings its type names."""
@@ -92,6 +135,8 @@ class TrainConfig(RunConfig):
         24
     """
 
+    command: ClassVar[tuple[str, str]] = ("train", "dataset")
+
     dataset: str = "mnist"
     data_root: str | None = None
     out: str = "runs/mnist"
@@ -99,24 +144,24 @@ class TrainConfig(RunConfig):
     seed: int = 0
     channels: int = 24
     hidden_channels: int = 128
-    update: Literal["direct", "residual"] = "direct"
-    injection: Literal["superposed", "additive"] = "superposed"
+    update: Update = "direct"
+    injection: Injection = "superposed"
     contraction: float | None = 0.99
     standardize: bool = True
     living_threshold: float | None = 0.02
-    dynamics: Literal["deq", "nca"] = "deq"
+    dynamics: DynamicsName = "deq"
     solver: str = "picard"
     tol: float = 1e-2
     max_steps: int = 60
-    gradient: Literal["ift", "phantom", "one_step", "bptt"] = "ift"
+    gradient: AnyGradient = "ift"
     phantom_steps: int = 5
     nca_steps: int = 32
     fire_rate: float = 1.0
-    start: Literal["zeros", "normal"] = "zeros"
-    optimizer: Literal["adam", "sgd"] = "adam"
+    start: StartName = "zeros"
+    optimizer: Optimizer = "adam"
     lr: float = 1e-2
     momentum: float = 0.9
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    schedule: Schedule = "one_cycle"
     batch_size: int = 64
     clip: float | None = 1.0
     augment: bool = False
@@ -125,7 +170,7 @@ class TrainConfig(RunConfig):
     warm_start_mb: float = 512.0
     validation: int = 0
     train_limit: int | None = None
-    accelerator: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
+    accelerator: Accelerator = "cpu"
     devices: int = 1
 
     def __post_init__(self) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch_geometric.data import Data
 
+from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
 from gncadeq.training.config import RunConfig
-from gncadeq.transforms.mesh import Kernels
-from gncadeq.typing import Projection, Up
 
 _OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
 
@@ -69,8 +67,10 @@ class GrowConfig(RunConfig):
 
     Example:
         >>> GrowConfig("lizard.png", steps=500).command_line()
-        'gncadeq grow lizard.png --steps 500'
+        'gncadeq grow lizard.png --steps 500 --out runs/grow'
     """
+
+    command: ClassVar[tuple[str, str]] = ("grow", "target")
 
     target: str
     on: str = "grid"
@@ -86,14 +86,14 @@ class GrowConfig(RunConfig):
     hidden_channels: int = 96
     seed_node: int | None = None
     anchor: bool = True
-    method: Literal["bptt", "implicit"] = "bptt"
+    method: GrowMethod = "bptt"
     pretrain: float = 0.5
     fire_rate: float = 1.0
     min_rollout: int = 20
     max_rollout: int = 32
     settle: int = 100
     checkpoint_every: int | None = None
-    gradient: Literal["ift", "phantom", "one_step"] = "ift"
+    gradient: Gradient = "ift"
     phantom_steps: int = 16
     tol: float = 1e-3
     max_steps: int = 96
@@ -186,20 +186,6 @@ class GrowConfig(RunConfig):
     def rest_weight(self, step: int) -> float:
         """The weight of the rest loss in a training step."""
         return self.rest * step / self.steps
-
-    def command_line(self) -> str:
-        """The command that repeats the run, without its folder."""
-        words = ["gncadeq grow", self.target]
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("target", "out") or value == field.default:
-                continue
-            name = "hidden" if field.name == "hidden_channels" else field.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{'' if value else 'no-'}{name}")
-            else:
-                words.append(f"--{name} {'none' if value is None else value}")
-        return " ".join(words)
 
 
 __all__ = ["GrowConfig"]

@@ -136,7 +136,9 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     groups = here.count if config.warm_start else 1
     sampler = EpochBatches(index, config.batch_size, config.seed, groups)
     task = PixelClassification(model, config, config.epochs * len(sampler))
-    card: dict[str, Any] = {"command": command_line(config), "config": _portable(config)}
+    card: dict[str, Any] = {
+        "command": config.command_line(data_root=False), "config": _portable(config),
+    }  # fmt: skip
 
     def validate() -> tuple[int, int]:
         if not len(held_out):
@@ -152,10 +154,13 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     )
     callbacks: list[Any] = [log, keep]
     if progress:
-        callbacks.append(RichProgressBar(refresh_rate=5, console_kwargs={"stderr": True}))
-    quiet = logging.getLogger("lightning.pytorch")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+        callbacks.append(
+            RichProgressBar(refresh_rate=5, leave=True, console_kwargs={"stderr": True})
+        )
+    quiet = {name: logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")}
+    levels = {name: logger.level for name, logger in quiet.items()}
+    for logger in quiet.values():
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -174,7 +179,8 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
         finally:
-            quiet.setLevel(level)
+            for name, logger in quiet.items():
+                logger.setLevel(levels[name])
 
 
 def _strategy(here: Processes) -> dict[str, Any]:
@@ -220,26 +226,4 @@ def _portable(config: TrainConfig) -> dict[str, Any]:
     return {k: v for k, v in options.items() if k not in ("out", "data_root", "devices")}
 
 
-def command_line(config: TrainConfig) -> str:
-    """The command that repeats a run, without its folders."""
-    words = ["gncadeq train", config.dataset]
-    default = TrainConfig()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("dataset", "data_root", "out", "devices") or value == getattr(
-            default, field.name
-        ):
-            continue
-        name = {"living_threshold": "living", "hidden_channels": "hidden"}.get(
-            field.name, field.name.replace("_", "-")
-        )
-        if field.name == "living_threshold" and value is None:
-            words.append("--pixels all")
-        elif isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{name}")
-        else:
-            words.append(f"--{name} {'none' if value is None else value}")
-    return " ".join(words)
-
-
-__all__ = ["command_line", "fit", "train", "training_dynamics", "versions"]
+__all__ = ["fit", "train", "training_dynamics", "versions"]

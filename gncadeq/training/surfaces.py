@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.datasets import MeshWarning, load_mesh, primitives
 from gncadeq.datasets.mesh_files import READABLE
 from gncadeq.transforms import MeshToGraph
-from gncadeq.transforms.mesh import Kernels
-from gncadeq.typing import Projection, Up
 from gncadeq.viz.geometry import UPRIGHT
 
 _LIVES = 0.1  # alpha of a living node: GrowingCell's own threshold
@@ -64,9 +63,10 @@ def read_surface(on: str) -> Data:
         except ValueError:
             given = ()
         if len(given) != len(numbers):
+            count = "a whole number" if len(numbers) == 1 else f"{len(numbers)} whole numbers"
             usual = ",".join(map(str, numbers))
             raise ValueError(
-                f"Expected {len(numbers)} whole numbers after the colon, as in '{name}:{usual}' "
+                f"Expected a surface {name!r}, or with its size, {count}, '{name}:{usual}' "
                 f"(got {on!r})"
             )
         numbers = given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.surfaces import (
     PATTERNS,
@@ -25,8 +27,6 @@ from gncadeq.training.surfaces import (
     surface_target,
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
-from gncadeq.transforms.mesh import Kernels
-from gncadeq.typing import Projection, Up
 
 _FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node")
 
@@ -168,9 +168,11 @@ def load_target(
             return data
         return picture_target(read_rgba(_picture(target), size))
     if not Path(on).suffix:
+        near = get_close_matches(on.partition(":")[0], ["grid", *SURFACES], n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Expected 'on' to be 'grid', one of {list(SURFACES)}, a mesh file or a graph file "
-            f"(got {on!r})"
+            f"(got {on!r}){hint}"
         )
     if target != "color":
         raise ValueError(

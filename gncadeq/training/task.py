@@ -37,6 +37,8 @@ class PixelClassification(L.LightningModule):
         super().__init__()
         self.model, self.config, self.total_steps = model, config, total_steps
         self.warm = WarmStarts(config.warm_start_mb) if config.warm_start else None
+        self._epoch, self._graphs = -1, 0
+        self._sums: dict[str, Tensor | float] = {}
 
     def training_step(self, data: Batch, _: int) -> dict[str, Tensor]:
         """The loss of a batch; stops the run with the cause if it isn't a number."""
@@ -67,9 +69,18 @@ class PixelClassification(L.LightningModule):
             "solver_steps": solution.num_steps.float().mean(),
             "converged": (solution.status == Status.CONVERGED).float().mean(),
         }
-        shown = {k: row[k] for k in ("loss", "accuracy", "residual", "solver_steps")}
-        self.log_dict(shown, prog_bar=True, on_epoch=False, batch_size=data.num_graphs)
+        self._show(row, data.num_graphs)
         return {**row, "loss": loss}
+
+    def _show(self, row: dict[str, Tensor], graphs: int) -> None:
+        """Show the means of the epoch so far: those of a single batch jump, and are no result."""
+        if self._epoch != self.current_epoch:
+            self._epoch, self._graphs, self._sums = self.current_epoch, 0, {}
+        self._graphs += graphs
+        for name, of in (("loss", "loss"), ("train_accuracy", "accuracy")):
+            self._sums[name] = self._sums.get(name, 0.0) + row[of] * graphs
+        means = {name: total / self._graphs for name, total in self._sums.items()}
+        self.log_dict(means, prog_bar=True, on_epoch=False, batch_size=graphs)
 
     def _cause(self, data: Batch, status: Tensor) -> str:
         bad = [n for n, p in self.model.named_parameters() if not bool((p.abs() < 1e6).all())]
@@ -173,7 +184,8 @@ class RunLog(Callback):
         """Write the log and the weights, each by way of a temporary file."""
         if self.validate is not None:
             right, count = gathered(torch.tensor(self.validate(), device=module.device)).sum(0)
-            self.rows[-1]["validation_accuracy"] = float(right / count)
+            accuracy = self.rows[-1]["validation_accuracy"] = float(right / count)
+            module.log("val_accuracy", accuracy, prog_bar=True)
         if not trainer.is_global_zero:
             return
         text = io.StringIO()

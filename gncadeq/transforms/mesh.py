@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.choices import Kernels
 from gncadeq.transforms.surface_balls import surface_balls
 from gncadeq.transforms.surface_operators import (
     Weights,
@@ -22,8 +23,6 @@ from gncadeq.transforms.surface_operators import (
     vertex_normals,
     with_self_loops,
 )
-
-Kernels = Literal["isotropic", "tangent", "harmonics"]
 
 _CUTOFF = 3.0
 """Where the Gaussian ends, in units of the scale; it is lowered to end at zero."""

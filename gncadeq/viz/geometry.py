@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gncadeq.typing import Up
+from gncadeq.choices import Up
 
 UPRIGHT = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}  # cyclic, so that nothing is mirrored
 """For the axis that points up, the axes that go right, up and towards the viewer."""

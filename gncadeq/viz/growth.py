@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.choices import Up
 from gncadeq.growth import Moment
 from gncadeq.transforms import graph_to_image
-from gncadeq.typing import Up
 from gncadeq.viz.colors import ColorScale
+from gncadeq.viz.legend import tile
 from gncadeq.viz.surface import SurfaceRenderer
 from gncadeq.viz.trajectory import save_trajectory
 from gncadeq.viz.viewer import write_viewer
@@ -59,7 +60,8 @@ def save_strip(
     moments: Sequence[Moment], data: Data, path: str | Path, count: int = 12, scale: int = 4,
     up: Up = "y",
 ) -> Path:  # fmt: skip
-    """Draw moments side by side, then the target: the first and last, the injury, some between.
+    """Draw moments side by side, then the target: the first and last, the injury, some between,
+    each with its step below.
 
     Args:
         moments: Of a trial, with their colours.
@@ -70,16 +72,9 @@ def save_strip(
         up: The axis that points up in space.
     """
     shown, paint = _spread(moments, count), painter(data, scale, up)
-    pictures = [paint(m.color) for m in shown if m.color is not None]
-    pictures.append(paint(data.color))
-    gap = 2 * scale
-    width = sum(p.width + gap for p in pictures) + gap  # the target stands a little apart
-    strip = Image.new("RGB", (width, pictures[0].height), "white")
-    left = 0
-    for k, picture in enumerate(pictures):
-        left += gap if k == len(pictures) - 1 else 0
-        strip.paste(picture, (left, 0))
-        left += picture.width + gap
+    kept = [(m, m.color) for m in shown if m.color is not None]
+    captions = [f"step {m.steps}{', injured' if m.event == 'damage' else ''}" for m, _ in kept]
+    strip = tile([*(paint(c) for _, c in kept), paint(data.color)], [*captions, "target"])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     strip.save(path)
@@ -153,7 +148,7 @@ def save_viewer(
     target = _ON_WHITE(data.color).expand(len(color), -1, -1)
     return write_viewer(
         path, data, _ON_WHITE(color), names=("red", "green", "blue"), up=up, title=title,
-        fields={"alpha": color[..., 3], "target": target},
+        fields={"alpha": color[..., 3], "target": target}, steps=_steps(moments),
     )  # fmt: skip
 
 
@@ -166,11 +161,16 @@ def save_moments(moments: Sequence[Moment], data: Data, path: str | Path) -> Pat
         path: The file, ``*.safetensors``.
     """
     color = _colors(moments)
-    return save_trajectory(path, data, _ON_WHITE(color), {"alpha": color[..., 3]})
+    fields = {"alpha": color[..., 3]}
+    return save_trajectory(path, data, _ON_WHITE(color), fields, _steps(moments))
 
 
 def _colors(moments: Sequence[Moment]) -> Tensor:
     return torch.stack([m.color for m in moments if m.color is not None])
+
+
+def _steps(moments: Sequence[Moment]) -> list[int]:
+    return [m.steps for m in moments if m.color is not None]
 
 
 __all__ = ["over_white", "painter", "save_animation", "save_moments", "save_strip", "save_viewer"]

@@ -15,7 +15,7 @@ from gncadeq.models.pretrained import write_atomically
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
 from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_surface
-from gncadeq.viz.trajectory import load_trajectory
+from gncadeq.viz.trajectory import Trajectory, check_steps, load_trajectory
 from gncadeq.viz.viewer import write_viewer
 
 _MESHES = (".ply", ".glb", ".obj")
@@ -32,6 +32,7 @@ def render_file(
     colormap: str = "viridis",
     low: float | None = None,
     high: float | None = None,
+    frames: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
     ms: int = 120,
     **options: Any,
@@ -50,14 +51,16 @@ def render_file(
         low: Value of the first colour in pictures; by default as
             :meth:`gncadeq.viz.ColorScale.fit` finds it.
         high: Value of the last colour in pictures.
-        steps: The frames to draw in pictures, and to keep in pages; negative ones count from the
+        frames: The frames to draw in pictures, and to keep in pages; negative ones count from the
             end.
+        steps: The step of every frame, for captions; by default what the file says of it, and where
+            it says nothing, frames are called frames.
         ms: Milliseconds a frame of an animation is shown.
         options: Options of :class:`gncadeq.viz.SurfaceRenderer`, or for a page of
             :func:`gncadeq.viz.write_viewer`.
 
     Raises:
-        ValueError: If the suffix, a step or the channel is unknown, an option is of no use, or a
+        ValueError: If the suffix, a frame or the channel is unknown, an option is of no use, or a
             graph without faces is to be a mesh.
 
     Example:
@@ -73,8 +76,9 @@ def render_file(
     endings = (".png", ".gif", ".html", *_MESHES)
     if suffix not in endings:
         raise ValueError(f"Expected a target ending in {', '.join(endings)} (got {target.name!r})")
-    data, z, fields = _read(source)
-    chosen = _steps(steps, len(z), _STRIP if suffix == ".png" else None)
+    data, z, fields, known = _read(source)
+    steps = known if steps is None else check_steps(steps, z)
+    chosen = _chosen(frames, len(z), _STRIP if suffix == ".png" else None)
     if suffix == ".html":
         unused = {"channel": channel, "low": low, "high": high}
         named = [name for name, value in unused.items() if value is not None]
@@ -83,7 +87,9 @@ def render_file(
             raise ValueError(f"Expected {named} for pictures alone (a page has its own controls)")
         kept = {k: v[chosen] if _moves(v, z) else v for k, v in fields.items()}
         given: Mapping[str, Tensor] = options.pop("fields", None) or {}
-        return write_viewer(target, data, z[chosen], fields={**kept, **given}, **options)
+        kept |= given
+        numbers = None if steps is None else [steps[t] for t in chosen]
+        return write_viewer(target, data, z[chosen], fields=kept, steps=numbers, **options)
     value = _values(z, channel)
     discrete = not value.is_floating_point()
     kind: Kind = "labels" if discrete else "rgb" if value.dim() == 3 else "scalar"
@@ -94,26 +100,27 @@ def render_file(
         save_mesh(data, target, scale(value[chosen[-1]]))
         return target
     if suffix == ".gif":
-        frames = render_frames(data, value, chosen, scale, **options)
-        return render_gif(target, frames, ms=ms)
+        return render_gif(target, render_frames(data, value, chosen, scale, **options), ms=ms)
     if len(chosen) == 1:
         picture = render_surface(data, value[chosen[0]], scale, **options)
     else:
-        frames = render_frames(data, value, chosen, scale, **{"size": 320, **options})
-        picture = render_strip(frames, [f"step {t}" for t in chosen], scale=scale)
+        drawn = render_frames(data, value, chosen, scale, **{"size": 320, **options})
+        captions = [f"frame {t}" if steps is None else f"step {steps[t]}" for t in chosen]
+        picture = render_strip(drawn, captions, scale=scale)
     write_atomically(target, png(picture))
     return target
 
 
-def _read(source: Any) -> tuple[Data, Tensor, dict[str, Tensor]]:
-    """The graph, its states ``[T, N, C]``, and fields."""
+def _read(source: Any) -> Trajectory:
+    """The graph, its states ``[T, N, C]``, fields and steps."""
     fields: dict[str, Tensor] = {}
+    steps = None
     if isinstance(source, tuple):
         data, z = source
     elif isinstance(source, str | Path):
         if Path(source).suffix.lower() in READABLE:
             return _read(load_mesh(source))
-        data, z, fields = load_trajectory(source)
+        data, z, fields, steps = load_trajectory(source)
     else:
         data = source
         values = (getattr(data, name, None) for name in ("z", "x", "color"))
@@ -129,7 +136,7 @@ def _read(source: Any) -> tuple[Data, Tensor, dict[str, Tensor]]:
             "Expected states of shape [T, num_nodes, channels] or [num_nodes, channels] "
             f"(got {list(z.shape)})"
         )
-    return data, z, fields
+    return Trajectory(data, z, fields, steps)
 
 
 def _moves(field: Tensor, z: Tensor) -> bool:
@@ -145,17 +152,17 @@ def _values(z: Tensor, channel: int | None) -> Tensor:
     return z[..., channel]
 
 
-def _steps(steps: Sequence[int] | None, frames: int, most: int | None) -> list[int]:
-    if steps is None:
-        if most is None or frames <= most:
-            return list(range(frames))
-        return [round(i * (frames - 1) / (most - 1)) for i in range(most)]
-    for t in steps:
-        if not -frames <= t < frames:
-            raise ValueError(f"Expected steps from {-frames} to {frames - 1} (got {t})")
-    if not steps:
-        raise ValueError("Expected steps to draw (got none)")
-    return [t % frames for t in steps]
+def _chosen(frames: Sequence[int] | None, count: int, most: int | None) -> list[int]:
+    if frames is None:
+        if most is None or count <= most:
+            return list(range(count))
+        return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+    for t in frames:
+        if not -count <= t < count:
+            raise ValueError(f"Expected frames from {-count} to {count - 1} (got {t})")
+    if not frames:
+        raise ValueError("Expected frames to draw (got none)")
+    return [t % count for t in frames]
 
 
 __all__ = ["render_file"]

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from gncadeq.typing import Up
+from gncadeq.choices import Up
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.geometry import geometry
 from gncadeq.viz.images import write_gif

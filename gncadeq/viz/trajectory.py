@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -16,10 +17,31 @@ from gncadeq.models.pretrained import write_atomically
 _FORMAT = "gncadeq trajectory 1"
 _GRAPH = ("pos", "face", "edge_index", "image_size")
 _FIELD = "field:"
+_STEPS = "steps"
+
+
+class Trajectory(NamedTuple):
+    """What a trajectory file holds.
+
+    Attributes:
+        data: The graph.
+        z: States ``[T, num_nodes, C]``, or one frame ``[num_nodes, C]``.
+        fields: More values, by name.
+        steps: The step of every frame, or ``None`` where the file doesn't say.
+    """
+
+    data: Data
+    z: Tensor
+    fields: dict[str, Tensor]
+    steps: list[int] | None
 
 
 def save_trajectory(
-    path: str | Path, data: Any, trajectory: Tensor, fields: Mapping[str, Tensor] | None = None
+    path: str | Path,
+    data: Any,
+    trajectory: Tensor,
+    fields: Mapping[str, Tensor] | None = None,
+    steps: Sequence[int] | None = None,
 ) -> Path:
     """Write a graph, its trajectory and named fields, atomically.
 
@@ -28,28 +50,44 @@ def save_trajectory(
         data: The graph; ``pos``, ``face``, ``edge_index`` and ``image_size`` are kept.
         trajectory: States ``[T, num_nodes, C]``, or one frame ``[num_nodes, C]``.
         fields: More values, as :func:`gncadeq.viz.write_viewer` takes them.
+        steps: The step of every frame, for captions.
+
+    Raises:
+        ValueError: If there aren't as many steps as frames.
 
     Example:
         >>> import tempfile, torch
         >>> from gncadeq.transforms import ImageToGraph
         >>> data = ImageToGraph()(torch.rand(1, 3, 3))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = save_trajectory(f"{folder}/t.safetensors", data, torch.rand(4, 9, 2))
-        ...     graph, trajectory, fields = load_trajectory(path)
-        >>> trajectory.shape, fields
-        (torch.Size([4, 9, 2]), {})
+        ...     path = save_trajectory(
+        ...         f"{folder}/t.safetensors", data, torch.rand(4, 9, 2), steps=[0, 10, 20, 30]
+        ...     )
+        ...     graph, z, fields, steps = load_trajectory(path)
+        >>> z.shape, fields, steps
+        (torch.Size([4, 9, 2]), {}, [0, 10, 20, 30])
     """
     graph = {k: getattr(data, k, None) for k in _GRAPH}
     tensors = {k: v for k, v in graph.items() if v is not None}
     tensors["z"] = trajectory
+    if steps is not None:
+        tensors[_STEPS] = torch.tensor(check_steps(steps, trajectory))
     tensors |= {_FIELD + name: value for name, value in (fields or {}).items()}
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     write_atomically(path, save(plain, metadata={"format": "pt", "content": _FORMAT}))
     return Path(path)
 
 
-def load_trajectory(path: str | Path) -> tuple[Data, Tensor, dict[str, Tensor]]:
-    """Read the graph, the trajectory and the fields that :func:`save_trajectory` wrote.
+def check_steps(steps: Sequence[int], trajectory: Tensor) -> list[int]:
+    """Return the steps of frames, or raise a ValueError if they aren't as many."""
+    frames = len(trajectory) if trajectory.dim() == 3 else 1
+    if len(steps) != frames:
+        raise ValueError(f"Expected a step for each of {frames} frames (got {len(steps)})")
+    return [int(step) for step in steps]
+
+
+def load_trajectory(path: str | Path) -> Trajectory:
+    """Read what :func:`save_trajectory` wrote.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -69,10 +107,11 @@ def load_trajectory(path: str | Path) -> tuple[Data, Tensor, dict[str, Tensor]]:
             f"Expected a trajectory written by save_trajectory (got {path}, which holds "
             f"{sorted(tensors)[:5]})"
         )
-    z = tensors.pop("z")
+    z, steps = tensors.pop("z"), tensors.pop(_STEPS, None)
     fields = {k[len(_FIELD) :]: v for k, v in tensors.items() if k.startswith(_FIELD)}
     graph = {k: v for k, v in tensors.items() if k in _GRAPH}
-    return Data(**graph, num_nodes=z.size(-2)), z, fields
+    numbers = None if steps is None else steps.tolist()
+    return Trajectory(Data(**graph, num_nodes=z.size(-2)), z, fields, numbers)
 
 
-__all__ = ["load_trajectory", "save_trajectory"]
+__all__ = ["Trajectory", "check_steps", "load_trajectory", "save_trajectory"]

@@ -54,7 +54,8 @@ function resetView() {
 function setFrame(frame) {
   state.frame = Math.min(Math.max(Math.round(frame), 0), scene.frames - 1);
   $("frame").value = state.frame;
-  $("counter").textContent = `${state.frame} / ${scene.frames - 1}`;
+  $("counter").textContent = scene.steps ? `step ${scene.steps[state.frame]}`
+    : `${state.frame} / ${scene.frames - 1}`;
   painter.sendFrame(state.frame);
   dirty = true;
 }

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gncadeq.choices import Up
 from gncadeq.models.pretrained import write_atomically
-from gncadeq.typing import Up
 from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
 from gncadeq.viz.geometry import geometry
+from gncadeq.viz.trajectory import check_steps
 
 COLORMAPS = ("viridis", "magma", "cividis", "coolwarm", "twilight", "gray")
 _MISSING = 255  # the code of NaN and infinity; finite values have 0 to 254
@@ -36,6 +37,7 @@ def write_viewer(
     title: str = "gncadeq",
     up: Up = "y",
     edges: bool = True,
+    steps: Sequence[int] | None = None,
     steps_per_second: float = 10.0,
 ) -> Path:
     """Write a page that plays a trajectory, to be turned, zoomed and coloured in any browser.
@@ -57,7 +59,8 @@ def write_viewer(
         title: Heading of the page.
         up: The axis of ``pos`` that points up.
         edges: Whether to draw edges where there are no faces.
-        steps_per_second: The speed at first.
+        steps: The step of every frame, which the page shows; by default it counts frames.
+        steps_per_second: The frames shown in a second, at first.
 
     Raises:
         ValueError: If shapes don't fit each other, or if a field has more than 255 labels.
@@ -99,6 +102,7 @@ def write_viewer(
         "edges": len(shape.edge), "radius": shape.radius, "flat": shape.flat,
         "fields": page.fields, "planes": page.planes, "missing": NO_VALUE,
         "speed": steps_per_second,
+        "steps": None if steps is None else check_steps(steps, trajectory),
         "colormaps": {n: _base64(_bytes(color_table(n))) for n in COLORMAPS},
     }  # fmt: skip
     write_atomically(path, page.html(title, scene).encode())

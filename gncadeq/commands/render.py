@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from gncadeq.commands.growing import Axis
-
-out = Console()
+from gncadeq.choices import Up
+from gncadeq.commands.options import explicit
+from gncadeq.commands.printing import say
 
 
 def render(
@@ -30,7 +29,7 @@ def render(
         int | None, typer.Option(help="The channel to draw.", show_default="colours")
     ] = None,
     colormap: Annotated[str, typer.Option(help="Colours of a single channel.")] = "viridis",
-    up: Annotated[Axis, typer.Option(help="The axis that points up.")] = Axis.y,
+    up: Annotated[Up, typer.Option(help="The axis that points up.")] = "y",
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 640,
     azimuth: Annotated[float, typer.Option(help="Degrees to the right around it.")] = 30.0,
     elevation: Annotated[float, typer.Option(help="Degrees above it.")] = 15.0,
@@ -39,15 +38,8 @@ def render(
     """Draw a mesh, a graph or a trajectory."""
     from gncadeq.viz import render_file
 
-    given: dict[str, Any] = {
-        "channel": channel, "colormap": colormap, "up": up.value, "size": size,
-        "azimuth": azimuth, "elevation": elevation, "ms": ms,
-    }  # fmt: skip
-    explicit = {
-        name: value for name, value in given.items()
-        if (where := ctx.get_parameter_source(name)) is not None and where.name == "COMMANDLINE"
-    }  # fmt: skip
-    out.print(str(render_file(source, target, **explicit)), highlight=False, soft_wrap=True)
+    options = explicit(ctx)
+    say(render_file(options.pop("source"), options.pop("target"), **options))
 
 
 def register(app: typer.Typer) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from gncadeq.choices import Form, Program
+from gncadeq.commands.printing import console, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,22 +18,7 @@ if TYPE_CHECKING:
     from gncadeq.dynamics import GraphNCA
     from gncadeq.models import PixelGraphClassifier
 
-out = Console()
 _CHECKED_STEPS = {"PixelGraphClassifier": 100, "GraphNCA": 20}
-
-
-class FormName(StrEnum):
-    """How messages are summed."""
-
-    scatter = "scatter"
-    gather = "gather"
-
-
-class ProgramName(StrEnum):
-    """What the file does."""
-
-    rollout = "rollout"
-    step = "step"
 
 
 def export(
@@ -45,8 +31,8 @@ def export(
     ],
     file: Annotated[str, typer.Argument(metavar="OUT", help="The file to write, model.onnx.")],
     program: Annotated[
-        ProgramName, typer.Option(help="Many steps in a loop, or one, for a loop of your own.")
-    ] = ProgramName.rollout,
+        Program, typer.Option(help="Many steps in a loop, or one, for a loop of your own.")
+    ] = "rollout",
     steps: Annotated[
         int | None,
         typer.Option(min=0, help="Steps of the loop.", show_default="an input of the file"),
@@ -60,9 +46,9 @@ def export(
         ),
     ] = None,
     form: Annotated[
-        FormName,
+        Form,
         typer.Option(help="Take edges, or a table of neighbours, which needs no scatter."),
-    ] = FormName.scatter,
+    ] = "scatter",
     fire_rate: Annotated[
         float | None,
         typer.Option(
@@ -78,17 +64,16 @@ def export(
     from gncadeq.export import check_onnx, to_onnx
 
     model, data, z0 = _load(run, fire_rate)
-    path = to_onnx(model, file, program=program.value, steps=steps, tol=tol, form=form.value)
+    path = to_onnx(model, file, program=program, steps=steps, tol=tol, form=form)
     _describe(path)
     if check:
         count = _CHECKED_STEPS[type(model).__name__] if steps is None else steps
         worst = check_onnx(path, model, data, z0, steps=count)
-        done = count if program == ProgramName.rollout else 1
-        out.print(
+        done = count if program == "rollout" else 1
+        say(
             f"On a graph of {data.num_nodes} nodes and {data.num_edges} edges, onnxruntime and "
-            f"PyTorch differ by {worst:.1e} after {done} step{'s' * (done != 1)}",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"PyTorch differ by {worst:.1e} after {done} step{'s' * (done != 1)}"
+        )
 
 
 def _load(
@@ -133,8 +118,8 @@ def _describe(path: Path) -> None:
         shape = ", ".join(d.dim_param or str(d.dim_value) for d in kind.shape.dim)
         numpy_type = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         table.add_row(where, value.name, str(numpy_type), f"\\[{shape}]" if shape else "scalar")
-    out.print(table)
-    out.print(f"{path} ({path.stat().st_size:,} bytes)", highlight=False, soft_wrap=True)
+    console.print(table)
+    say(f"{path} ({path.stat().st_size:,} bytes)")
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,59 @@
+"""The names that options take, once for library and command line; nothing heavy is imported."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Update: TypeAlias = Literal["direct", "residual"]
+"""The form of a :class:`gncadeq.ConvCell`."""
+
+Injection: TypeAlias = Literal["superposed", "additive"]
+"""How the injection enters it."""
+
+StartName: TypeAlias = Literal["zeros", "normal"]
+"""Where dynamics start."""
+
+DynamicsName: TypeAlias = Literal["deq", "nca"]
+"""How weights are run: as an equilibrium or as an automaton."""
+
+Gradient: TypeAlias = Literal["ift", "phantom", "one_step"]
+"""The gradients of an equilibrium."""
+
+Criterion: TypeAlias = Literal["graph", "node"]
+"""Whose relative residual a tolerance bounds."""
+
+AnyGradient: TypeAlias = Literal["ift", "phantom", "one_step", "bptt"]
+"""The gradients of both dynamics."""
+
+Optimizer: TypeAlias = Literal["adam", "sgd"]
+"""The optimisers."""
+
+Schedule: TypeAlias = Literal["one_cycle", "constant"]
+"""The courses of the learning rate."""
+
+Accelerator: TypeAlias = Literal["cpu", "cuda", "mps", "auto"]
+"""Where Lightning trains."""
+
+GrowMethod: TypeAlias = Literal["bptt", "implicit"]
+"""The ways to train a growing automaton."""
+
+Kernels: TypeAlias = Literal["tangent", "harmonics", "isotropic"]
+"""What nodes of a surface sense (:class:`gncadeq.transforms.MeshToGraph`)."""
+
+Up: TypeAlias = Literal["x", "y", "z"]
+"""The axis of positions in space that points up."""
+
+Projection: TypeAlias = Literal["auto", "front", "side", "top", "sphere"]
+"""How a picture gets onto a surface (:func:`gncadeq.training.surfaces.project_picture`)."""
+
+Damage: TypeAlias = Literal["third", "disc"]
+"""The injuries of a :class:`gncadeq.growth.Trial`."""
+
+Form: TypeAlias = Literal["scatter", "gather"]
+"""How messages are summed in an exported program."""
+
+Program: TypeAlias = Literal["rollout", "step"]
+"""What an exported program does."""
+
+DatasetName: TypeAlias = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
+"""The datasets of :class:`gncadeq.datasets.PixelGraphs`."""

@@ -1,0 +1,42 @@
+"""``gncadeq analyze``: what a run's dynamics do, on one page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
+from gncadeq.commands.printing import say
+from gncadeq.commands.weights import load_run, load_test_set, place_of
+
+
+def analyze(
+    run: RunArgument,
+    data_root: DataRoot = None,
+    dataset: OtherDataset = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="The page.", show_default="RUN/analysis.html")
+    ] = None,
+    graphs: Annotated[int, typer.Option(min=1, help="How many test images to look at.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and of all starts.")] = 0,
+) -> None:
+    """Measure convergence, stability and path independence of a run, on one HTML page."""
+    from gncadeq.analysis.report import write_report
+
+    model, folder = load_run(run)
+    test_set = load_test_set(model, folder, data_root, dataset)
+    page = out or place_of(run, folder) / "analysis.html"
+    say(write_report(model, test_set, page, graphs=graphs, seed=seed))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq analyze runs/mnist\n\n"
+        "    gncadeq analyze mnist --graphs 50"
+    )(analyze)
+
+
+__all__ = ["register"]

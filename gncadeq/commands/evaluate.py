@@ -1,0 +1,78 @@
+"""``gncadeq evaluate``: weights measured on a test set."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from gncadeq.choices import DynamicsName, StartName
+from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
+from gncadeq.commands.printing import print_summary
+from gncadeq.commands.weights import load_run, load_test_set
+
+
+def evaluate(
+    run: RunArgument,
+    data_root: DataRoot = None,
+    dataset: OtherDataset = None,
+    as_: Annotated[
+        DynamicsName, typer.Option("--as", help="Equilibrium, or automaton beside it.")
+    ] = "deq",
+    solver: Annotated[str, typer.Option(help="The equilibrium's solver.")] = "anderson",
+    tol: Annotated[float, typer.Option(help="Relative residual to reach.")] = 1e-3,
+    max_steps: Annotated[int, typer.Option(help="Most solver steps.")] = 60,
+    steps: Annotated[int, typer.Option(min=0, help="The automaton's steps.")] = 500,
+    fire_rate: Annotated[float, typer.Option(help="The automaton's fire rate.")] = 1.0,
+    step_size: Annotated[float, typer.Option(help="The automaton's step size.")] = 1.0,
+    start: Annotated[
+        StartName | None,
+        typer.Option(
+            help="Where dynamics start.",
+            show_default="zeros for the equilibrium, normal for the automaton",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of starts and update masks.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure only so many images.")] = None,
+    json_file: Annotated[str | None, typer.Option("--json", help="Also write JSON here.")] = None,
+) -> None:
+    """Measure weights on the test set, as an equilibrium and as an automaton.
+
+    With *--as nca* both are measured, and how often they agree.
+    """
+    import torch
+
+    from gncadeq.dynamics import GraphDEQ, GraphNCA
+    from gncadeq.evaluation import evaluate as measure
+    from gncadeq.models.pretrained import write_atomically
+
+    model, folder = load_run(run)
+    test_set = load_test_set(model, folder, data_root, dataset)
+    index = torch.arange(len(test_set))[:limit]
+    cell = model.dynamics.cell
+    model.dynamics = GraphDEQ(
+        cell, solver, tol=tol, max_steps=max_steps, on_failure="ignore",
+        start=start if start and as_ == "deq" else "zeros",
+    )  # fmt: skip
+    reference = measure(model, test_set, index=index, seed=seed, title="equilibrium")
+    columns = {"equilibrium": reference.summary()}
+    if as_ == "nca":
+        model.dynamics = GraphNCA(cell, steps, fire_rate, step_size, start or "normal", tol=tol)
+        result = measure(model, test_set, index=index, seed=seed, title="automaton")
+        columns["automaton"] = {**result.summary(), "agreement": result.agreement(reference)}
+    print_summary(columns)
+    if json_file:
+        write_atomically(json_file, json.dumps(columns, indent=2).encode())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq evaluate runs/mnist --solver anderson --tol 1e-5 --max-steps 600\n\n"
+        "    gncadeq evaluate mnist --as nca --steps 1000 --fire-rate 0.5 --start normal"
+    )(evaluate)
+
+
+__all__ = ["register"]

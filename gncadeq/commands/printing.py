@@ -1,0 +1,48 @@
+"""What commands print with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+_SHARES = ("accuracy", "converged", "agreement")
+
+
+def say(*lines: object) -> None:
+    """Print lines as they are and unbroken, to be pasted or piped."""
+    for line in lines:
+        console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def table(*columns: str) -> Table:
+    """A table whose first column holds names and whose others hold numbers."""
+    made = Table(box=None, pad_edge=False)
+    for k, name in enumerate(columns):
+        made.add_column(name, justify="right" if k else "left")
+    return made
+
+
+def print_summary(columns: dict[str, dict[str, Any]]) -> None:
+    """Print what :meth:`gncadeq.evaluation.Evaluation.summary` returned, side by side."""
+    made = table("", *columns)
+    for key in dict.fromkeys(k for column in columns.values() for k in column):
+        values = (_shown(key, column.get(key)) for column in columns.values())
+        made.add_row(key.replace("_", " "), *values)
+    console.print(made)
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if key in _SHARES:
+        return f"{100 * value:.2f} %"
+    if key.startswith("residual"):
+        return f"{value:.1e}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+__all__ = ["console", "errors", "print_summary", "say", "table"]

@@ -1,0 +1,101 @@
+"""``gncadeq run``: a grown automaton, grown again, injured and mended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gncadeq.commands.options import folder_name
+from gncadeq.commands.printing import console, say, table
+
+
+def run(
+    run: Annotated[str, typer.Argument(help="The folder of a run of 'gncadeq grow'.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps from the seed.")] = 200,
+    damage: Annotated[
+        Literal["third", "disc", "none"],
+        typer.Option(help="Then cut off a third, or a disc of it, or nothing."),
+    ] = "third",
+    recovery: Annotated[int, typer.Option(min=1, help="Steps after the injury.")] = 200,
+    fire_rate: Annotated[
+        float | None,
+        typer.Option(help="Probability that a node updates in a step.", show_default="the run's"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of update masks and injury.")] = 0,
+    frames: Annotated[int, typer.Option(min=2, help="Pictures in the animation.")] = 80,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Another surface or mesh file for the rule of a run on a surface.",
+            show_default="the run's",
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="Folder for the pictures.", show_default="RUN, or RUN/on-NAME"),
+    ] = None,
+) -> None:
+    """Grow a run's target from its seed, injure it, and watch it mend: a strip and a GIF.
+
+    On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
+    which 'gncadeq render' makes other pictures and coloured meshes.
+    """
+    from gncadeq.growth import Trial
+    from gncadeq.models.pretrained import write_atomically
+    from gncadeq.training import GrowConfig
+    from gncadeq.training.grow import load_grown
+    from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer
+
+    cell, data, z0, card = load_grown(run, on)
+    up = GrowConfig.load(Path(run) / "config.json").up
+    rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
+    trial = Trial(cell, data, z0, rate, seed)
+    every = max(1, (steps + recovery) // frames)
+    for _ in trial.film(steps, every):
+        pass
+    if damage != "none":
+        trial.damage(damage)
+        for _ in trial.film(recovery, every, "recovery"):
+            pass
+    made = table("", "steps", "error", "residual", "alive")
+    last = {m.event: m for m in trial.moments}
+    for event, title in (("growth", "grown"), ("damage", "injured"), ("recovery", "recovered")):
+        if event in last:
+            m = last[event]
+            made.add_row(
+                title, str(m.steps), f"{m.error:.5f}", f"{m.residual:.1e}", f"{m.alive:.1%}"
+            )
+    console.print(made)
+    folder = Path(out or (run if on is None else Path(run) / f"on-{folder_name(on)}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "on": on, "num_nodes": data.num_nodes, "fire_rate": rate, "seed": seed,
+        "moments": [m.summary() for m in trial.moments],
+    }  # fmt: skip
+    write_atomically(folder / "trial.json", json.dumps(report, indent=2).encode())
+    written = [
+        folder / "trial.json",
+        save_strip(trial.moments, data, folder / "strip.png", up=up),
+        save_animation(trial.moments, data, folder / "growth.gif", up=up),
+    ]
+    if data.get("image_size") is None:
+        title = f"{Path(run).name} on {on}" if on else Path(run).name
+        written.append(save_viewer(trial.moments, data, folder / "viewer.html", up, title))
+        written.append(save_moments(trial.moments, data, folder / "trajectory.safetensors"))
+    say(*written)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq run runs/lizard\n\n"
+        "    gncadeq run runs/lizard --steps 1000 --damage disc --fire-rate 1.0\n\n"
+        "    gncadeq run runs/spots --on icosphere:4"
+    )(run)
+
+
+__all__ = ["register"]

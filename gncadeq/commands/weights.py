@@ -1,0 +1,47 @@
+"""The weights that a command is about, and what they are measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gncadeq.datasets import PixelGraphs
+    from gncadeq.models import PixelGraphClassifier
+
+
+def load_run(run: str) -> tuple[PixelGraphClassifier, Path | None]:
+    """The model, and its run's folder if ``run`` is one."""
+    from gncadeq.models import PixelGraphClassifier
+
+    folder = Path(run) if Path(run).is_dir() else None
+    name = run if folder is None else str(folder / "model.safetensors")
+    if folder is not None and not Path(name).is_file():
+        raise FileNotFoundError(
+            f"Expected a run with {name} (got a folder without it). It is written after the first "
+            "epoch"
+        )
+    return PixelGraphClassifier.from_pretrained(name), folder
+
+
+def load_test_set(
+    model: PixelGraphClassifier, folder: Path | None, data_root: str | None, dataset: str | None
+) -> PixelGraphs:
+    """The test set of the run's dataset, where the run found it, unless told otherwise."""
+    from gncadeq.datasets import PixelGraphs
+    from gncadeq.training import TrainConfig
+
+    name = dataset or model.card.get("config", {}).get("dataset")
+    if name is None:
+        raise ValueError("Expected a dataset (the weights' card names none). Use --dataset")
+    if data_root is None and folder is not None and (folder / "config.json").is_file():
+        data_root = TrainConfig.load(folder / "config.json").data_root
+    return PixelGraphs(data_root, name, False, model.to_graph)
+
+
+def place_of(run: str, folder: Path | None) -> Path:
+    """Where pictures go by default: the run's folder, or one for shipped weights."""
+    return folder or Path("runs") / Path(run).stem
+
+
+__all__ = ["load_run", "load_test_set", "place_of"]
