@@ -14,6 +14,7 @@ cube with a side of one, the bunny with unit variance. The damage is noise of th
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import tempfile
@@ -144,7 +145,7 @@ def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace
         z = list(pool.refresh(index, before, reset=1).split(n))
         if args.batch_size > 2 or step % 2 == 0:
             z[order[1]] = noise(cell, data, args.scale, generator)
-        if step % 2:
+        if args.batch_size > 3 or step % 2:
             z[order[-1]] = damaged(z[order[-1]], cell.dim, generator)
         z = nca(batch.x, batch.edge_index, batch.edge_attr, batch.batch, z0=torch.cat(z),
                 batch_size=args.batch_size)  # fmt: skip
@@ -171,9 +172,12 @@ def measure(
     unit = float(2 * data.pos.var(0, correction=0).sum() * n / (n - 1))
     generator = torch.Generator().manual_seed(args.seed + 1000)
 
+    exact = copy.deepcopy(cell).double()
+
     def run(z: Tensor, steps: int) -> Tensor:
-        x, rest = data.x.to(z.dtype), data.edge_attr.to(z.dtype)
-        return GraphNCA(cell, steps=steps)(x, data.edge_index, rest, z0=z)
+        rule, x, rest = (cell, data.x, data.edge_attr) if z.dtype == data.pos.dtype else (
+            exact, data.x.double(), data.edge_attr.double())  # fmt: skip
+        return GraphNCA(rule, steps=steps)(x, data.edge_index, rest, z0=z)
 
     def loss(*states: Tensor) -> Tensor:
         target = data.pos.to(states[0].dtype)
@@ -182,7 +186,6 @@ def measure(
     fresh = [noise(cell, data, args.scale, generator) for _ in range(args.fresh)]
     early = [run(z, 25) for z in fresh]
     a, b = loss(*early), loss(*[run(z, args.long - 25) for z in early])
-    cell = cell.double()
     states = {"start": start.double(), "t = 5": run(start.double(), 5)}
     states["t = 25"] = run(states["t = 5"], 20)
     states[f"t = {args.long}"] = old = run(states["t = 25"], args.long - 25)
@@ -191,12 +194,16 @@ def measure(
     states["damaged"] = damaged(old, dim, generator)
     states["mended, + 25"] = run(states["damaged"], 25)
     mended = run(states["mended, + 25"], args.long - 25)
+    hurt = [run(damaged(old.float(), dim, generator), 25) for _ in range(args.damages)]
+    c, d = loss(*hurt), loss(*[run(z, args.long - 25) for z in hurt])
     table = {
         "start t=25": float(loss(states["t = 25"])), f"start t={args.long}": float(loss(old)),
         "change a step": change, f"fresh t={args.long} mean": float(b.mean()),
-        "damaged": float(loss(states["damaged"])),
         "damaged +25": float(loss(states["mended, + 25"])),
-        f"damaged +{args.long}": float(loss(mended)), "fresh t=25 mean": float(a.mean()),
+        f"damaged +{args.long}": float(loss(mended)), "damaged": float(loss(states["damaged"])),
+        "damages": args.damages, "damages +25 mean": float(c.mean()),
+        "damages +25 worst": float(c.max()), f"damages +{args.long} mean": float(d.mean()),
+        f"damages +{args.long} worst": float(d.max()), "fresh t=25 mean": float(a.mean()),
         "fresh t=25 median": float(a.median()), "fresh t=25 worst": float(a.max()),
         f"fresh t={args.long} median": float(b.median()),
         f"fresh t={args.long} worst": float(b.max()),
@@ -242,12 +249,9 @@ def draw(states: dict[str, Tensor], data: Data, edge_index: Tensor, path: Path) 
 
 def show(table: dict, peer: tuple[float, ...] | None) -> None:
     """Print the table beside the peers' figures."""
-    names = [k for k in table if not k.startswith("fresh t=25") and k != "damaged"]
-    for row, name in enumerate(names):
+    for row, (name, value) in enumerate(table.items()):
         other = f"{peer[row]:10.1e}" if peer and row < len(peer) else ""
-        print(f"  {name:30s} {table[name]:10.2e} {other}")
-    for name in ("damaged", "fresh t=25 mean", "fresh t=25 median", "fresh t=25 worst"):
-        print(f"  {name:30s} {table[name]:10.2e}")
+        print(f"  {name:30s} {value:10.2e} {other}")
 
 
 def main() -> None:
@@ -267,6 +271,7 @@ def main() -> None:
     parser.add_argument("--draw", type=int, help="the number of the draw to start from")
     parser.add_argument("--checkpoint-every", type=int)
     parser.add_argument("--fresh", type=int, default=20, help="fresh starts to measure")
+    parser.add_argument("--damages", type=int, default=20, help="to measure besides the first")
     parser.add_argument("--long", type=int, default=1000, help="steps of the long run")
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -277,7 +282,8 @@ def main() -> None:
     args.hops, args.scale = args.hops or hops, args.scale or scale
     side = {"grid": 16, "torus": 16, "cube": 8, "bunny": 0}[args.target]
     if args.smoke:
-        args.steps, args.fresh, args.long, args.pairs, side = 4, 2, 60, 500, side // 2
+        args.steps, args.fresh, args.damages, side = 4, 2, 2, side // 2
+        args.long, args.pairs = 60, 500
         args.out = args.out or tempfile.mkdtemp(prefix="fixed_targets_")
     args.out = args.out or f"runs/fixed_targets/{args.target}"
     torch.manual_seed(args.seed)
