@@ -127,7 +127,10 @@ def damaged(z: Tensor, dim: int, generator: torch.Generator, std: float = 0.25) 
 
 
 def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace) -> None:
-    """Through time, from a pool: the worst anew from the start, one from fresh noise, one hurt."""
+    """Through time, from a pool: one anew from the start, one from fresh noise, some hurt.
+
+    The others live on, folds and all: what 25 steps have not mended is to be mended later.
+    """
     generator = torch.Generator().manual_seed(args.seed + 1)
     pool = SamplePool(data, start, size=16, seed=args.seed)
     nca = GraphNCA(cell, steps=25, checkpoint_every=args.checkpoint_every)
@@ -141,12 +144,11 @@ def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace
         pairs = pairs[:, pairs[0] != pairs[1]]
         with torch.no_grad():
             before = distance_loss(cell.coordinates(batch.z), data.pos, pairs)
-        order = before.argsort(descending=True, stable=True)
-        z = list(pool.refresh(index, before, reset=1).split(n))
-        if args.batch_size > 2 or step % 2 == 0:
-            z[order[1]] = noise(cell, data, args.scale, generator)
-        if args.batch_size > 3 or step % 2:
-            z[order[-1]] = damaged(z[order[-1]], cell.dim, generator)
+        best = (2 + before[2:].argsort(stable=True)).tolist()
+        z = list(batch.z.split(n))
+        z[0], z[1] = start, noise(cell, data, args.scale, generator)
+        for k in best[: args.hurt]:
+            z[k] = damaged(z[k], cell.dim, generator)
         z = nca(batch.x, batch.edge_index, batch.edge_attr, batch.batch, z0=torch.cat(z),
                 batch_size=args.batch_size)  # fmt: skip
         loss = distance_loss(cell.coordinates(z), data.pos, pairs) / unit
@@ -157,8 +159,9 @@ def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace
             pool.update(index, z, steps=25)
         schedule.step()
         if step % args.log_every == 0:
-            shown = (float(loss[k]) for k in (order[0], order[1], order[-1]))
-            print("{:5d}  start {:.2e}  fresh {:.2e}  old {:.2e}".format(step, *shown), flush=True)
+            shown = loss[[0, 1, best[0], best[-1]]].tolist()
+            print("{:5d}  start {:.2e}  fresh {:.2e}  hurt {:.2e}  old {:.2e}".format(step, *shown),
+                  flush=True)  # fmt: skip
             Path(args.out).mkdir(parents=True, exist_ok=True)
             save_file(cell.state_dict(), Path(args.out) / "cell.safetensors")
 
@@ -263,7 +266,8 @@ def main() -> None:
     parser.add_argument("--lift", type=int, default=2, help="dimensions beyond the target's")
     parser.add_argument("--blind", action="store_true", help="all rest lengths alike: the mean")
     parser.add_argument("--steps", type=int, default=600, help="training steps")
-    parser.add_argument("--batch-size", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=5, help="states a step, at least 3")
+    parser.add_argument("--hurt", type=int, default=1, help="how many of them are damaged")
     parser.add_argument("--pairs", type=int, default=8192, help="pairs of nodes in the loss")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--weights", help="start from these, such as those of another target")
