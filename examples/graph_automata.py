@@ -162,6 +162,14 @@ def draw_states(data: Batch) -> Tensor:
     return (torch.rand(data.num_nodes, 1) < density).float()
 
 
+def harder_states(z: Tensor, loss: Tensor, batch: Tensor) -> Tensor:
+    """Of two states of each graph, those of the first half of a batch and of the second, the one
+    whose worst node is worse."""
+    half = z.size(0) // 2
+    first, second = scatter(loss, batch, reduce="max").chunk(2)
+    return torch.where((first > second)[batch[:half], None], z[:half], z[half:])
+
+
 def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, dict[str, object]]:
     """Learn a rule from pairs of states drawn at random, of all densities."""
     torch.manual_seed(seed)
@@ -180,8 +188,7 @@ def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, 
     pairs = node_pairs = 0
     for t in range(steps):
         k, data = t % count, batches[t % count]
-        half, graphs_of_half = data.num_nodes // 2, data.num_graphs // 2
-        z = torch.cat([draw_states(data)[:half], kept[k]])
+        z = torch.cat([draw_states(data)[: data.num_nodes // 2], kept[k]])
         y = teachers[k](z)
         # Zero where the image is by the margin on its side of ½. All nodes in the same situation
         # count as one: 5 of 12 neighbours are seen rarely, and decide where the threshold is.
@@ -196,11 +203,8 @@ def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, 
         (loss / seen[situation.flatten()]).sum().backward()
         optimizer.step()
         schedule.step()
-        # The fresh states stay whose worst node the cell has farther on the wrong side
-        worst = scatter(loss.detach(), data.batch, reduce="max")
-        harder = (worst[:graphs_of_half] > worst[graphs_of_half:])[data.batch[:half], None]
-        kept[k] = torch.where(harder, z[:half], z[half:])
-        pairs, node_pairs = pairs + graphs_of_half, node_pairs + half
+        kept[k] = harder_states(z, loss.detach(), data.batch)
+        pairs, node_pairs = pairs + data.num_graphs // 2, node_pairs + data.num_nodes // 2
     degree = torch.cat([torch.bincount(g.edge_index[1]) for g in graphs])
     return cell, {
         "pairs": pairs, "node_pairs": node_pairs, "graphs": len(graphs), "nodes": degree.numel(),
