@@ -14,6 +14,7 @@ cube with a side of one, the bunny with unit variance. The damage is noise of th
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import tempfile
@@ -126,7 +127,10 @@ def damaged(z: Tensor, dim: int, generator: torch.Generator, std: float = 0.25) 
 
 
 def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace) -> None:
-    """Through time, from a pool: the worst anew from the start, one from fresh noise, one hurt."""
+    """Through time, from a pool: one anew from the start, one from fresh noise, some hurt.
+
+    The others live on, folds and all: what 25 steps have not mended is to be mended later.
+    """
     generator = torch.Generator().manual_seed(args.seed + 1)
     pool = SamplePool(data, start, size=16, seed=args.seed)
     nca = GraphNCA(cell, steps=25, checkpoint_every=args.checkpoint_every)
@@ -140,12 +144,11 @@ def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace
         pairs = pairs[:, pairs[0] != pairs[1]]
         with torch.no_grad():
             before = distance_loss(cell.coordinates(batch.z), data.pos, pairs)
-        order = before.argsort(descending=True, stable=True)
-        z = list(pool.refresh(index, before, reset=1).split(n))
-        if args.batch_size > 2 or step % 2 == 0:
-            z[order[1]] = noise(cell, data, args.scale, generator)
-        if step % 2:
-            z[order[-1]] = damaged(z[order[-1]], cell.dim, generator)
+        best = (2 + before[2:].argsort(stable=True)).tolist()
+        z = list(batch.z.split(n))
+        z[0], z[1] = start, noise(cell, data, args.scale, generator)
+        for k in best[: args.hurt]:
+            z[k] = damaged(z[k], cell.dim, generator)
         z = nca(batch.x, batch.edge_index, batch.edge_attr, batch.batch, z0=torch.cat(z),
                 batch_size=args.batch_size)  # fmt: skip
         loss = distance_loss(cell.coordinates(z), data.pos, pairs) / unit
@@ -156,8 +159,9 @@ def train(cell: ElasticCell, data: Data, start: Tensor, args: argparse.Namespace
             pool.update(index, z, steps=25)
         schedule.step()
         if step % args.log_every == 0:
-            shown = (float(loss[k]) for k in (order[0], order[1], order[-1]))
-            print("{:5d}  start {:.2e}  fresh {:.2e}  old {:.2e}".format(step, *shown), flush=True)
+            shown = loss[[0, 1, best[0], best[-1]]].tolist()
+            print("{:5d}  start {:.2e}  fresh {:.2e}  hurt {:.2e}  old {:.2e}".format(step, *shown),
+                  flush=True)  # fmt: skip
             Path(args.out).mkdir(parents=True, exist_ok=True)
             save_file(cell.state_dict(), Path(args.out) / "cell.safetensors")
 
@@ -171,9 +175,12 @@ def measure(
     unit = float(2 * data.pos.var(0, correction=0).sum() * n / (n - 1))
     generator = torch.Generator().manual_seed(args.seed + 1000)
 
+    exact = copy.deepcopy(cell).double()
+
     def run(z: Tensor, steps: int) -> Tensor:
-        x, rest = data.x.to(z.dtype), data.edge_attr.to(z.dtype)
-        return GraphNCA(cell, steps=steps)(x, data.edge_index, rest, z0=z)
+        rule, x, rest = (cell, data.x, data.edge_attr) if z.dtype == data.pos.dtype else (
+            exact, data.x.double(), data.edge_attr.double())  # fmt: skip
+        return GraphNCA(rule, steps=steps)(x, data.edge_index, rest, z0=z)
 
     def loss(*states: Tensor) -> Tensor:
         target = data.pos.to(states[0].dtype)
@@ -182,7 +189,6 @@ def measure(
     fresh = [noise(cell, data, args.scale, generator) for _ in range(args.fresh)]
     early = [run(z, 25) for z in fresh]
     a, b = loss(*early), loss(*[run(z, args.long - 25) for z in early])
-    cell = cell.double()
     states = {"start": start.double(), "t = 5": run(start.double(), 5)}
     states["t = 25"] = run(states["t = 5"], 20)
     states[f"t = {args.long}"] = old = run(states["t = 25"], args.long - 25)
@@ -191,12 +197,16 @@ def measure(
     states["damaged"] = damaged(old, dim, generator)
     states["mended, + 25"] = run(states["damaged"], 25)
     mended = run(states["mended, + 25"], args.long - 25)
+    hurt = [run(damaged(old.float(), dim, generator), 25) for _ in range(args.damages)]
+    c, d = loss(*hurt), loss(*[run(z, args.long - 25) for z in hurt])
     table = {
         "start t=25": float(loss(states["t = 25"])), f"start t={args.long}": float(loss(old)),
         "change a step": change, f"fresh t={args.long} mean": float(b.mean()),
-        "damaged": float(loss(states["damaged"])),
         "damaged +25": float(loss(states["mended, + 25"])),
-        f"damaged +{args.long}": float(loss(mended)), "fresh t=25 mean": float(a.mean()),
+        f"damaged +{args.long}": float(loss(mended)), "damaged": float(loss(states["damaged"])),
+        "damages": args.damages, "damages +25 mean": float(c.mean()),
+        "damages +25 worst": float(c.max()), f"damages +{args.long} mean": float(d.mean()),
+        f"damages +{args.long} worst": float(d.max()), "fresh t=25 mean": float(a.mean()),
         "fresh t=25 median": float(a.median()), "fresh t=25 worst": float(a.max()),
         f"fresh t={args.long} median": float(b.median()),
         f"fresh t={args.long} worst": float(b.max()),
@@ -242,12 +252,9 @@ def draw(states: dict[str, Tensor], data: Data, edge_index: Tensor, path: Path) 
 
 def show(table: dict, peer: tuple[float, ...] | None) -> None:
     """Print the table beside the peers' figures."""
-    names = [k for k in table if not k.startswith("fresh t=25") and k != "damaged"]
-    for row, name in enumerate(names):
+    for row, (name, value) in enumerate(table.items()):
         other = f"{peer[row]:10.1e}" if peer and row < len(peer) else ""
-        print(f"  {name:30s} {table[name]:10.2e} {other}")
-    for name in ("damaged", "fresh t=25 mean", "fresh t=25 median", "fresh t=25 worst"):
-        print(f"  {name:30s} {table[name]:10.2e}")
+        print(f"  {name:30s} {value:10.2e} {other}")
 
 
 def main() -> None:
@@ -259,7 +266,8 @@ def main() -> None:
     parser.add_argument("--lift", type=int, default=2, help="dimensions beyond the target's")
     parser.add_argument("--blind", action="store_true", help="all rest lengths alike: the mean")
     parser.add_argument("--steps", type=int, default=600, help="training steps")
-    parser.add_argument("--batch-size", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=6, help="states a step, at least 3")
+    parser.add_argument("--hurt", type=int, default=2, help="how many of them are damaged")
     parser.add_argument("--pairs", type=int, default=8192, help="pairs of nodes in the loss")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--weights", help="start from these, such as those of another target")
@@ -267,6 +275,7 @@ def main() -> None:
     parser.add_argument("--draw", type=int, help="the number of the draw to start from")
     parser.add_argument("--checkpoint-every", type=int)
     parser.add_argument("--fresh", type=int, default=20, help="fresh starts to measure")
+    parser.add_argument("--damages", type=int, default=20, help="to measure besides the first")
     parser.add_argument("--long", type=int, default=1000, help="steps of the long run")
     parser.add_argument("--log-every", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -277,7 +286,8 @@ def main() -> None:
     args.hops, args.scale = args.hops or hops, args.scale or scale
     side = {"grid": 16, "torus": 16, "cube": 8, "bunny": 0}[args.target]
     if args.smoke:
-        args.steps, args.fresh, args.long, args.pairs, side = 4, 2, 60, 500, side // 2
+        args.steps, args.fresh, args.damages, side = 4, 2, 2, side // 2
+        args.long, args.pairs = 60, 500
         args.out = args.out or tempfile.mkdtemp(prefix="fixed_targets_")
     args.out = args.out or f"runs/fixed_targets/{args.target}"
     torch.manual_seed(args.seed)

@@ -28,7 +28,7 @@ import torch_geometric.transforms as T
 from scipy.ndimage import convolve
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from torch_geometric.utils import from_networkx
+from torch_geometric.utils import from_networkx, scatter
 
 from gncadeq import Cell, GraphNCA, GrowingCell
 from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
@@ -156,6 +156,20 @@ def training_graphs(rule: str, args: argparse.Namespace, seed: int) -> list[Data
     return [tessellation(n, 1000 * seed + k) for k, n in enumerate(sizes)]
 
 
+def draw_states(data: Batch) -> Tensor:
+    """Random states, each graph's of its own density."""
+    density = torch.rand(data.num_graphs, 1)[data.batch]
+    return (torch.rand(data.num_nodes, 1) < density).float()
+
+
+def harder_states(z: Tensor, loss: Tensor, batch: Tensor) -> Tensor:
+    """Of two states of each graph, those of the first half of a batch and of the second, the one
+    whose worst node is worse."""
+    half = z.size(0) // 2
+    first, second = scatter(loss, batch, reduce="max").chunk(2)
+    return torch.where((first > second)[batch[:half], None], z[:half], z[half:])
+
+
 def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, dict[str, object]]:
     """Learn a rule from pairs of states drawn at random, of all densities."""
     torch.manual_seed(seed)
@@ -163,8 +177,9 @@ def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, 
     graphs = [to_graph(Data(edge_index=g.edge_index, num_nodes=g.num_nodes))
               for g in training_graphs(rule, args, seed)]  # fmt: skip
     count = max(1, len(graphs) // _BATCH)
-    batches = [Batch.from_data_list(graphs[k::count]) for k in range(count)]  # of all sizes
+    batches = [Batch.from_data_list(2 * graphs[k::count]) for k in range(count)]  # of all sizes
     teachers = [RULES[rule].prepare(torch.zeros(b.num_nodes, 0), b.edge_index) for b in batches]
+    kept = [draw_states(b)[: b.num_nodes // 2] for b in batches]  # each graph's hardest state
     cell = GrowingCell(1, 1, args.hidden_channels, alive_channel=None)
     torch.nn.init.uniform_(cell.weight_out, -0.2, 0.2)
     steps = args.train_steps[rule]
@@ -172,10 +187,9 @@ def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     pairs = node_pairs = 0
     for t in range(steps):
-        data, teacher = batches[t % count], teachers[t % count]
-        density = torch.rand(data.num_graphs, 1)[data.batch]
-        z = (torch.rand(data.num_nodes, 1) < density).float()
-        y = teacher(z)
+        k, data = t % count, batches[t % count]
+        z = torch.cat([draw_states(data)[: data.num_nodes // 2], kept[k]])
+        y = teachers[k](z)
         # Zero where the image is by the margin on its side of ½. All nodes in the same situation
         # count as one: 5 of 12 neighbours are seen rarely, and decide where the threshold is.
         image = cell(z, z[:, :0], data.edge_index, data.edge_attr)
@@ -189,7 +203,8 @@ def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, 
         (loss / seen[situation.flatten()]).sum().backward()
         optimizer.step()
         schedule.step()
-        pairs, node_pairs = pairs + data.num_graphs, node_pairs + data.num_nodes
+        kept[k] = harder_states(z, loss.detach(), data.batch)
+        pairs, node_pairs = pairs + data.num_graphs // 2, node_pairs + data.num_nodes // 2
     degree = torch.cat([torch.bincount(g.edge_index[1]) for g in graphs])
     return cell, {
         "pairs": pairs, "node_pairs": node_pairs, "graphs": len(graphs), "nodes": degree.numel(),
