@@ -28,6 +28,7 @@ from torch_geometric.transforms import Distance
 from torch_geometric.utils import to_dense_adj
 
 from gncadeq import ElasticCell, GraphNCA, SamplePool, load_mesh
+from gncadeq.analysis import saved_bytes
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.losses import distance_loss, normalize_gradients
 from gncadeq.viz import SurfaceRenderer, render_strip
@@ -216,25 +217,6 @@ def measure(
     return table, {name: cell.coordinates(z).float() for name, z in states.items()}
 
 
-def saved_bytes(cell: ElasticCell, data: Data, z: Tensor) -> int:
-    """What autograd keeps of one step for its backward pass, the rule's parameters aside."""
-    own = {p.untyped_storage().data_ptr() for p in cell.parameters()}
-    step = cell.prepare(data.x, data.edge_index, data.edge_attr)
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = step(z.requires_grad_())
-    total = sum(sizes.values())
-    del out
-    return total
-
-
 def draw(states: dict[str, Tensor], data: Data, edge_index: Tensor, path: Path) -> None:
     """A strip; every state is laid onto the target, the noise made smaller to fit."""
     target = data.pos - data.pos.mean(0)
@@ -309,7 +291,8 @@ def main() -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     save_file(cell.state_dict(), out / "cell.safetensors")
-    saved = saved_bytes(cell, data, start.clone())
+    step = cell.prepare(data.x, data.edge_index, data.edge_attr)
+    saved = saved_bytes(lambda: step(start.clone().requires_grad_()), cell.parameters())
     table, states = measure(cell, data, start, args)
     print(f"  autograd keeps {saved / 1e6:.1f} MB a step")
     show(table, None if args.smoke else PEERS.get(args.target))
