@@ -25,18 +25,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.datasets import Planetoid
-from torch_geometric.nn import APPNP, GATConv, GCN2Conv, GCNConv, GINConv, LGConv, SAGEConv
+from torch_geometric.nn import APPNP, GATConv, GCN2Conv, GCNConv, GINConv, SAGEConv
 from torch_geometric.transforms import NormalizeFeatures
 from torch_geometric.utils import stochastic_blockmodel_graph
 
 from gncadeq import GraphDEQ
-from gncadeq.cells import IGNNCell
+from gncadeq.cells import IGNNCell, PropagationCell
 
 
 class Stack(nn.Module):
@@ -119,10 +120,11 @@ def implicit(name: str, inputs: int, classes: int, width: int, **options: object
     if name == "GCNII":
         conv = GCN2Conv(width, 0.1, theta=0.5, layer=1)
     elif name == "APPNP":
-        deq = GraphDEQ.from_conv(LGConv(), width, **init | options | {"activation": None})
+        kappa = options.pop("contraction", 0.9)
+        deq = GraphDEQ(PropagationCell(width, alpha=1 - kappa), **options)
         return Equilibrium(deq, width, classes, nn.Linear(inputs, width))
     elif name == "GAT":
-        conv = GATConv(width, width // 8, heads=8)
+        conv = GATConv(width, width)
     elif name.startswith("GIN"):
         conv = GINConv(_mlp(width, width), aggr="mean" if name.endswith("mean") else "sum")
     else:
@@ -142,21 +144,30 @@ def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+class Kept:
+    """What autograd keeps, for as long as it does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(model: nn.Module, data: Data) -> int:
     """Distinct storages that autograd keeps for one loss."""
     x = dropped(data)
     own = {t.untyped_storage().data_ptr() for t in (x, *model.parameters())}
-    sizes: dict[int, int] = {}
+    kept: WeakSet[Kept] = WeakSet()
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def pack(tensor: Tensor) -> Kept:
+        holder = Kept(tensor)
+        kept.add(holder)
+        return holder
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.cross_entropy(model(x, data.edge_index)[data.train_mask], data.y[data.train_mask])
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
+        loss = F.cross_entropy(model(x, data.edge_index)[data.train_mask], data.y[data.train_mask])
+    storages = [holder.tensor.untyped_storage() for holder in kept]
+    sizes = {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}
+    del loss  # until here it keeps them
     return sum(sizes.values())
 
 

@@ -4,6 +4,7 @@ from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.conv_attention import can_hold_attention, held_bound
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
@@ -14,6 +15,7 @@ from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.node_edge import NodeEdgeCell
 from gncadeq.cells.perception import Perception
+from gncadeq.cells.propagation import PropagationCell
 from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
     StencilConv,
@@ -40,6 +42,7 @@ __all__ = [
     "MonotoneCell",
     "NodeEdgeCell",
     "Perception",
+    "PropagationCell",
     "RelationCell",
     "StencilConv",
     "ThresholdCell",
@@ -47,7 +50,9 @@ __all__ = [
     "TypedCell",
     "WeightedAdjacency",
     "WrappedConvCell",
+    "can_hold_attention",
     "growth_rate",
+    "held_bound",
     "prepare_neighborhood",
     "proven_bound",
     "stencil_bound",

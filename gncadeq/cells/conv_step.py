@@ -39,15 +39,18 @@ class WrappedConvStep:
         kind = RestrictableConvStep if cut else WrappedConvStep
         return kind(cell, edge_index, drive, arguments)
 
-    def image(self, z: Tensor) -> Tensor:
-        """The conv, and the norm if there is one, of a state."""
-        known = self.arguments
-        passed = {n: v for n, v in known.items() if n in self.cell.conv_names}
+    def call(self, z: Tensor, **more: Any) -> Any:
+        """What the conv returns for a state, given ``more`` than it takes of the graph.
+
+        Raises:
+            ValueError: If it fails for want of an argument.
+        """
+        passed = {n: v for n, v in self.arguments.items() if n in self.cell.conv_names}
         if self.cell.signature.initial:
             passed["x_0"] = self.drive
         passed[self.cell.signature.graph] = self.edge_index
         try:
-            y = self.conv(z, **passed)
+            return self.conv(z, **passed, **more)
         except (AssertionError, TypeError, AttributeError) as error:
             edge = self.cell.signature.edge
             missing = edge is not None and edge not in passed
@@ -59,6 +62,13 @@ class WrappedConvStep:
                 f"Expected other arguments for {self.conv} (got {given or 'the edges alone'}, and "
                 f"its forward failed: {error or type(error).__name__}). {advice} its documentation"
             ) from error
+
+    def check(self, z: Tensor, y: Any) -> Tensor:
+        """Return ``y``, what the conv makes of the state ``z``.
+
+        Raises:
+            ValueError: If it is no state, or has no gradient.
+        """
         if not isinstance(y, Tensor) or y.shape != z.shape:
             width = z.size(1)
             got = f"{width} → {y.size(-1)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -73,14 +83,19 @@ class WrappedConvStep:
                 f"{type(self.conv).__name__}, whose output has no gradient). An equilibrium of it "
                 "could not be trained"
             )
-        if self.cell.norm is None:
+        return y
+
+    def output(self, z: Tensor) -> Tensor:
+        """The conv of a state."""
+        return self.check(z, self.call(z))
+
+    def image(self, z: Tensor) -> Tensor:
+        """The conv, and the norm if there is one, of a state."""
+        y, norm = self.output(z), self.cell.norm
+        if norm is None:
             return y
-        y = (
-            self.cell.norm(y, batch=known.get("batch"))
-            if self.cell.norm_batch
-            else self.cell.norm(y)
-        )
-        return y  # type: ignore[no-any-return]
+        batch = {"batch": self.arguments.get("batch")} if self.cell.norm_batch else {}
+        return norm(y, **batch)  # type: ignore[no-any-return]
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
@@ -106,7 +121,7 @@ class RestrictableConvStep(WrappedConvStep):
             name: _rows(value, edges if "edge" in name else keep)
             for name, value in self.arguments.items()
         }
-        step = RestrictableConvStep(
+        step = type(self)(
             self.cell, position[self.edge_index[:, edges]], self.drive[nodes], arguments
         )
         if self.scale is not None:

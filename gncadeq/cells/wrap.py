@@ -11,6 +11,7 @@ from torch_geometric.nn.resolver import activation_resolver, normalization_resol
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cells.conv_attention import HeldAttentionStep, can_hold_attention, held_bound
 from gncadeq.cells.conv_bounds import proofs_hold, proven_bound, settled_growth
 from gncadeq.cells.conv_signature import conv_arguments, read_signature
 from gncadeq.cells.conv_step import WrappedConvStep
@@ -42,6 +43,10 @@ class WrappedConvCell(Cell):
       SSG, LG, GCN2, APPNP) :math:`L` is a Lipschitz constant on every undirected graph, from the
       spectral norms of the weights (:func:`~gncadeq.cells.proven_bound`): the cell is a
       contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so.
+      Attention is held: what one node thinks of another (``GATConv``, ``GATv2Conv``,
+      ``TransformerConv``) is computed once, at :math:`\sigma(\mathbf{U} \mathbf{x} + \mathbf{b})`,
+      and the solve averages with that. The conv is then linear, and :math:`L` holds on directed
+      graphs, too (:func:`~gncadeq.cells.held_bound`).
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
       grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
       \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and
@@ -65,6 +70,9 @@ class WrappedConvCell(Cell):
             nothing is then proven.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
         bias: Whether to add :math:`\mathbf{b}`.
+        attention: Where the weights of an attention conv come from: the ``"injection"``, held for
+            a solve, or the ``"state"``, anew in every step, of which nothing is proven. It is of no
+            importance to convs of which :func:`~gncadeq.cells.can_hold_attention` is false.
         init: ``"conv"`` leaves the conv's weights as they come; ``"identity"`` overwrites its
             square matrices ``[C, C]`` by identities, here and in :meth:`reset_parameters`: the
             state then starts as the injection smoothed over the graph, which trains better than a
@@ -97,6 +105,7 @@ class WrappedConvCell(Cell):
         norm: str | nn.Module | None = None,
         contraction: float | None = 0.9,
         bias: bool = True,
+        attention: Literal["injection", "state"] = "injection",
         init: Literal["conv", "identity"] = "conv",
         power_steps: int = 8,
     ) -> None:
@@ -112,6 +121,10 @@ class WrappedConvCell(Cell):
             raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
         if init not in ("conv", "identity"):
             raise ValueError(f"Expected 'init' to be 'conv' or 'identity' (got {init!r})")
+        if attention not in ("injection", "state"):
+            raise ValueError(
+                f"Expected 'attention' to be 'injection' or 'state' (got {attention!r})"
+            )
         if power_steps < 2:
             raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
         self.in_channels, self.channels = in_channels, channels
@@ -129,6 +142,7 @@ class WrappedConvCell(Cell):
         extra |= {edge} if edge and edge != "edge_attr" else set()
         self.context = (*self.signature.context, *sorted(extra - set(self.signature.context)))
         self.init: Literal["conv", "identity"] = init
+        self.holds_attention = attention == "injection" and can_hold_attention(conv)
         self._reset_own()
 
     def _reset_own(self) -> None:
@@ -159,6 +173,8 @@ class WrappedConvCell(Cell):
         )
         if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return f"The growth of {name} is measured, at one state, and not proven; {lower}"
+        if self.holds_attention:
+            return None
         if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, edge_attr):
             return (
                 f"The bound of {name} is one for undirected graphs with weights that aren't "
@@ -169,7 +185,9 @@ class WrappedConvCell(Cell):
 
     def proven_bound(self) -> OptTensor:
         """The conv's Lipschitz constant before scaling, ``None`` where nothing is proven."""
-        return proven_bound(self.conv) if self.norm is None else None
+        if self.norm is not None:
+            return None
+        return held_bound(self.conv) if self.holds_attention else proven_bound(self.conv)
 
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
@@ -177,7 +195,8 @@ class WrappedConvCell(Cell):
 
         It holds in the Euclidean norm (for ``SAGEConv`` in that with every node weighted by its
         degree) on undirected graphs whose edge weights, if any, are not negative: the graphs the
-        proof is about.
+        proof is about. With held attention it holds on every graph, in the norm of
+        :func:`~gncadeq.cells.held_bound`.
 
         Args:
             graph: Data with ``edge_index``, and ``edge_weight`` or ``edge_attr`` if edges are
@@ -189,7 +208,7 @@ class WrappedConvCell(Cell):
         bound = self.proven_bound()
         if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
             return super().lipschitz_bound(graph)
-        if graph is not None:
+        if graph is not None and not self.holds_attention:
             weights = graph.get("edge_weight"), graph.edge_attr
             if not all(proofs_hold(graph.edge_index, weight) for weight in weights):
                 return super().lipschitz_bound(graph)
@@ -225,6 +244,8 @@ class WrappedConvCell(Cell):
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
         step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
+        if self.holds_attention:
+            step = HeldAttentionStep.at(step, self.activation(step.drive))
         if self.contraction is not None:
             bound = self.proven_bound()
             if bound is None:

@@ -20,6 +20,7 @@ from gncadeq.cells import (
     WrappedConvCell,
 )
 from gncadeq.cells.conv import ConvStep
+from gncadeq.cells.conv_attention import HeldAttentionStep
 from gncadeq.cells.conv_signature import conv_arguments
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.growing import GrowingStep
@@ -240,6 +241,8 @@ class _Wrapped(Rule):
         cell = self.cell
         given = conv_arguments(cell.conv, cell.signature, x, graph.edge_index, edge_attr, {})
         step = WrappedConvStep(cell, graph.edge_index, cell.inject(x), given)
+        if cell.holds_attention:
+            step = HeldAttentionStep.at(step, cell.activation(step.drive))
         step.scale = scale if self.takes_scale else dict(self.named_buffers()).get("scale")
         return step
 
