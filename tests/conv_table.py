@@ -35,6 +35,7 @@ class Refused:
     reason: str
 
 
+HELD = "attention held for a solve, then proven on directed graphs, too"
 KINK = "aggregates by a maximum: a map with kinks"
 CLUSTER = "needs pyg-lib or torch-cluster; its edges jump with the state"
 CUGRAPH = "needs cugraph"
@@ -51,11 +52,14 @@ CONVS: dict[str, Works | Refused] = {
     "GravNetConv": Refused(None, CLUSTER),
     "GatedGraphConv": Works(lambda: pyg.GatedGraphConv(C, 2), "weight"),
     "ResGatedGraphConv": Works(lambda: pyg.ResGatedGraphConv(C, C, edge_dim=3), "attr"),
-    "GATConv": Works(lambda: pyg.GATConv(C, C // 2, heads=2, edge_dim=3), "attr"),
+    "GATConv": Works(lambda: pyg.GATConv(C, C // 2, heads=2, edge_dim=3), "attr", note=HELD),
     "CuGraphGATConv": Refused(None, CUGRAPH),
     "FusedGATConv": Refused(None, "needs dgNN, and takes CSR and CSC instead of edges"),
-    "GATv2Conv": Works(lambda: pyg.GATv2Conv(C, C // 2, heads=2, edge_dim=3), "attr"),
-    "TransformerConv": Works(lambda: pyg.TransformerConv(C, C // 2, heads=2, edge_dim=3), "attr"),
+    "GATv2Conv": Works(lambda: pyg.GATv2Conv(C, C // 2, heads=2, edge_dim=3), "attr", note=HELD),
+    "TransformerConv": Works(
+        lambda: pyg.TransformerConv(C, C // 2, heads=2, edge_dim=3), "attr",
+        note=f"{HELD}; with `beta=True` measured",
+    ),
     "AGNNConv": Works(pyg.AGNNConv),
     "TAGConv": Works(lambda: pyg.TAGConv(C, C), "weight"),
     "GINConv": Works(lambda: pyg.GINConv(mlp(C))),

@@ -38,7 +38,7 @@ def _parts(conv: Any) -> _Parts | None:
         parts = _Parts(conv.lin, conv.res, conv.bias)
     elif kind is pyg.GATv2Conv:
         parts = _Parts(conv.lin_l, conv.res, conv.bias)
-    elif kind is pyg.TransformerConv and not conv.beta and conv.lin_edge is None:
+    elif kind is pyg.TransformerConv and not conv.beta:
         parts = _Parts(conv.lin_value, conv.lin_skip if conv.root_weight else None, None)
     return parts if parts and isinstance(conv.aggr_module, SumAggregation) else None
 
@@ -81,8 +81,8 @@ def held_bound(conv: nn.Module) -> Tensor:
     size = torch.linalg.matrix_norm(value.view(-1, width, value.size(1)), 2)  # of every head
     skip = value.new_zeros(()) if parts.skip is None else _norm(parts.skip.weight)
     if not conv.concat:
-        return size.mean() + skip
-    total = torch.linalg.vector_norm(size) + skip
+        return size.mean() + skip  # type: ignore[no-any-return]
+    total: Tensor = torch.linalg.vector_norm(size) + skip
     if size.numel() == 1 or value.size(0) != value.size(1):
         return total
     blocks = _blocks(value, width)
@@ -107,6 +107,7 @@ class HeldAttentionStep(RestrictableConvStep):
     heads: int
     weight: Tensor  # [entries · heads]
     rows: Any
+    carried: Tensor | None  # [num_nodes, heads, out_channels], the average of what edges carry
 
     @classmethod
     def at(cls, step: WrappedConvStep, start: Tensor) -> HeldAttentionStep:
@@ -128,6 +129,12 @@ class HeldAttentionStep(RestrictableConvStep):
             weight = weight / total.clamp(min=1.0)[target]
         new = cls(step.cell, step.edge_index, step.drive, step.arguments)
         new.heads = weight.size(1)
+        new.carried = None
+        if type(conv) is pyg.TransformerConv and conv.lin_edge is not None:
+            edge = conv.lin_edge(step.arguments["edge_attr"]).view(*weight.shape, -1)
+            carried = edge.new_zeros(start.size(0), *edge.shape[1:])
+            target = edge_index[_target(conv)]
+            new.carried = carried.index_add(0, target, weight.unsqueeze(2) * edge)
         # A row of the matrix for every node and head.
         head = torch.arange(new.heads, device=edge_index.device)
         entry = (edge_index.unsqueeze(2) * new.heads + head).flatten(1)
@@ -145,7 +152,8 @@ class HeldAttentionStep(RestrictableConvStep):
         parts = _parts(conv)
         assert parts is not None
         value = parts.value(z).view(-1, conv.out_channels)
-        y = self.rows.matmul(value, self.weight).view(z.size(0), self.heads, -1)
+        y: Tensor = self.rows.matmul(value, self.weight).view(z.size(0), self.heads, -1)
+        y = y if self.carried is None else y + self.carried
         y = y.flatten(1) if conv.concat else y.mean(1)
         if parts.skip is not None:
             y = y + parts.skip(z)
@@ -157,6 +165,7 @@ class HeldAttentionStep(RestrictableConvStep):
         head = torch.arange(self.heads, device=nodes.device)
         entry = (nodes.unsqueeze(1) * self.heads + head).flatten()
         new.heads = self.heads
+        new.carried = None if self.carried is None else self.carried[nodes]
         new.rows, kept = self.rows.restrict(entry, entry)
         new.weight = self.weight[kept]
         return new  # type: ignore[no-any-return]
