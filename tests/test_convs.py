@@ -89,7 +89,7 @@ def page() -> str:
                 lines.append(f"| {name} | | | not supported | {entry.reason} |")
                 continue
             cell = make(name).cell
-            proven = "measured" if cell.proven_bound() is None else "proven"
+            proven = "proven" if cell.proven else "measured"
             edge = f"`{cell.signature.edge}`" if cell.signature.edge else ""
             context = ", ".join(f"`{n}`" for n in cell.signature.context if n != "batch")
             lines.append(f"| {name} | {edge} | {context} | {proven} | {entry.note} |")

@@ -6,6 +6,7 @@ from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_attention import can_hold_attention, held_bound
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
@@ -53,9 +54,11 @@ __all__ = [
     "can_hold_attention",
     "growth_rate",
     "held_bound",
+    "node_bound",
     "prepare_neighborhood",
     "proven_bound",
     "stencil_bound",
     "stencil_norm",
     "stencil_to_conv2d",
+    "sums_neighbors",
 ]

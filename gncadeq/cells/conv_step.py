@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.typing import OptTensor
 
 if TYPE_CHECKING:
@@ -96,6 +97,22 @@ class WrappedConvStep:
             return y
         batch = {"batch": self.arguments.get("batch")} if self.cell.norm_batch else {}
         return norm(y, **batch)  # type: ignore[no-any-return]
+
+    def components(self) -> tuple[Tensor, int]:
+        """``[num_nodes]`` labels of what shares no messages, and their number."""
+        edge_index, n = self.edge_index, self.drive.size(0)
+        if "batch" in self.arguments:  # the conv may look at all nodes of a graph
+            batch = self.arguments["batch"]
+            return batch, int(batch.max()) + 1 if n else 0
+        total = n
+        if self.cell.hypergraph:  # a hyperedge joins nodes, and is one here
+            total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
+            edge_index = torch.stack([edge_index[0], edge_index[1] + n])
+        for name in self.arguments:
+            if name.endswith("edge_index"):
+                edge_index = torch.cat([edge_index, self.arguments[name]], dim=1)
+        label, count = WeightedAdjacency(edge_index, None, total, like=self.drive).components()
+        return label[:n], count
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""

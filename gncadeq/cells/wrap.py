@@ -9,19 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
-from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.conv_attention import HeldAttentionStep, can_hold_attention, held_bound
-from gncadeq.cells.conv_bounds import proofs_hold, proven_bound, settled_growth
+from gncadeq.cells.conv_bounds import NON_EXPANSIVE, proofs_hold, proven_bound, settled_growth
 from gncadeq.cells.conv_signature import conv_arguments, read_signature
 from gncadeq.cells.conv_step import WrappedConvStep
+from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
-
-_NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
 
 
 class WrappedConvCell(Cell):
@@ -47,6 +45,9 @@ class WrappedConvCell(Cell):
       ``TransformerConv``) is computed once, at :math:`\sigma(\mathbf{U} \mathbf{x} + \mathbf{b})`,
       and the solve averages with that. The conv is then linear, and :math:`L` holds on directed
       graphs, too (:func:`~gncadeq.cells.held_bound`).
+      Sums and averages of neighbours between networks of ReLUs (``GINConv``, ``GINEConv``,
+      ``GraphConv``) are scaled node by node, by degree, on every graph, too: a hub doesn't silence
+      the others (:func:`~gncadeq.cells.node_bound`).
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
       grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
       \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and
@@ -143,6 +144,7 @@ class WrappedConvCell(Cell):
         self.context = (*self.signature.context, *sorted(extra - set(self.signature.context)))
         self.init: Literal["conv", "identity"] = init
         self.holds_attention = attention == "injection" and can_hold_attention(conv)
+        self.sums_neighbors = norm is None and sums_neighbors(conv)
         self._reset_own()
 
     def _reset_own(self) -> None:
@@ -171,9 +173,9 @@ class WrappedConvCell(Cell):
             f"a 'contraction' below {self.contraction:g} or solver_options={{'damping': 0.5}} may "
             "help"
         )
-        if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
+        if not self.proven or not isinstance(self.activation, NON_EXPANSIVE):
             return f"The growth of {name} is measured, at one state, and not proven; {lower}"
-        if self.holds_attention:
+        if self.holds_attention or self.sums_neighbors:
             return None
         if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, edge_attr):
             return (
@@ -184,10 +186,16 @@ class WrappedConvCell(Cell):
         return None
 
     def proven_bound(self) -> OptTensor:
-        """The conv's Lipschitz constant before scaling, ``None`` where nothing is proven."""
+        """The conv's Lipschitz constant before scaling, ``None`` where none is proven for it on all
+        graphs."""
         if self.norm is not None:
             return None
         return held_bound(self.conv) if self.holds_attention else proven_bound(self.conv)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the scale of the conv follows from a proof, and isn't measured."""
+        return self.sums_neighbors or self.proven_bound() is not None
 
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
@@ -195,8 +203,8 @@ class WrappedConvCell(Cell):
 
         It holds in the Euclidean norm (for ``SAGEConv`` in that with every node weighted by its
         degree) on undirected graphs whose edge weights, if any, are not negative: the graphs the
-        proof is about. With held attention it holds on every graph, in the norm of
-        :func:`~gncadeq.cells.held_bound`.
+        proof is about. With held attention and for sums it holds on every graph, in the norm
+        of :func:`~gncadeq.cells.held_bound`, or of the largest node.
 
         Args:
             graph: Data with ``edge_index``, and ``edge_weight`` or ``edge_attr`` if edges are
@@ -205,8 +213,18 @@ class WrappedConvCell(Cell):
         Returns:
             A scalar; infinity for any other conv, activation or graph, and with a norm.
         """
+        if not isinstance(self.activation, NON_EXPANSIVE):
+            return super().lipschitz_bound(graph)
+        if self.sums_neighbors:
+            if self.contraction is not None:
+                return torch.tensor(self.contraction)
+            if graph is None:
+                return super().lipschitz_bound(graph)
+            weight = graph.get("edge_weight", graph.edge_attr)
+            weight = weight if self.signature.edge == "edge_weight" else None
+            return node_bound(self.conv, graph.edge_index, weight, int(graph.num_nodes)).max()
         bound = self.proven_bound()
-        if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
+        if bound is None:
             return super().lipschitz_bound(graph)
         if graph is not None and not self.holds_attention:
             weights = graph.get("edge_weight"), graph.edge_attr
@@ -247,32 +265,24 @@ class WrappedConvCell(Cell):
         if self.holds_attention:
             step = HeldAttentionStep.at(step, self.activation(step.drive))
         if self.contraction is not None:
-            bound = self.proven_bound()
-            if bound is None:
-                bound = settled_growth(
-                    step.image, self.activation, step.drive, *self._components(step),
-                    self.power_steps, not self.signature.initial,
-                )  # fmt: skip
+            bound = self._bound(step)
             step.scale = (self.contraction / bound.clamp(min=self.contraction)).to(x.dtype)
         if step.caches and any(v.requires_grad for v in arguments.values()):
             step.image(step.drive.new_zeros(x.size(0), self.channels))  # the cache, with gradients
         return step
 
-    def _components(self, step: WrappedConvStep) -> tuple[Tensor, int]:
-        """``[num_nodes]`` labels of what shares no messages, and their number."""
-        edge_index, n = step.edge_index, step.drive.size(0)
-        if "batch" in step.arguments:  # the conv may look at all nodes of a graph
-            batch = step.arguments["batch"]
-            return batch, int(batch.max()) + 1 if n else 0
-        total = n
-        if self.hypergraph:  # a hyperedge joins nodes, and is one here
-            total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
-            edge_index = torch.stack([edge_index[0], edge_index[1] + n])
-        for name in step.arguments:
-            if name.endswith("edge_index"):
-                edge_index = torch.cat([edge_index, step.arguments[name]], dim=1)
-        label, count = WeightedAdjacency(edge_index, None, total, like=step.drive).components()
-        return label[:n], count
+    def _bound(self, step: WrappedConvStep) -> Tensor:
+        """Of the conv, or of every node ``[num_nodes, 1]``."""
+        if self.sums_neighbors:
+            weight = step.arguments.get("edge_weight")
+            return node_bound(self.conv, step.edge_index, weight, step.drive.size(0))
+        bound = self.proven_bound()
+        if bound is not None:
+            return bound
+        return settled_growth(
+            step.image, self.activation, step.drive, *step.components(), self.power_steps,
+            not self.signature.initial,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
