@@ -36,6 +36,7 @@ class Refused:
 
 
 HELD = "attention held for a solve, then proven on directed graphs, too"
+SUMS = "sum or mean, `nn` of linear maps, ReLU, tanh; proven on directed graphs, too"
 KINK = "aggregates by a maximum: a map with kinks"
 CLUSTER = "needs pyg-lib or torch-cluster; its edges jump with the state"
 CUGRAPH = "needs cugraph"
@@ -48,7 +49,9 @@ CONVS: dict[str, Works | Refused] = {
     "ChebConv": Works(lambda: pyg.ChebConv(C, C, 3), "weight"),
     "SAGEConv": Works(lambda: pyg.SAGEConv(C, C)),
     "CuGraphSAGEConv": Refused(None, CUGRAPH),
-    "GraphConv": Works(lambda: pyg.GraphConv(C, C), "weight"),
+    "GraphConv": Works(
+        lambda: pyg.GraphConv(C, C), "weight", note="sum or mean; proven on directed graphs, too"
+    ),
     "GravNetConv": Refused(None, CLUSTER),
     "GatedGraphConv": Works(lambda: pyg.GatedGraphConv(C, 2), "weight"),
     "ResGatedGraphConv": Works(lambda: pyg.ResGatedGraphConv(C, C, edge_dim=3), "attr"),
@@ -62,8 +65,8 @@ CONVS: dict[str, Works | Refused] = {
     ),
     "AGNNConv": Works(pyg.AGNNConv),
     "TAGConv": Works(lambda: pyg.TAGConv(C, C), "weight"),
-    "GINConv": Works(lambda: pyg.GINConv(mlp(C))),
-    "GINEConv": Works(lambda: pyg.GINEConv(mlp(C), edge_dim=3), "attr"),
+    "GINConv": Works(lambda: pyg.GINConv(mlp(C)), note=SUMS),
+    "GINEConv": Works(lambda: pyg.GINEConv(mlp(C), edge_dim=3), "attr", note=SUMS),
     "ARMAConv": Works(lambda: pyg.ARMAConv(C, C, 2, 2), "weight"),
     "SGConv": Works(lambda: pyg.SGConv(C, C, 2), "weight"),
     "SSGConv": Works(lambda: pyg.SSGConv(C, C, 0.2, 2), "weight"),
