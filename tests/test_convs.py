@@ -79,7 +79,7 @@ def page() -> str:
         "",
         "*edge_attr is*: what the conv calls the third argument, `deq(x, edge_index, edge_attr)`.",
         "*by name*: what else it takes, as in `deq(x, edge_index, pos=pos)`. *bound*: whether its",
-        "convergence is proven (on undirected graphs, if the remark doesn't say more), or its growth",
+        "convergence is proven (on undirected graphs, if the remark says no more), or its growth",
         "measured and scaled away.",
     ]
     for title, table in (("Convs", CONVS), ("Models that map states to states", MODELS)):
