@@ -278,7 +278,7 @@ def main() -> None:
     seeds = args.seeds or (3 if args.depth else 10)
     graphs: dict[str, Data] = {}
     if args.smoke:
-        graphs, args.epochs, seeds, models = {"synthetic": synthetic()}, 10, 1, ["GCN", "APPNP"]
+        graphs, args.epochs, seeds, models = {"synthetic": synthetic()}, 10, 1, ["GAT", "APPNP"]
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="citation_graphs_")
     elif args.data_root is None:
