@@ -53,6 +53,7 @@ def main() -> None:
         "TAGConv": pyg.TAGConv(c, c),
         "LGConv": pyg.LGConv(),
         "GATConv": pyg.GATConv(c, c),
+        "AGNNConv": pyg.AGNNConv(),
         "GINConv": pyg.GINConv(nn.Sequential(nn.Linear(c, c), nn.ReLU(), nn.Linear(c, c))),
     }
     print(f"{data.num_nodes} nodes, {data.num_edges} edges, {c} channels, {torch.get_num_threads()}"

@@ -2,15 +2,16 @@
 
     python examples/citation_graphs.py --data-root DATA              # Cora and CiteSeer, 10 seeds
     python examples/citation_graphs.py --data-root DATA --depth      # 2 to 64 layers, 3 seeds
+    python examples/citation_graphs.py --data-root DATA --times      # of a training step
     python examples/citation_graphs.py --smoke                       # seconds, on a synthetic graph
 
 ``DATA/Planetoid/{Cora,CiteSeer}/raw`` hold the public split; it is copied to a temporary folder.
 All models see normalised features, dropout 0.5 on them and on the last state, Adam (lr 0.01, weight
 decay 5e-4), and width 64. An equilibrium is narrowed until it has at most the parameters of its
-explicit counterpart. The test accuracy is that of the epoch with the best validation accuracy, of
-100; the test data choose nothing. *converged* is the share of all solves, of training and
-evaluation, that reached a residual of 1e-3. *saved* are the bytes that autograd keeps for one
-training step, parameters and data aside. Prints Markdown tables and writes
+explicit counterpart (IGNN's: GCN). The test accuracy is that of the epoch with the best validation
+accuracy, of 100; the test data choose nothing. *converged* is the share of all solves, of training
+and evaluation, that reached a residual of 1e-3. *saved* are the bytes that autograd keeps for one
+training step, parameters and features aside. Prints Markdown tables and writes
 ``runs/citation_graphs/table.json``, from which an interrupted run goes on.
 """
 
@@ -24,19 +25,22 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.datasets import Planetoid
-from torch_geometric.nn import APPNP, GATConv, GCN2Conv, GCNConv, GINConv, LGConv, SAGEConv
+from torch_geometric.nn import APPNP, GATConv, GCN2Conv, GCNConv, GINConv, SAGEConv
 from torch_geometric.transforms import NormalizeFeatures
 from torch_geometric.utils import stochastic_blockmodel_graph
 
 from gncadeq import GraphDEQ
-from gncadeq.cells import IGNNCell
+from gncadeq.cells import IGNNCell, PropagationCell
+
+MODELS = ["GCN", "SAGE", "GAT", "GIN", "GIN mean", "APPNP", "GCNII", "IGNN"]
 
 
 class Stack(nn.Module):
@@ -47,17 +51,16 @@ class Stack(nn.Module):
         self.first, self.convs, self.last = first, nn.ModuleList(convs), last
         self.converged: list[bool] = []
 
-    def forward(self, data: Data) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Return logits."""
-        x = F.dropout(data.x, 0.5, self.training)
-        z = x0 = _apply(self.first, x, data).relu()
+        z = x0 = _apply(self.first, x, edge_index).relu()
         for conv in self.convs:
             if isinstance(conv, GCN2Conv):
-                z = conv(z, x0, data.edge_index).relu()
+                z = conv(z, x0, edge_index).relu()
             else:
-                z = conv(z, data.edge_index)
+                z = conv(z, edge_index)
                 z = z if isinstance(conv, APPNP) else z.relu()
-        return _apply(self.last, F.dropout(z, 0.5, self.training), data)
+        return _apply(self.last, F.dropout(z, 0.5, self.training), edge_index)
 
 
 class Equilibrium(nn.Module):
@@ -72,18 +75,17 @@ class Equilibrium(nn.Module):
         self.deq, self.last = deq, nn.Linear(width, classes)
         self.converged: list[bool] = []
 
-    def forward(self, data: Data) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Return logits."""
-        x = F.dropout(data.x, 0.5, self.training)
         x = x if self.hidden is None else self.hidden(x).relu()
-        z, solution = self.deq(x, data.edge_index, return_solution=True)
+        z, solution = self.deq(x, edge_index, return_solution=True)
         self.converged += solution.converged.tolist()
         logits: Tensor = self.last(F.dropout(z, 0.5, self.training))
         return logits
 
 
-def _apply(layer: nn.Module, x: Tensor, data: Data) -> Tensor:
-    out: Tensor = layer(x) if isinstance(layer, nn.Linear) else layer(x, data.edge_index)
+def _apply(layer: nn.Module, x: Tensor, edge_index: Tensor) -> Tensor:
+    out: Tensor = layer(x) if isinstance(layer, nn.Linear) else layer(x, edge_index)
     return out
 
 
@@ -114,17 +116,18 @@ def implicit(name: str, inputs: int, classes: int, width: int, **options: object
     """The equilibrium of one conv."""
     options = {"on_failure": "ignore"} | options
     if name == "IGNN":
-        cell = IGNNCell(inputs, width, kappa=0.9)
+        cell = IGNNCell(inputs, width, kappa=options.pop("contraction", 0.9))
         return Equilibrium(GraphDEQ(cell, **options), width, classes)
     init = {"init": "identity", "channels": width}
     conv: nn.Module
     if name == "GCNII":
         conv = GCN2Conv(width, 0.1, theta=0.5, layer=1)
     elif name == "APPNP":
-        deq = GraphDEQ.from_conv(LGConv(), width, **init | options | {"activation": None})
+        kappa = options.pop("contraction", 0.9)
+        deq = GraphDEQ(PropagationCell(width, alpha=1 - kappa), **options)
         return Equilibrium(deq, width, classes, nn.Linear(inputs, width))
     elif name == "GAT":
-        conv = GATConv(width, width // 8, heads=8)
+        conv = GATConv(width, width)
     elif name.startswith("GIN"):
         conv = GINConv(_mlp(width, width), aggr="mean" if name.endswith("mean") else "sum")
     else:
@@ -144,22 +147,38 @@ def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+class Kept:
+    """What autograd keeps, for as long as it does."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(model: nn.Module, data: Data) -> int:
     """Distinct storages that autograd keeps for one loss."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    own.add(data.x.untyped_storage().data_ptr())
-    sizes: dict[int, int] = {}
+    x = dropped(data)
+    own = {t.untyped_storage().data_ptr() for t in (x, *model.parameters())}
+    kept: WeakSet[Kept] = WeakSet()
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def pack(tensor: Tensor) -> Kept:
+        holder = Kept(tensor)
+        kept.add(holder)
+        return holder
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.cross_entropy(model(data)[data.train_mask], data.y[data.train_mask])
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
+        loss = F.cross_entropy(model(x, data.edge_index)[data.train_mask], data.y[data.train_mask])
+    storages = [holder.tensor.untyped_storage() for holder in kept]
+    sizes = {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}
+    del loss  # until here it keeps them
     return sum(sizes.values())
+
+
+def dropped(data: Data) -> Tensor:
+    """The features with half of their entries dropped, of which nearly all are zero."""
+    x = torch.zeros_like(data.x)
+    x.view(-1)[data.entries] = F.dropout(data.x.view(-1)[data.entries], 0.5)
+    return x
 
 
 def train(model: nn.Module, data: Data, epochs: int) -> dict[str, float]:
@@ -171,11 +190,12 @@ def train(model: nn.Module, data: Data, epochs: int) -> dict[str, float]:
     for _ in range(epochs):
         model.train()
         optimizer.zero_grad()
-        F.cross_entropy(model(data)[data.train_mask], data.y[data.train_mask]).backward()
+        logits = model(dropped(data), data.edge_index)
+        F.cross_entropy(logits[data.train_mask], data.y[data.train_mask]).backward()
         optimizer.step()
         model.eval()
         with torch.no_grad():
-            right = model(data).argmax(1) == data.y
+            right = model(data.x, data.edge_index).argmax(1) == data.y
         valid = float(right[data.val_mask].float().mean())
         if valid > best:
             best, test = valid, float(right[data.test_mask].float().mean())
@@ -186,11 +206,39 @@ def train(model: nn.Module, data: Data, epochs: int) -> dict[str, float]:
     }  # fmt: skip
 
 
+def training_times(models: dict[str, nn.Module], data: Data, rounds: int) -> dict[str, float]:
+    """Median seconds of a training step of each, in turn, so that all see the same machine."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            begin = time.perf_counter()
+            logits = model(dropped(data), data.edge_index)
+            F.cross_entropy(logits[data.train_mask], data.y[data.train_mask]).backward()
+            times[name].append(time.perf_counter() - begin)
+    return {name: median(values) for name, values in times.items()}
+
+
+def step_ratio(name: str, data: Data, contraction: float, rounds: int = 15) -> float:
+    """The time of a training step of the equilibrium in those of the stack, as at the start."""
+    shape = data.num_features, int(data.y.max()) + 1
+    stack = explicit(name, *shape, 64, 16 if name == "GCNII" else 2)
+    width = narrowed(name, *shape, _parameters(stack), contraction=contraction)
+    both = {"stack": stack, "equilibrium": implicit(name, *shape, width, contraction=contraction)}
+    times = training_times(both, data, rounds)
+    return times["equilibrium"] / times["stack"]
+
+
 def citation(root: str, name: str) -> Data:
     """A graph with the public split, read from a copy."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(Path(root) / "Planetoid" / name / "raw", Path(folder) / name / "raw")
-        return Planetoid(folder, name, transform=NormalizeFeatures())[0]
+        return with_entries(Planetoid(folder, name, transform=NormalizeFeatures())[0])
+
+
+def with_entries(data: Data) -> Data:
+    """With the places of the features that aren't zero."""
+    data.entries = data.x.view(-1).nonzero().view(-1)
+    return data
 
 
 def synthetic() -> Data:
@@ -201,10 +249,11 @@ def synthetic() -> Data:
     y = torch.arange(4).repeat_interleave(40)
     x = F.one_hot(y, 8) + 0.8 * torch.randn(160, 8)
     role = torch.arange(160) % 4
-    return Data(
+    data = Data(
         x=x, y=y, edge_index=edge_index, train_mask=role == 0, val_mask=role == 1,
         test_mask=role > 1,
     )  # fmt: skip
+    return with_entries(data)
 
 
 def main() -> None:
@@ -212,21 +261,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", help="the folder that holds Planetoid/Cora/raw")
     parser.add_argument("--datasets", nargs="*", default=["Cora", "CiteSeer"])
-    parser.add_argument("--models", nargs="*", help="GCN SAGE GAT GIN 'GIN mean' APPNP GCNII")
+    parser.add_argument("--models", nargs="*", help="some of " + " ".join(map(repr, MODELS)))
     parser.add_argument("--depth", action="store_true", help="stacks of 2 to 64 layers")
+    parser.add_argument(
+        "--times", action="store_true", help="only time training steps, of both in turn"
+    )
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--contraction", type=float, default=0.9)
     parser.add_argument("--out", default="runs/citation_graphs")
     parser.add_argument("--smoke", action="store_true", help="a small synthetic graph")
     args = parser.parse_args()
-    models = args.models or (
-        ["GCN", "GCNII"] if args.depth else ["GCN", "SAGE", "GAT", "GIN mean", "APPNP", "GCNII"]
-    )
+    models = args.models or (["GCN", "GCNII"] if args.depth else MODELS)
+    if args.times:
+        models = [name for name in models if name != "IGNN"]  # which has no stack
     seeds = args.seeds or (3 if args.depth else 10)
     graphs: dict[str, Data] = {}
     if args.smoke:
-        graphs, args.epochs, seeds, models = {"synthetic": synthetic()}, 10, 1, ["GCN", "APPNP"]
+        graphs, args.epochs, seeds, models = {"synthetic": synthetic()}, 10, 1, ["GAT", "APPNP"]
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="citation_graphs_")
     elif args.data_root is None:
@@ -258,26 +310,28 @@ def main() -> None:
             flush=True,
         )
 
-    print("| graph | conv | model | parameters | validation | test | converged | saved | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["graph", "conv", "training step of the equilibrium, in those of the stack"]
+    if not args.times:
+        columns[2:] = "model", "parameters", "validation", "test", "converged", "saved", "seconds"
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for graph, data in graphs.items():
         inputs, classes = data.num_features, int(data.y.max()) + 1
         options = {"contraction": args.contraction}
         for name in models:
+            if args.times:
+                print(f"| {graph} | {name} | {step_ratio(name, data, args.contraction):.1f} |")
+                continue
             deep = [2**k for k in range(1, 7)]
             depths = deep if args.depth else [16 if name == "GCNII" else 2]
-            for depth in depths:
+            for depth in depths if name != "IGNN" else []:
                 kind = "10 steps" if name == "APPNP" else f"{depth} layers"
                 build = partial(explicit, name, inputs, classes, 64, depth)
                 measure(f"{graph}, {name}, {kind}", data, build)
-            most = _parameters(explicit(name, inputs, classes, 64, depths[0]))
+            stack = "GCN" if name == "IGNN" else name
+            most = _parameters(explicit(stack, inputs, classes, 64, depths[0]))
             width = narrowed(name, inputs, classes, most, **options)
             build = partial(implicit, name, inputs, classes, width, **options)
             measure(f"{graph}, {name}, equilibrium of {width} channels", data, build)
-        if not args.depth and not args.models:
-            width = narrowed("IGNN", inputs, classes, 64 * (inputs + classes + 1))
-            build = partial(implicit, "IGNN", inputs, classes, width)
-            measure(f"{graph}, IGNN, equilibrium of {width} channels", data, build)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Refused:
     reason: str
 
 
+HELD = "attention held for a solve, then proven on directed graphs, too"
+SUMS = "sum or mean, `nn` of linear maps, ReLU, tanh; proven on directed graphs, too"
 KINK = "aggregates by a maximum: a map with kinks"
 CLUSTER = "needs pyg-lib or torch-cluster; its edges jump with the state"
 CUGRAPH = "needs cugraph"
@@ -47,19 +49,24 @@ CONVS: dict[str, Works | Refused] = {
     "ChebConv": Works(lambda: pyg.ChebConv(C, C, 3), "weight"),
     "SAGEConv": Works(lambda: pyg.SAGEConv(C, C)),
     "CuGraphSAGEConv": Refused(None, CUGRAPH),
-    "GraphConv": Works(lambda: pyg.GraphConv(C, C), "weight"),
+    "GraphConv": Works(
+        lambda: pyg.GraphConv(C, C), "weight", note="sum or mean; proven on directed graphs, too"
+    ),
     "GravNetConv": Refused(None, CLUSTER),
     "GatedGraphConv": Works(lambda: pyg.GatedGraphConv(C, 2), "weight"),
     "ResGatedGraphConv": Works(lambda: pyg.ResGatedGraphConv(C, C, edge_dim=3), "attr"),
-    "GATConv": Works(lambda: pyg.GATConv(C, C // 2, heads=2, edge_dim=3), "attr"),
+    "GATConv": Works(lambda: pyg.GATConv(C, C // 2, heads=2, edge_dim=3), "attr", note=HELD),
     "CuGraphGATConv": Refused(None, CUGRAPH),
     "FusedGATConv": Refused(None, "needs dgNN, and takes CSR and CSC instead of edges"),
-    "GATv2Conv": Works(lambda: pyg.GATv2Conv(C, C // 2, heads=2, edge_dim=3), "attr"),
-    "TransformerConv": Works(lambda: pyg.TransformerConv(C, C // 2, heads=2, edge_dim=3), "attr"),
+    "GATv2Conv": Works(lambda: pyg.GATv2Conv(C, C // 2, heads=2, edge_dim=3), "attr", note=HELD),
+    "TransformerConv": Works(
+        lambda: pyg.TransformerConv(C, C // 2, heads=2, edge_dim=3), "attr",
+        note=f"{HELD}; with `beta=True` measured",
+    ),
     "AGNNConv": Works(pyg.AGNNConv),
     "TAGConv": Works(lambda: pyg.TAGConv(C, C), "weight"),
-    "GINConv": Works(lambda: pyg.GINConv(mlp(C))),
-    "GINEConv": Works(lambda: pyg.GINEConv(mlp(C), edge_dim=3), "attr"),
+    "GINConv": Works(lambda: pyg.GINConv(mlp(C)), note=SUMS),
+    "GINEConv": Works(lambda: pyg.GINEConv(mlp(C), edge_dim=3), "attr", note=SUMS),
     "ARMAConv": Works(lambda: pyg.ARMAConv(C, C, 2, 2), "weight"),
     "SGConv": Works(lambda: pyg.SGConv(C, C, 2), "weight"),
     "SSGConv": Works(lambda: pyg.SSGConv(C, C, 0.2, 2), "weight"),

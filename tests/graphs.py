@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch_geometric.data import Data
 
-from gncadeq import IGNNCell, MonotoneCell
+from gncadeq import IGNNCell, MonotoneCell, PropagationCell
 from gncadeq.cells import Cell
 from gncadeq.transforms import ImageToGraph
 
@@ -13,10 +13,11 @@ CELLS = {
     "ignn-sym": lambda: IGNNCell(2, 4, kappa=0.8),
     "ignn-row": lambda: IGNNCell(2, 4, kappa=0.8, normalization="row", activation="tanh"),
     "ignn-none": lambda: IGNNCell(2, 4, kappa=0.8, normalization=None),
+    "propagation": lambda: PropagationCell(2, 0.2),
     "monotone": lambda: MonotoneCell(2, 4),
     "monotone-wide": lambda: MonotoneCell(2, 2, kernel_size=5),
 }
-LAW_CELLS = ("ignn-sym", "ignn-row", "ignn-none", "monotone")
+LAW_CELLS = ("ignn-sym", "ignn-row", "ignn-none", "propagation", "monotone")
 
 
 def make_cell(name: str) -> Cell:

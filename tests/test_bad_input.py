@@ -170,7 +170,13 @@ def test_a_batch_of_graphs_and_hyperedges_between_nodes_are_no_mistake():
 @pytest.mark.parametrize(
     ("conv", "options", "edges", "remark"),
     [
-        (pyg.GATConv(8, 8), {}, EDGES, "growth of GATConv is measured.*below 0.9.*damping"),
+        (pyg.GATConv(8, 8), {}, EDGES[:, ::2], None),
+        (
+            pyg.GATConv(8, 8),
+            {"attention": "state"},
+            EDGES,
+            "growth of GATConv is measured.*below 0.9.*damping",
+        ),
         (pyg.GCNConv(8, 8), {"norm": "LayerNorm"}, EDGES, "growth of GCNConv is measured"),
         (pyg.GCNConv(8, 8), {}, EDGES[:, ::2], "undirected graphs.*ToUndirected"),
         (pyg.GCNConv(8, 8), {"contraction": None}, EDGES, "isn't scaled"),

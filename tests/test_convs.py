@@ -79,7 +79,8 @@ def page() -> str:
         "",
         "*edge_attr is*: what the conv calls the third argument, `deq(x, edge_index, edge_attr)`.",
         "*by name*: what else it takes, as in `deq(x, edge_index, pos=pos)`. *bound*: whether its",
-        "convergence is proven (on undirected graphs), or its growth measured and scaled away.",
+        "convergence is proven (on undirected graphs, if the remark says no more), or its growth",
+        "measured and scaled away.",
     ]
     for title, table in (("Convs", CONVS), ("Models that map states to states", MODELS)):
         lines += ["", f"## {title}", "", "| conv | edge_attr is | by name | bound | remark |",
@@ -89,7 +90,7 @@ def page() -> str:
                 lines.append(f"| {name} | | | not supported | {entry.reason} |")
                 continue
             cell = make(name).cell
-            proven = "measured" if cell.proven_bound() is None else "proven"
+            proven = "proven" if cell.proven else "measured"
             edge = f"`{cell.signature.edge}`" if cell.signature.edge else ""
             context = ", ".join(f"`{n}`" for n in cell.signature.context if n != "batch")
             lines.append(f"| {name} | {edge} | {context} | {proven} | {entry.note} |")

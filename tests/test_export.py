@@ -25,6 +25,7 @@ from gncadeq import (
     IGNNCell,
     MonotoneCell,
     PixelGraphClassifier,
+    PropagationCell,
     WrappedConvCell,
 )
 from gncadeq.cli import app
@@ -63,11 +64,13 @@ CELLS = {
     "growing-no-input": (lambda: growing(alive_channel=None), "kernels"),
     "ignn-sym": (lambda: IGNNCell(2, 4), "weight"),
     "ignn-row": (lambda: IGNNCell(2, 4, normalization="row", bias=False), "weight"),
+    "propagation": (lambda: PropagationCell(2, 0.2), "weight"),
     "gcn": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "none"),
     "gcn-weighted": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "positive"),
     "gat": (lambda: WrappedConvCell(GATConv(4, 2, heads=2), 2), "none"),
+    "gat-state": (lambda: WrappedConvCell(GATConv(4, 4), 2, attention="state"), "none"),
 }
-ONLY_SCATTER = ("monotone", "gcn", "gcn-weighted", "gat")
+ONLY_SCATTER = ("monotone", "gcn", "gcn-weighted", "gat", "gat-state")
 FORMS = [(name, form) for name in CELLS for form in ("scatter", "gather")
          if form == "scatter" or name not in ONLY_SCATTER]  # fmt: skip
 
@@ -144,7 +147,13 @@ def files(tmp_path_factory):
         "ignn": (GraphNCA(IGNNCell(2, 4), steps=5), "weight", {"steps": 5}),
         "monotone": (GraphNCA(MonotoneCell(2, 4)), "relation", {"program": "step"}),
         "gcn": (GraphNCA.from_conv(GCNConv(4, 4), 2, steps=5), "none", {}),
-        "gat": (GraphDEQ.from_conv(GATConv(4, 4), 2), "none", {"program": "step"}),
+        "propagation": (GraphNCA(PropagationCell(2), steps=5), "weight", {"form": "gather"}),
+        "gat": (GraphNCA.from_conv(GATConv(4, 2, heads=2), 2, steps=5), "none", {}),
+        "gat-state": (
+            GraphDEQ.from_conv(GATConv(4, 4), 2, attention="state"),
+            "none",
+            {"program": "step"},
+        ),
     }
     return {
         name: (to_onnx(model, folder / f"{name}.onnx", **options), model.eval(), kind)
@@ -153,7 +162,7 @@ def files(tmp_path_factory):
 
 
 NAMES = ("classifier", "classifier-gather", "growing", "growing-step", "ignn", "monotone", "gcn",
-         "gat")  # fmt: skip
+         "propagation", "gat", "gat-state")  # fmt: skip
 
 
 def pixels(model: PixelGraphClassifier, *sizes: tuple[int, int]) -> Batch:

@@ -87,7 +87,8 @@ def test_no_bound_where_nothing_is_proven():
     assert float(gcn.lipschitz_bound(directed)) == inf
     assert float(gcn.lipschitz_bound(negative)) == inf
     for cell in (
-        cell_of(pyg.GATConv(4, 4)),
+        cell_of(pyg.GATConv(4, 4), attention="state"),
+        cell_of(pyg.AGNNConv()),
         cell_of(pyg.GCNConv(4, 4), norm="LayerNorm"),
         cell_of(pyg.GCNConv(4, 4), activation="gelu"),
         cell_of(pyg.GCNConv(4, 4, normalize=False)),
@@ -117,12 +118,14 @@ def test_growth_rate_is_the_spectral_radius():
     assert constant.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("attention", ["injection", "state"])
 @pytest.mark.parametrize("build", [lambda: pyg.GATConv(2, 2), lambda: pyg.GCNConv(2, 2)])
-def test_the_gradient_of_the_scale_is_exact(build):
+def test_the_gradient_of_the_scale_is_exact(build, attention):
     """Against finite differences, where the scale is active."""
     data = graph(Works(lambda: None), 3)
     torch.manual_seed(0)
-    cell = cell_of(build(), channels=2, contraction=0.3, power_steps=4, activation="tanh")
+    options = {"power_steps": 4, "activation": "tanh", "attention": attention}
+    cell = cell_of(build(), channels=2, contraction=0.3, **options)
     step = cell.prepare(data.x, data.edge_index)
     assert float(step.scale.max()) < 1
     deq = GraphDEQ(cell, tol=1e-13, max_steps=200)

@@ -4,7 +4,9 @@ from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell
 from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.conv_attention import can_hold_attention, held_bound
 from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
@@ -14,6 +16,7 @@ from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.node_edge import NodeEdgeCell
 from gncadeq.cells.perception import Perception
+from gncadeq.cells.propagation import PropagationCell
 from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
     StencilConv,
@@ -40,6 +43,7 @@ __all__ = [
     "MonotoneCell",
     "NodeEdgeCell",
     "Perception",
+    "PropagationCell",
     "RelationCell",
     "StencilConv",
     "ThresholdCell",
@@ -47,10 +51,14 @@ __all__ = [
     "TypedCell",
     "WeightedAdjacency",
     "WrappedConvCell",
+    "can_hold_attention",
     "growth_rate",
+    "held_bound",
+    "node_bound",
     "prepare_neighborhood",
     "proven_bound",
     "stencil_bound",
     "stencil_norm",
     "stencil_to_conv2d",
+    "sums_neighbors",
 ]

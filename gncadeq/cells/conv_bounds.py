@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.utils import is_undirected
 
+NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
 _SETTLING = 3
 _TINY = 1e-30
 
@@ -233,4 +234,4 @@ def growth_rate(
         return rate if differentiable else rate.detach()
 
 
-__all__ = ["growth_rate", "proofs_hold", "proven_bound", "settled_growth"]
+__all__ = ["NON_EXPANSIVE", "growth_rate", "proofs_hold", "proven_bound", "settled_growth"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.typing import OptTensor
 
 if TYPE_CHECKING:
@@ -39,15 +40,18 @@ class WrappedConvStep:
         kind = RestrictableConvStep if cut else WrappedConvStep
         return kind(cell, edge_index, drive, arguments)
 
-    def image(self, z: Tensor) -> Tensor:
-        """The conv, and the norm if there is one, of a state."""
-        known = self.arguments
-        passed = {n: v for n, v in known.items() if n in self.cell.conv_names}
+    def call(self, z: Tensor, **more: Any) -> Any:
+        """What the conv returns for a state, given ``more`` than it takes of the graph.
+
+        Raises:
+            ValueError: If it fails for want of an argument.
+        """
+        passed = {n: v for n, v in self.arguments.items() if n in self.cell.conv_names}
         if self.cell.signature.initial:
             passed["x_0"] = self.drive
         passed[self.cell.signature.graph] = self.edge_index
         try:
-            y = self.conv(z, **passed)
+            return self.conv(z, **passed, **more)
         except (AssertionError, TypeError, AttributeError) as error:
             edge = self.cell.signature.edge
             missing = edge is not None and edge not in passed
@@ -59,6 +63,13 @@ class WrappedConvStep:
                 f"Expected other arguments for {self.conv} (got {given or 'the edges alone'}, and "
                 f"its forward failed: {error or type(error).__name__}). {advice} its documentation"
             ) from error
+
+    def check(self, z: Tensor, y: Any) -> Tensor:
+        """Return ``y``, what the conv makes of the state ``z``.
+
+        Raises:
+            ValueError: If it is no state, or has no gradient.
+        """
         if not isinstance(y, Tensor) or y.shape != z.shape:
             width = z.size(1)
             got = f"{width} → {y.size(-1)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
@@ -73,14 +84,35 @@ class WrappedConvStep:
                 f"{type(self.conv).__name__}, whose output has no gradient). An equilibrium of it "
                 "could not be trained"
             )
-        if self.cell.norm is None:
+        return y
+
+    def output(self, z: Tensor) -> Tensor:
+        """The conv of a state."""
+        return self.check(z, self.call(z))
+
+    def image(self, z: Tensor) -> Tensor:
+        """The conv, and the norm if there is one, of a state."""
+        y, norm = self.output(z), self.cell.norm
+        if norm is None:
             return y
-        y = (
-            self.cell.norm(y, batch=known.get("batch"))
-            if self.cell.norm_batch
-            else self.cell.norm(y)
-        )
-        return y  # type: ignore[no-any-return]
+        batch = {"batch": self.arguments.get("batch")} if self.cell.norm_batch else {}
+        return norm(y, **batch)  # type: ignore[no-any-return]
+
+    def components(self) -> tuple[Tensor, int]:
+        """``[num_nodes]`` labels of what shares no messages, and their number."""
+        edge_index, n = self.edge_index, self.drive.size(0)
+        if "batch" in self.arguments:  # the conv may look at all nodes of a graph
+            batch = self.arguments["batch"]
+            return batch, int(batch.max()) + 1 if n else 0
+        total = n
+        if self.cell.hypergraph:  # a hyperedge joins nodes, and is one here
+            total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
+            edge_index = torch.stack([edge_index[0], edge_index[1] + n])
+        for name in self.arguments:
+            if name.endswith("edge_index"):
+                edge_index = torch.cat([edge_index, self.arguments[name]], dim=1)
+        label, count = WeightedAdjacency(edge_index, None, total, like=self.drive).components()
+        return label[:n], count
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
@@ -106,7 +138,7 @@ class RestrictableConvStep(WrappedConvStep):
             name: _rows(value, edges if "edge" in name else keep)
             for name, value in self.arguments.items()
         }
-        step = RestrictableConvStep(
+        step = type(self)(
             self.cell, position[self.edge_index[:, edges]], self.drive[nodes], arguments
         )
         if self.scale is not None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
-from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.conv_bounds import proofs_hold, proven_bound, settled_growth
+from gncadeq.cells.conv_attention import HeldAttentionStep, can_hold_attention, held_bound
+from gncadeq.cells.conv_bounds import NON_EXPANSIVE, proofs_hold, proven_bound, settled_growth
 from gncadeq.cells.conv_signature import (
     check_width,
     conv_arguments,
@@ -20,13 +20,12 @@ from gncadeq.cells.conv_signature import (
     read_signature,
 )
 from gncadeq.cells.conv_step import WrappedConvStep
+from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
-
-_NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
 
 
 class WrappedConvCell(Cell):
@@ -48,6 +47,13 @@ class WrappedConvCell(Cell):
       SSG, LG, GCN2, APPNP) :math:`L` is a Lipschitz constant on every undirected graph, from the
       spectral norms of the weights (:func:`~gncadeq.cells.proven_bound`): the cell is a
       contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so.
+      Attention is held: what one node thinks of another (``GATConv``, ``GATv2Conv``,
+      ``TransformerConv``) is computed once, at :math:`\sigma(\mathbf{U} \mathbf{x} + \mathbf{b})`,
+      and the solve averages with that. The conv is then linear, and :math:`L` holds on directed
+      graphs, too (:func:`~gncadeq.cells.held_bound`).
+      Sums and averages of neighbours between networks of ReLUs (``GINConv``, ``GINEConv``,
+      ``GraphConv``) are scaled node by node, by degree, on every graph, too: a hub doesn't silence
+      the others (:func:`~gncadeq.cells.node_bound`).
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
       grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
       \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and
@@ -73,6 +79,9 @@ class WrappedConvCell(Cell):
             nothing is then proven.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
         bias: Whether to add :math:`\mathbf{b}`.
+        attention: Where the weights of an attention conv come from: the ``"injection"``, held for
+            a solve, or the ``"state"``, anew in every step, of which nothing is proven. It is of no
+            importance to convs of which :func:`~gncadeq.cells.can_hold_attention` is false.
         init: ``"conv"`` leaves the conv's weights as they come; ``"identity"`` overwrites its
             square matrices ``[C, C]`` by identities, here and in :meth:`reset_parameters`: the
             state then starts as the injection smoothed over the graph, which trains better than a
@@ -105,6 +114,7 @@ class WrappedConvCell(Cell):
         norm: str | nn.Module | None = None,
         contraction: float | None = 0.9,
         bias: bool = True,
+        attention: Literal["injection", "state"] = "injection",
         init: Literal["conv", "identity"] = "conv",
         power_steps: int = 8,
     ) -> None:
@@ -117,15 +127,19 @@ class WrappedConvCell(Cell):
                 f"{type(conv).__name__}). Say its widths instead of -1"
             )
         channels = _width(conv) if channels is None else channels
-        check_width(conv, channels)
         if in_channels < 1 or channels < 1:
             raise ValueError(
                 f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
             )
+        check_width(conv, channels)
         if contraction is not None and not 0.0 < contraction < float("inf"):
             raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
         if init not in ("conv", "identity"):
             raise ValueError(f"Expected 'init' to be 'conv' or 'identity' (got {init!r})")
+        if attention not in ("injection", "state"):
+            raise ValueError(
+                f"Expected 'attention' to be 'injection' or 'state' (got {attention!r})"
+            )
         if power_steps < 2:
             raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
         self.in_channels, self.channels = in_channels, channels
@@ -143,6 +157,8 @@ class WrappedConvCell(Cell):
         extra |= {edge} if edge and edge != "edge_attr" else set()
         self.context = (*self.signature.context, *sorted(extra - set(self.signature.context)))
         self.init: Literal["conv", "identity"] = init
+        self.holds_attention = attention == "injection" and can_hold_attention(conv)
+        self.sums_neighbors = norm is None and sums_neighbors(conv)
         self._reset_own()
 
     def _reset_own(self) -> None:
@@ -171,8 +187,10 @@ class WrappedConvCell(Cell):
             f"a 'contraction' below {self.contraction:g} or solver_options={{'damping': 0.5}} may "
             "help"
         )
-        if self.proven_bound() is None or not isinstance(self.activation, _NON_EXPANSIVE):
+        if not self.proven or not isinstance(self.activation, NON_EXPANSIVE):
             return f"The growth of {name} is measured, at one state, and not proven; {lower}"
+        if self.holds_attention or self.sums_neighbors:
+            return None
         weight = context.get("edge_weight") if edge_attr is None else edge_attr
         if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, weight):
             return (
@@ -183,8 +201,16 @@ class WrappedConvCell(Cell):
         return None
 
     def proven_bound(self) -> OptTensor:
-        """The conv's Lipschitz constant before scaling, ``None`` where nothing is proven."""
-        return proven_bound(self.conv) if self.norm is None else None
+        """The conv's Lipschitz constant before scaling, ``None`` where none is proven for it on all
+        graphs."""
+        if self.norm is not None:
+            return None
+        return held_bound(self.conv) if self.holds_attention else proven_bound(self.conv)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the scale of the conv follows from a proof, and isn't measured."""
+        return self.sums_neighbors or self.proven_bound() is not None
 
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
@@ -192,7 +218,8 @@ class WrappedConvCell(Cell):
 
         It holds in the Euclidean norm (for ``SAGEConv`` in that with every node weighted by its
         degree) on undirected graphs whose edge weights, if any, are not negative: the graphs the
-        proof is about.
+        proof is about. With held attention and for sums it holds on every graph, in the norm
+        of :func:`~gncadeq.cells.held_bound`, or of the largest node.
 
         Args:
             graph: Data with ``edge_index``, and ``edge_weight`` or ``edge_attr`` if edges are
@@ -201,10 +228,20 @@ class WrappedConvCell(Cell):
         Returns:
             A scalar; infinity for any other conv, activation or graph, and with a norm.
         """
-        bound = self.proven_bound()
-        if bound is None or not isinstance(self.activation, _NON_EXPANSIVE):
+        if not isinstance(self.activation, NON_EXPANSIVE):
             return super().lipschitz_bound(graph)
-        if graph is not None:
+        if self.sums_neighbors:
+            if self.contraction is not None:
+                return torch.tensor(self.contraction)
+            if graph is None:
+                return super().lipschitz_bound(graph)
+            weight = graph.get("edge_weight", graph.edge_attr)
+            weight = weight if self.signature.edge == "edge_weight" else None
+            return node_bound(self.conv, graph.edge_index, weight, int(graph.num_nodes)).max()
+        bound = self.proven_bound()
+        if bound is None:
+            return super().lipschitz_bound(graph)
+        if graph is not None and not self.holds_attention:
             weights = graph.get("edge_weight"), graph.edge_attr
             if not all(proofs_hold(graph.edge_index, weight) for weight in weights):
                 return super().lipschitz_bound(graph)
@@ -242,33 +279,27 @@ class WrappedConvCell(Cell):
         step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
         if not torch.compiler.is_compiling() and is_lazy(self.conv):
             step.image(step.drive.detach())
+        if self.holds_attention:
+            step = HeldAttentionStep.at(step, self.activation(step.drive))
         if self.contraction is not None:
-            bound = self.proven_bound()
-            if bound is None:
-                bound = settled_growth(
-                    step.image, self.activation, step.drive, *self._components(step),
-                    self.power_steps, not self.signature.initial,
-                )  # fmt: skip
+            bound = self._bound(step)
             step.scale = (self.contraction / bound.clamp(min=self.contraction)).to(x.dtype)
         if step.caches and any(v.requires_grad for v in arguments.values()):
             step.image(step.drive.new_zeros(x.size(0), self.channels))  # the cache, with gradients
         return step
 
-    def _components(self, step: WrappedConvStep) -> tuple[Tensor, int]:
-        """``[num_nodes]`` labels of what shares no messages, and their number."""
-        edge_index, n = step.edge_index, step.drive.size(0)
-        if "batch" in step.arguments:  # the conv may look at all nodes of a graph
-            batch = step.arguments["batch"]
-            return batch, int(batch.max()) + 1 if n else 0
-        total = n
-        if self.hypergraph:  # a hyperedge joins nodes, and is one here
-            total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
-            edge_index = torch.stack([edge_index[0], edge_index[1] + n])
-        for name in step.arguments:
-            if name.endswith("edge_index"):
-                edge_index = torch.cat([edge_index, step.arguments[name]], dim=1)
-        label, count = WeightedAdjacency(edge_index, None, total, like=step.drive).components()
-        return label[:n], count
+    def _bound(self, step: WrappedConvStep) -> Tensor:
+        """Of the conv, or of every node ``[num_nodes, 1]``."""
+        if self.sums_neighbors:
+            weight = step.arguments.get("edge_weight")
+            return node_bound(self.conv, step.edge_index, weight, step.drive.size(0))
+        bound = self.proven_bound()
+        if bound is not None:
+            return bound
+        return settled_growth(
+            step.image, self.activation, step.drive, *step.components(), self.power_steps,
+            not self.signature.initial,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

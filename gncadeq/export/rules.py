@@ -17,14 +17,17 @@ from gncadeq.cells import (
     GrowingCell,
     IGNNCell,
     MonotoneCell,
+    PropagationCell,
     WrappedConvCell,
 )
 from gncadeq.cells.conv import ConvStep
+from gncadeq.cells.conv_attention import HeldAttentionStep
 from gncadeq.cells.conv_signature import conv_arguments
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.growing import GrowingStep
 from gncadeq.cells.ignn import IGNNStep
 from gncadeq.cells.monotone import MonotoneStep
+from gncadeq.cells.propagation import PropagationStep
 from gncadeq.export.plain import EdgeList, Graph, PlainAdjacency, PlainPerception, PlainStencil
 from gncadeq.typing import OptTensor, Step
 
@@ -71,8 +74,8 @@ def rule(cell: Cell, edge_attr: OptTensor = None) -> Rule:
         ValueError: If the cell can't be exported; the message tells why.
     """
     raise ValueError(
-        "Expected a cell with an exportable rule: ConvCell, GrowingCell, MonotoneCell, IGNNCell or "
-        f"WrappedConvCell (got {type(cell).__name__}). Teach it with "
+        "Expected a cell with an exportable rule: ConvCell, GrowingCell, MonotoneCell, IGNNCell, "
+        f"PropagationCell or WrappedConvCell (got {type(cell).__name__}). Teach it with "
         f"@gncadeq.export.rule.register({type(cell).__name__})"
     )
 
@@ -215,6 +218,23 @@ class _IGNN(Rule):
 rule.register(IGNNCell, lambda cell, edge_attr=None: _IGNN(cell))
 
 
+class _Propagation(Rule):
+    def __init__(self, cell: PropagationCell) -> None:
+        super().__init__(cell)
+        self.alpha, self.normalization = cell.alpha, cell.normalization
+
+    def forward(self, graph: Graph, x: Tensor, edge_attr: OptTensor, scale: OptTensor) -> Step:
+        assert edge_attr is not None
+        adjacency: Any = PlainAdjacency(graph, edge_attr, self.normalization)
+        return PropagationStep(adjacency, 1.0 - self.alpha, self.alpha * x)
+
+    def example(self, edges: tuple[int, ...]) -> Tensor:
+        return torch.ones(edges)
+
+
+rule.register(PropagationCell, lambda cell, edge_attr=None: _Propagation(cell))
+
+
 class _Wrapped(Rule):
     only_scatter = "convs of PyTorch Geometric scatter their messages"
 
@@ -240,6 +260,8 @@ class _Wrapped(Rule):
         cell = self.cell
         given = conv_arguments(cell.conv, cell.signature, x, graph.edge_index, edge_attr, {})
         step = WrappedConvStep(cell, graph.edge_index, cell.inject(x), given)
+        if cell.holds_attention:
+            step = HeldAttentionStep.at(step, cell.activation(step.drive))
         step.scale = scale if self.takes_scale else dict(self.named_buffers()).get("scale")
         return step
 

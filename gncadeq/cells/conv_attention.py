@@ -1,0 +1,188 @@
+r"""Attention that is held for a solve: its weights come from the injection, not from the state.
+
+With the weights :math:`a_{ij}^h` of the heads at :math:`\mathbf{z}_0 = \sigma(\mathbf{U} \mathbf{x}
++ \mathbf{b})`, an attention conv is linear in its state,
+
+.. math::
+    \mathbf{z}_i \mapsto \big\Vert_h \sum_j a_{ij}^h \mathbf{V}_h \mathbf{z}_j +
+    \mathbf{S} \mathbf{z}_i + \mathbf{c}_i , \qquad \sum_j a_{ij}^h \le 1 ,
+
+and the weights being averages, its Lipschitz constant follows from those of the matrices on *any*
+graph, directed or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+from torch_geometric.nn.aggr import SumAggregation
+
+from gncadeq.cells.conv_step import RestrictableConvStep, WrappedConvStep
+from gncadeq.sparse import SparseRows
+
+
+class _Parts(NamedTuple):
+    value: Any  # the linear map V of what is averaged
+    skip: Any  # S, of the node itself, or None
+    bias: Any
+
+
+def _parts(conv: Any) -> _Parts | None:
+    """The linear maps of an attention conv, ``None`` for any other; subclasses are others."""
+    kind, parts = type(conv), None
+    if kind is pyg.GATConv and conv.lin is not None:
+        parts = _Parts(conv.lin, conv.res, conv.bias)
+    elif kind is pyg.GATv2Conv:
+        parts = _Parts(conv.lin_l, conv.res, conv.bias)
+    elif kind is pyg.TransformerConv and not conv.beta:
+        parts = _Parts(conv.lin_value, conv.lin_skip if conv.root_weight else None, None)
+    return parts if parts and isinstance(conv.aggr_module, SumAggregation) else None
+
+
+def can_hold_attention(conv: nn.Module) -> bool:
+    """Whether the conv is linear in its state once its attention is held.
+
+    Example:
+        >>> can_hold_attention(pyg.GATv2Conv(4, 2, heads=2)), can_hold_attention(pyg.AGNNConv())
+        (True, False)
+    """
+    return _parts(conv) is not None
+
+
+def held_bound(conv: nn.Module) -> Tensor:
+    r"""A Lipschitz constant of an attention conv with held weights, on every graph.
+
+    The smaller of two, each in its own norm. Where a node's size is its Euclidean norm,
+    :math:`\max_i \lVert \mathbf{z}_i \rVert`, it is :math:`(\sum_h \lVert \mathbf{V}_h
+    \rVert^2)^{1/2} + \lVert \mathbf{S} \rVert` (without concatenation the mean of the
+    :math:`\lVert \mathbf{V}_h \rVert`); where it is that of its largest head, :math:`\max_{i, h}
+    \lVert \mathbf{z}_i^h \rVert`, it is :math:`\max_h \sum_k \lVert \mathbf{V}_{hk} \rVert +
+    \lVert \mathbf{S}_{hk} \rVert`.
+
+    Args:
+        conv: A conv of which :func:`can_hold_attention` is true.
+
+    Returns:
+        A scalar, differentiable to the conv's parameters.
+
+    Example:
+        >>> conv = pyg.GATConv(4, 2, heads=2)
+        >>> _ = torch.nn.init.eye_(conv.lin.weight)
+        >>> held_bound(conv)
+        tensor(1., grad_fn=<MinimumBackward0>)
+    """
+    parts, width = _parts(conv), int(getattr(conv, "out_channels", 1))
+    assert parts is not None
+    value: Tensor = parts.value.weight
+    size = torch.linalg.matrix_norm(value.view(-1, width, value.size(1)), 2)  # of every head
+    skip = value.new_zeros(()) if parts.skip is None else _norm(parts.skip.weight)
+    if not conv.concat:
+        return size.mean() + skip  # type: ignore[no-any-return]
+    total: Tensor = torch.linalg.vector_norm(size) + skip
+    if size.numel() == 1 or value.size(0) != value.size(1):
+        return total
+    blocks = _blocks(value, width)
+    if parts.skip is not None:
+        blocks = blocks + _blocks(parts.skip.weight, width)
+    return torch.minimum(total, blocks.sum(1).max())
+
+
+def _norm(weight: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.matrix_norm(weight, 2)
+    return norm
+
+
+def _blocks(weight: Tensor, width: int) -> Tensor:
+    heads = weight.size(0) // width
+    return _norm(weight.view(heads, width, heads, width).transpose(1, 2))
+
+
+class HeldAttentionStep(RestrictableConvStep):
+    """A :class:`WrappedConvStep` of an attention conv, with the weights of a given state."""
+
+    heads: int
+    weight: Tensor  # [entries · heads]
+    rows: Any
+    carried: Tensor | None  # [num_nodes, heads, out_channels], the average of what edges carry
+
+    @classmethod
+    def at(cls, step: WrappedConvStep, start: Tensor) -> HeldAttentionStep:
+        """Hold the weights that the conv has at the state ``start``.
+
+        Raises:
+            ValueError: If the conv doesn't map states to states.
+        """
+        conv: Any = step.conv
+        y, (edge_index, weight) = step.call(start, return_attention_weights=True)
+        step.check(start, y)
+        if getattr(conv, "explain", None):
+            weight = conv.explain_message(weight, start.size(0))
+        if type(conv) is pyg.TransformerConv:  # which returns them as they are before
+            weight = F.dropout(weight, conv.dropout, conv.training)
+        if conv.training and conv.dropout > 0:  # what is left may be more than an average
+            target = edge_index[_target(conv)]
+            total = weight.new_zeros(start.size(0), weight.size(1)).index_add(0, target, weight)
+            weight = weight / total.clamp(min=1.0)[target]
+        new = cls(step.cell, step.edge_index, step.drive, step.arguments)
+        new.heads = weight.size(1)
+        new.carried = None
+        if type(conv) is pyg.TransformerConv and conv.lin_edge is not None:
+            edge = conv.lin_edge(step.arguments["edge_attr"]).view(*weight.shape, -1)
+            carried = edge.new_zeros(start.size(0), *edge.shape[1:])
+            target = edge_index[_target(conv)]
+            new.carried = carried.index_add(0, target, weight.unsqueeze(2) * edge)
+        # A row of the matrix for every node and head.
+        head = torch.arange(new.heads, device=edge_index.device)
+        entry = (edge_index.unsqueeze(2) * new.heads + head).flatten(1)
+        target, n = _target(conv), start.size(0) * new.heads
+        if torch.compiler.is_compiling():
+            new.rows, new.weight = _Scatter(entry[target], entry[1 - target]), weight.flatten()
+        else:
+            new.rows, order = SparseRows.sort(entry[target], entry[1 - target], n, n)
+            new.weight = weight.flatten()[order]
+        return new
+
+    def output(self, z: Tensor) -> Tensor:
+        """The conv of a state."""
+        conv: Any = self.conv
+        parts = _parts(conv)
+        assert parts is not None
+        value = parts.value(z).view(-1, conv.out_channels)
+        y: Tensor = self.rows.matmul(value, self.weight).view(z.size(0), self.heads, -1)
+        y = y if self.carried is None else y + self.carried
+        y = y.flatten(1) if conv.concat else y.mean(1)
+        if parts.skip is not None:
+            y = y + parts.skip(z)
+        return y if parts.bias is None else y + parts.bias
+
+    def restrict(self, nodes: Tensor) -> HeldAttentionStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        new: Any = super().restrict(nodes)
+        head = torch.arange(self.heads, device=nodes.device)
+        entry = (nodes.unsqueeze(1) * self.heads + head).flatten()
+        new.heads = self.heads
+        new.carried = None if self.carried is None else self.carried[nodes]
+        new.rows, kept = self.rows.restrict(entry, entry)
+        new.weight = self.weight[kept]
+        return new  # type: ignore[no-any-return]
+
+
+class _Scatter:
+    """The product in operations that a compiler knows."""
+
+    def __init__(self, row: Tensor, col: Tensor) -> None:
+        self.row, self.col = row, col
+
+    def matmul(self, z: Tensor, weight: Tensor) -> Tensor:
+        return torch.zeros_like(z).index_add(0, self.row, weight.unsqueeze(1) * z[self.col])
+
+
+def _target(conv: Any) -> int:
+    return 1 if conv.flow == "source_to_target" else 0
+
+
+__all__ = ["HeldAttentionStep", "can_hold_attention", "held_bound"]

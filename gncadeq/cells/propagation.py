@@ -1,0 +1,122 @@
+"""Personalised PageRank as a rule: the input smoothed over the graph, without parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
+from gncadeq.cells.base import Cell, check_graph
+from gncadeq.typing import Adj, OptTensor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+
+class PropagationStep:
+    """One step of a :class:`PropagationCell` with graph and injection bound."""
+
+    def __init__(self, adjacency: Any, decay: float, drive: Tensor) -> None:
+        self.adjacency, self.decay, self.drive = adjacency, decay, drive
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        # (1 - α) Â z + d,  d = α x
+        return torch.add(self.drive, self.adjacency(z), alpha=self.decay)
+
+    def adjoint(self, z: Tensor, fz: Tensor) -> PropagationStep:
+        """The transposed Jacobian of the step, the same at every state ``z``."""
+        return PropagationStep(self.adjacency.transposed(), self.decay, self.drive.new_zeros(()))
+
+    def restrict(self, nodes: Tensor) -> PropagationStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        drive = self.drive[nodes] if self.drive.dim() else self.drive
+        return PropagationStep(self.adjacency.restrict(nodes), self.decay, drive)
+
+
+class PropagationCell(Cell):
+    r"""Propagation by personalised PageRank, from `"Predict then Propagate"
+    <https://arxiv.org/abs/1810.05997>`_ (Gasteiger et al. 2019), eq. (5), as a rule.
+
+    .. math::
+        \mathbf{z}' = (1 - \alpha) \hat{\mathbf{A}} \mathbf{z} + \alpha \mathbf{x} , \qquad
+        \mathbf{z}^\star = \alpha \big( \mathbf{I} - (1 - \alpha) \hat{\mathbf{A}} \big)^{-1}
+        \mathbf{x}
+
+    Its equilibrium is the paper's eq. (3), PPNP, without a dense matrix; its rollout of K steps
+    from ``z0 = x`` is :class:`torch_geometric.nn.APPNP`. There are no parameters: a network in
+    front predicts, node by node, what is then propagated to convergence.
+
+    :math:`\hat{\mathbf{A}} = \mathbf{D}^{-1/2} (\mathbf{A} + \mathbf{I}) \mathbf{D}^{-1/2}`
+    (``"sym"``) or :math:`\mathbf{D}^{-1} (\mathbf{A} + \mathbf{I})` (``"row"``), where
+    :math:`A_{ij}` is the weight of the edge :math:`j \to i`, of any sign, :math:`d_i` the sum of
+    absolute weights into :math:`i`, and nodes that have no loop get one.
+
+    Args:
+        channels: Channels of the injection ``x`` and of the state ``z``.
+        alpha: The teleport probability :math:`\alpha` in (0, 1): the smaller, the farther a node
+            sees.
+        normalization: ``"sym"`` or ``"row"``.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, C)`, edge
+          indices :math:`(2, |\mathcal{E}|)`, edge weights :math:`(|\mathcal{E}|)` or none
+        - **output:** state :math:`(|\mathcal{V}|, C)`
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> from gncadeq import GraphDEQ
+        >>> ppnp = GraphDEQ(PropagationCell(channels=1, alpha=0.5), tol=1e-6)
+        >>> edge_index = torch.tensor([[0, 1], [1, 0]])
+        >>> ppnp(torch.tensor([[1.0], [0.0]]), edge_index)
+        tensor([[0.7500],
+                [0.2500]])
+    """
+
+    def __init__(
+        self, channels: int, alpha: float = 0.1, normalization: Normalization = "sym"
+    ) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"Expected positive 'channels' (got {channels})")
+        if not 0.0 < alpha < 1.0:
+            raise ValueError(f"Expected 'alpha' in (0, 1) (got {alpha})")
+        if normalization not in ("sym", "row"):
+            raise ValueError(
+                f"Expected 'normalization' to be 'sym' or 'row' (got {normalization!r})"
+            )
+        self.in_channels = self.channels = channels
+        self.alpha = alpha
+        self.normalization: Normalization = normalization
+
+    def reset_parameters(self) -> None:
+        """There are none."""
+
+    def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
+        r"""The Lipschitz constant of one step, :math:`1 - \alpha`, on every graph.
+
+        It holds in the norm :math:`\max_{i,c} |z_{ic}| / v_i` with :math:`v_i = \sqrt{d_i}` for
+        ``"sym"`` and one for ``"row"``; for ``"sym"`` on undirected graphs also in the Euclidean.
+
+        Args:
+            graph: Of no importance here.
+        """
+        return torch.tensor(1.0 - self.alpha)
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> PropagationStep:
+        """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the edge weights."""
+        check_graph(x, edge_index, self.in_channels)
+        adjacency = WeightedAdjacency(edge_index, edge_attr, x.size(0), like=x)
+        adjacency, _ = adjacency.with_self_loops().normalized(self.normalization)
+        return PropagationStep(adjacency, 1.0 - self.alpha, self.alpha * x)
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        return f"{self.channels}, alpha={self.alpha:g}, normalization={self.normalization!r}"
+
+
+__all__ = ["PropagationCell", "PropagationStep"]

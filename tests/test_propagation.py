@@ -1,0 +1,84 @@
+"""Personalised PageRank: known answers, PyG's APPNP, certificates.
+
+The laws are in test_cells.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from graphs import dense, weighted_graph
+from torch_geometric.data import Data
+from torch_geometric.nn import APPNP
+from torch_geometric.utils import to_undirected
+
+from gncadeq import GraphDEQ, GraphNCA, PropagationCell
+
+
+def undirected(num_nodes: int = 30) -> Data:
+    data = weighted_graph(num_nodes)
+    loops = data.edge_index[0] == data.edge_index[1]
+    edge_index = to_undirected(data.edge_index[:, ~loops], num_nodes=num_nodes)
+    return Data(x=data.x, edge_index=edge_index)
+
+
+def matrix(cell: PropagationCell, data: Data) -> torch.Tensor:
+    """The matrix of the step."""
+    step = cell.prepare(torch.zeros_like(data.x), data.edge_index, data.edge_attr)
+    return dense(step, data.num_nodes, 2)
+
+
+@pytest.mark.parametrize("normalization", ["sym", "row"])
+def test_the_equilibrium_is_the_inverse(normalization):
+    data = weighted_graph(20)  # directed, with weights of both signs
+    cell = PropagationCell(2, 0.3, normalization)
+    deq = GraphDEQ(cell, tol=1e-12, max_steps=200)
+    z = deq(data.x, data.edge_index, data.edge_attr)
+    a = matrix(cell, data)
+    expected = torch.linalg.solve(torch.eye(40).double() - a, 0.3 * data.x.flatten())
+    torch.testing.assert_close(z.flatten(), expected, atol=1e-10, rtol=0)
+
+
+def test_a_rollout_from_the_input_is_appnp():
+    data = undirected()
+    nca = GraphNCA(PropagationCell(2, 0.1), steps=10)
+    z = nca(data.x, data.edge_index, z0=data.x)
+    torch.testing.assert_close(z, APPNP(K=10, alpha=0.1)(data.x, data.edge_index))
+    ppnp = GraphDEQ(PropagationCell(2, 0.1), tol=1e-10, max_steps=200)
+    many = APPNP(K=300, alpha=0.1)(data.x, data.edge_index)
+    torch.testing.assert_close(ppnp(data.x, data.edge_index), many, atol=1e-8, rtol=0)
+
+
+def test_averages_keep_constants():
+    data = undirected()
+    ppnp = GraphDEQ(PropagationCell(2, normalization="row"), tol=1e-8)
+    ones = torch.ones_like(data.x)
+    torch.testing.assert_close(ppnp(ones, data.edge_index), ones)
+
+
+def test_the_bound_holds():
+    cell = PropagationCell(2, 0.2)
+    assert float(cell.lipschitz_bound()) == pytest.approx(0.8)
+    for data in (undirected(), weighted_graph(15)):
+        radius = float(torch.linalg.eigvals(matrix(cell, data)).abs().max())
+        assert 0.3 < radius <= 0.8 + 1e-9
+    stretch = float(torch.linalg.matrix_norm(matrix(cell, undirected()), 2))
+    assert stretch == pytest.approx(0.8)  # the Perron vector shrinks by just that
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 0}, "positive 'channels'"),
+        ({"channels": 2, "alpha": 1.0}, r"'alpha' in \(0, 1\)"),
+        ({"channels": 2, "alpha": 0.0}, r"'alpha' in \(0, 1\)"),
+        ({"channels": 2, "normalization": "left"}, "'sym' or 'row'"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        PropagationCell(**options)
+
+
+def test_the_width_is_checked():
+    with pytest.raises(ValueError, match=r"\[num_nodes, in_channels\] = \[\*, 3\]"):
+        GraphDEQ(PropagationCell(3))(torch.rand(2, 2), torch.tensor([[0], [1]]))
