@@ -26,7 +26,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
-from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +37,7 @@ from torch_geometric.transforms import NormalizeFeatures
 from torch_geometric.utils import stochastic_blockmodel_graph
 
 from gncadeq import GraphDEQ
+from gncadeq.analysis import saved_bytes
 from gncadeq.cells import IGNNCell, PropagationCell
 
 MODELS = ["GCN", "SAGE", "GAT", "GIN", "GIN mean", "APPNP", "GCNII", "IGNN"]
@@ -147,33 +147,6 @@ def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-class Kept:
-    """What autograd keeps, for as long as it does."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def saved_bytes(model: nn.Module, data: Data) -> int:
-    """Distinct storages that autograd keeps for one loss."""
-    x = dropped(data)
-    own = {t.untyped_storage().data_ptr() for t in (x, *model.parameters())}
-    kept: WeakSet[Kept] = WeakSet()
-
-    def pack(tensor: Tensor) -> Kept:
-        holder = Kept(tensor)
-        kept.add(holder)
-        return holder
-
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
-        loss = F.cross_entropy(model(x, data.edge_index)[data.train_mask], data.y[data.train_mask])
-    storages = [holder.tensor.untyped_storage() for holder in kept]
-    sizes = {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}
-    del loss  # until here it keeps them
-    return sum(sizes.values())
-
-
 def dropped(data: Data) -> Tensor:
     """The features with half of their entries dropped, of which nearly all are zero."""
     x = torch.zeros_like(data.x)
@@ -181,17 +154,23 @@ def dropped(data: Data) -> Tensor:
     return x
 
 
+def loss_of(model: nn.Module, x: Tensor, data: Data) -> Tensor:
+    """The loss on the training nodes."""
+    return F.cross_entropy(model(x, data.edge_index)[data.train_mask], data.y[data.train_mask])
+
+
 def train(model: nn.Module, data: Data, epochs: int) -> dict[str, float]:
     """Train on the training nodes; the validation nodes choose the epoch."""
-    saved = saved_bytes(model, data)
+    model.train()
+    x = dropped(data)
+    saved = saved_bytes(lambda: loss_of(model, x, data), (x, *model.parameters()))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
     best, test, begin = -1.0, 0.0, time.perf_counter()
     model.converged.clear()
     for _ in range(epochs):
         model.train()
         optimizer.zero_grad()
-        logits = model(dropped(data), data.edge_index)
-        F.cross_entropy(logits[data.train_mask], data.y[data.train_mask]).backward()
+        loss_of(model, dropped(data), data).backward()
         optimizer.step()
         model.eval()
         with torch.no_grad():
@@ -212,8 +191,7 @@ def training_times(models: dict[str, nn.Module], data: Data, rounds: int) -> dic
     for _ in range(rounds):
         for name, model in models.items():
             begin = time.perf_counter()
-            logits = model(dropped(data), data.edge_index)
-            F.cross_entropy(logits[data.train_mask], data.y[data.train_mask]).backward()
+            loss_of(model, dropped(data), data).backward()
             times[name].append(time.perf_counter() - begin)
     return {name: median(values) for name, values in times.items()}
 

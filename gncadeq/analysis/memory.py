@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 
 def saved_bytes(forward: Callable[[], object], given: Iterable[Tensor] = ()) -> int:
-    r"""Bytes that autograd keeps for the backward pass of a forward pass.
+    r"""Bytes that autograd keeps for the backward pass.
 
-    Every storage counts once, however many operations keep it. Through an equilibrium the number
-    doesn't depend on the steps of the solver; through a rollout it grows with the steps.
+    What counts is what it holds when the backward pass begins; every storage counts once, however
+    many operations keep it. Through an equilibrium the number doesn't depend on the steps of the
+    solver; through a rollout it grows with the steps.
 
     Args:
-        forward: Runs the forward pass, in training mode if the model has one.
+        forward: Runs the forward pass, in training mode if the model has one; it may go on to a
+            backward pass.
         given: Tensors that would be there anyway, and don't count: parameters and data.
 
     Example:
@@ -31,19 +34,39 @@ def saved_bytes(forward: Callable[[], object], given: Iterable[Tensor] = ()) -> 
         True
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in given}
-    sizes: dict[int, int] = {}
+    kept: WeakSet[_Kept] = WeakSet()
+    most, more = 0, False
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def count() -> None:
+        nonlocal most, more
+        storages = [holder.tensor.untyped_storage() for holder in kept]
+        sizes = {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in own}
+        most, more = max(most, sum(sizes.values())), False
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = forward()  # alive until all is counted: a freed storage's address is given again
-    total = sum(sizes.values())
-    del kept
-    return total
+    def pack(tensor: Tensor) -> _Kept:
+        nonlocal more
+        more = True
+        holder = _Kept(tensor)
+        kept.add(holder)
+        return holder
+
+    def unpack(holder: _Kept) -> Tensor:
+        if more:
+            count()
+        return holder.tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        result = forward()  # keeps what it was made of until all is counted
+        count()
+    del result
+    return most
+
+
+class _Kept:
+    """A tensor, for as long as autograd keeps it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 __all__ = ["saved_bytes"]
