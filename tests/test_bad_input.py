@@ -239,3 +239,23 @@ def test_growing_refuses_weights_of_other_edges():
     nca = GraphNCA(GrowingCell(8, 2, in_channels=3), steps=2)
     with pytest.raises(ValueError, match=r"\[num_edges, num_kernels\] = \[6, \*\]"):
         nca(X, EDGES, torch.rand(5, 2))
+
+
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("GCNConv", 3), "has been made.*got 'GCNConv'"),
+        ((pyg.GCNConv, 3), "got the class GCNConv"),
+        ((3, pyg.GCNConv(8, 8)), "has been made.*got 3"),
+        ((pyg.GCNConv(8, 8), "3"), "whole number 'in_channels'.*got '3'"),
+    ],
+)
+def test_what_is_no_conv_is_told_what_one_is(dynamics, arguments, said):
+    with pytest.raises(TypeError, match=said):
+        dynamics.from_conv(*arguments)
+
+
+def test_half_a_step_is_refused():
+    with pytest.raises(TypeError, match=r"whole number 'steps'.*2\.5"):
+        gcn(GraphNCA)(X, EDGES, steps=2.5)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from gncadeq.cli import app, main
 from gncadeq.training import GrowConfig, TrainConfig
+from gncadeq.viz.images import read_image
 
 runner = CliRunner()
 
@@ -102,6 +103,12 @@ def test_predict_images_of_any_size(run, tmp_path):
         assert image.width > 300
 
 
+def test_a_large_picture_is_scaled_by_its_longer_side(tmp_path):
+    Image.fromarray(np.full((40, 100), 255, np.uint8)).save(tmp_path / "wide.png")
+    assert read_image(tmp_path / "wide.png", size=28).shape == (1, 11, 28)
+    assert read_image(tmp_path / "wide.png").shape == (1, 40, 100)
+
+
 def test_doctor_and_help():
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0
@@ -127,6 +134,10 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
         (("predict", run / "run", text), "Expected an image file"),
         (("predict", run / "run", tmp_path / "gone.png"), "does not exist"),
         (("predict", run / "run", blank), "Lower the threshold"),
+        (("predict", run / "run", tmp_path), "is a folder"),
+        (("evaluate", "digits", "--fire-rate", "0.5"), "Use --as nca"),
+        (("render", tmp_path, tmp_path / "a.gif"), "trajectory.safetensors"),
+        (("grow", "spotz", "--on", "torus", "--out", tmp_path / "g"), "Did you mean 'spots'"),
         (("train", "digits", "--out", run / "run"), "--resume"),
         (("train", "digits", "--solver", "andersen", "--out", tmp_path / "n"), "Did you mean"),
     ]

@@ -128,3 +128,10 @@ def test_bad_parts_are_refused():
         halo(data, torch.ones(3, dtype=torch.bool), 1)
     with pytest.raises(ValueError, match=r"'num_parts' in \[1, 144\]"):
         partition(data.edge_index, 144, 0)
+
+
+@pytest.mark.parametrize("nodes", [[0, 1], 0, torch.tensor([0.0])])
+def test_nodes_of_another_kind_are_refused(nodes):
+    data = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2)
+    with pytest.raises(TypeError, match="tensor of indices or booleans"):
+        halo(data, nodes, hops=1)

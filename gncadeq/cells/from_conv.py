@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -29,7 +30,8 @@ def cell_from_conv(
         dynamics: Who takes the others.
 
     Raises:
-        TypeError: If neither knows an option.
+        TypeError: If ``conv`` is no module, ``in_channels`` no number or mapping, or an option is
+            known to neither.
 
     Example:
         >>> from torch_geometric.nn import GCNConv
@@ -37,6 +39,17 @@ def cell_from_conv(
         >>> cell_from_conv(GCNConv(4, 4), 2, {"contraction": 0.5, "tol": 1e-4}, GraphDEQ)
         (WrappedConvCell(...), {'tol': 0.0001})
     """
+    if not isinstance(conv, nn.Module):
+        got = f"the class {conv.__name__}" if isinstance(conv, type) else repr(conv)
+        raise TypeError(
+            f"Expected a conv that has been made, such as GCNConv(16, 16) (got {got}). Call "
+            f"{dynamics.__name__}.from_conv(GCNConv(16, 16), in_channels=...)"
+        )
+    if not isinstance(in_channels, Integral | Mapping):
+        raise TypeError(
+            "Expected a whole number 'in_channels', or one for every node type (got "
+            f"{in_channels!r})"
+        )
     kind = HeteroConvCell if isinstance(in_channels, Mapping) else WrappedConvCell
     mine = inspect.signature(kind).parameters
     known = [*mine, *inspect.signature(dynamics).parameters]

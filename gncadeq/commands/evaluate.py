@@ -47,6 +47,15 @@ def evaluate(
     from gncadeq.evaluation import evaluate as measure
     from gncadeq.models.pretrained import write_atomically
 
+    if as_ == "deq":
+        for option, value, default in (
+            ("fire-rate", fire_rate, 1.0),
+            ("step-size", step_size, 1.0),
+        ):
+            if value != default:
+                raise ValueError(
+                    f"Expected no '--{option}' of an equilibrium (got {value}). Use --as nca"
+                )
     model, folder = load_run(run)
     test_set = load_test_set(model, folder, data_root, dataset)
     index = torch.arange(len(test_set))[:limit]

@@ -43,6 +43,16 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Shrink or enlarge every picture until its longer side has so many pixels; by "
+            "default none. The weights know strokes as wide as those they were trained on: "
+            "28 for one digit drawn large and MNIST's weights.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many probabilities to print.")] = 3,
 ) -> None:
     """Classify image files, and draw what the states around each pixel decode to."""
@@ -51,7 +61,7 @@ def predict(
 
     model, _ = load_run(run)
     for name in image:
-        picture = read_image(name, channels=model.encoder.in_channels)
+        picture = read_image(name, channels=model.encoder.in_channels, size=size)
         flip = bool(picture.mean() > 0.5) if invert is None else invert
         if flip:
             picture = 1 - picture
@@ -73,6 +83,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command(
         epilog="Examples:\n\n    gncadeq predict mnist seven.png\n\n"
+        "    gncadeq predict mnist photo.jpg --size 28\n\n"
         "    gncadeq predict runs/mnist *.png --out maps"
     )(predict)
 

@@ -306,6 +306,8 @@ def advance(step: Step, z: Tensor, step_size: float = 1.0, mask: OptTensor = Non
 
 
 def _check_steps(steps: int) -> int:
+    if isinstance(steps, float):
+        raise TypeError(f"Expected a whole number 'steps' (got {steps!r})")
     if steps < 0:
         raise ValueError(f"Expected non-negative 'steps' (got {steps})")
     return steps

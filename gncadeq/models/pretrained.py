@@ -66,8 +66,8 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
         near = get_close_matches(str(name), pretrained_names(), n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
         raise FileNotFoundError(
-            f"Expected one of the shipped weights {pretrained_names()} or a .safetensors file "
-            f"(got {str(name)!r}){hint}"
+            f"Expected one of the shipped weights {pretrained_names()}, a run's folder or a "
+            f".safetensors file (got {str(name)!r}, which is none of them){hint}"
         )
     try:
         with safe_open(path, framework="pt") as file:

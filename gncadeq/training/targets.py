@@ -208,8 +208,10 @@ def _surface_color(
 
 def _picture(target: str) -> str:
     if not Path(target).is_file():
+        near = get_close_matches(target, list(PATTERNS), n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
         raise FileNotFoundError(
-            f"Expected a picture, or one of {list(PATTERNS)} (got {target}, which is no file)"
+            f"Expected a picture, or one of {list(PATTERNS)} (got {target}, which is no file){hint}"
         )
     return target
 

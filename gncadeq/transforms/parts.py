@@ -63,6 +63,7 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
         ``[num_nodes]``, true for those of ``nodes``.
 
     Raises:
+        TypeError: If ``nodes`` is no tensor of integers or booleans.
         ValueError: If ``hops`` is negative or an index is out of range.
 
     Example:
@@ -73,6 +74,12 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
     """
     if hops < 0:
         raise ValueError(f"Expected non-negative 'hops' (got {hops})")
+    if not isinstance(nodes, Tensor) or nodes.is_floating_point():
+        kind = nodes.dtype if isinstance(nodes, Tensor) else type(nodes).__name__
+        raise TypeError(
+            f"Expected 'nodes' as a tensor of indices or booleans (got {kind}). Use "
+            "torch.tensor([...])"
+        )
     count = int(data.num_nodes)
     if nodes.dtype == torch.bool:
         if nodes.shape != (count,):

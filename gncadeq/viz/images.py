@@ -14,8 +14,14 @@ from torch import Tensor
 from gncadeq.models.pretrained import write_atomically
 
 
-def read_image(path: str | Path, channels: int = 1) -> Tensor:
+def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> Tensor:
     """Read an image file as ``[channels, H, W]`` in [0, 1]; transparency becomes black.
+
+    Args:
+        path: The file, in any format that Pillow reads.
+        channels: 1 for grey levels, 3 for colours.
+        size: Length of the longer side in pixels, to which the picture is scaled; by default its
+            own.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -23,7 +29,8 @@ def read_image(path: str | Path, channels: int = 1) -> Tensor:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected an image file (got {path}, which does not exist)")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"Expected an image file (got {path}, which {what})")
     try:
         with Image.open(path) as file:
             image = file.convert("RGBA")
@@ -31,6 +38,9 @@ def read_image(path: str | Path, channels: int = 1) -> Tensor:
         raise ValueError(f"Expected an image file (got {path}: {error})") from error
     flat = Image.new("RGBA", image.size, (0, 0, 0, 255))
     flat.alpha_composite(image)
+    if size is not None:
+        width, height = (max(1, round(side * size / max(flat.size))) for side in flat.size)
+        flat = flat.resize((width, height), Image.Resampling.BOX)
     array = np.asarray(flat.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
     tensor = torch.from_numpy(array)
     return tensor.unsqueeze(0) if channels == 1 else tensor.permute(2, 0, 1).contiguous()

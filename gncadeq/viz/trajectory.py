@@ -95,7 +95,12 @@ def load_trajectory(path: str | Path) -> Trajectory:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a trajectory file (got {path}, which does not exist)")
+        what = (
+            f"is a folder; 'gncadeq run' writes {path / 'trajectory.safetensors'}"
+            if path.is_dir()
+            else "does not exist"
+        )
+        raise FileNotFoundError(f"Expected a trajectory file (got {path}, which {what})")
     try:
         with safe_open(path, framework="pt") as file:
             content = (file.metadata() or {}).get("content")
