@@ -193,7 +193,7 @@ class FlatGraph:
 
         def rows(name: str, value: Tensor) -> Tensor:
             if self.hypergraph and name.startswith("hyperedge"):
-                return value
+                return self._without_hyperedges(value, ~keep)
             mask = edges if "edge" in name else keep
             return value[mask] if _has_row_each(value, mask) else value
 
@@ -215,15 +215,22 @@ class FlatGraph:
 
         def fill(name: str, value: Tensor) -> Tensor:
             mask = edges if "edge" in name else gone
-            if self.hypergraph and name.startswith("hyperedge") and value.dim():
-                assert isinstance(edge_index, Tensor)
-                mask = gone.new_zeros(value.size(0))
-                mask[edge_index[1, edges]] = True
+            if self.hypergraph and name.startswith("hyperedge"):
+                return self._without_hyperedges(value, gone)
             if mask is None or not value.is_floating_point() or not _has_row_each(value, mask):
                 return value
             return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
         return self._changed(self.edge_index, fill)
+
+    def _without_hyperedges(self, value: Tensor, gone: Tensor) -> Tensor:
+        """Zeros for hyperedges that join no row but those in the mask ``gone``."""
+        if not value.is_floating_point() or not value.dim():
+            return value
+        node, hyperedge = self.edge_index  # type: ignore[misc]
+        mask = torch.ones(value.size(0), dtype=torch.bool, device=value.device)
+        mask[hyperedge[~gone[node]]] = False
+        return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
     def _changed(self, edge_index: Adj, change: Callable[[str, Tensor], Tensor]) -> FlatGraph:
         edge_attr = None if self.edge_attr is None else change("edge_attr", self.edge_attr)

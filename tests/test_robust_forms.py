@@ -182,7 +182,7 @@ def test_a_prepared_graph_is_pickled_after_a_gradient():
     hood, deq = prepared(data), GraphDEQ(ConvCell(1, 4, contraction=0.9))
     z = deq(data.x, hood)
     z.sum().backward()  # sorts the reversed edges
-    for edges in (hood.reversed, hood.reversed.reversed):
+    for edges in (hood.reversed(), hood.reversed().reversed()):
         pickle.dumps(edges)
     for same in (copy.deepcopy(hood), pickle.loads(pickle.dumps(hood))):
         torch.testing.assert_close(deq(data.x, same), z)
