@@ -82,7 +82,7 @@ def held_bound(conv: nn.Module) -> Tensor:
     size = spectral_norm(value.view(-1, width, value.size(1)))  # of every head
     skip = size.new_zeros(()) if parts.skip is None else spectral_norm(parts.skip.weight)
     if not conv.concat:
-        return size.mean() + skip  # type: ignore[no-any-return]
+        return size.mean() + skip
     total: Tensor = torch.linalg.vector_norm(size) + skip
     if size.numel() == 1 or value.size(0) != value.size(1):
         return total
