@@ -153,6 +153,8 @@ class FlatGraph:
         batch: ``[num_rows]``, the graph of every row; ``None`` for a single graph.
         context: What else the cell takes by name.
         layout: Whose rows they are; ``None`` where the state is one tensor.
+        hypergraph: Whether the second row of the edge indices numbers hyperedges, to which then
+            belongs what is named after them.
     """
 
     x: Tensor
@@ -161,6 +163,7 @@ class FlatGraph:
     batch: OptTensor = None
     context: dict[str, Tensor] = field(default_factory=dict)
     layout: StateLayout | None = None
+    hypergraph: bool = False
 
     def pack(self, z: Any) -> Any:
         """A state as the cell's user knows it, as one tensor; ``None`` stays ``None``."""
@@ -180,21 +183,26 @@ class FlatGraph:
         return self._changed(self.edge_index, lambda name, value: change(value))
 
     def restrict(self, nodes: Tensor) -> FlatGraph:
-        """Whole graphs alone, of the rows at ascending indices; ``batch`` keeps its numbers."""
+        """Whole graphs alone, of the rows at ascending indices; ``batch`` keeps its numbers, and so
+        do hyperedges."""
         keep = torch.zeros(self.x.size(0), dtype=torch.bool, device=self.x.device)
         keep[nodes] = True
         edge_index = self.edge_index
         # Beside a prepared graph nothing belongs to an edge.
-        edges = keep if isinstance(edge_index, Neighborhood) else keep[edge_index[1]]
+        edges = keep if isinstance(edge_index, Neighborhood) else keep[edge_index[0]]
 
         def rows(name: str, value: Tensor) -> Tensor:
+            if self.hypergraph and name.startswith("hyperedge"):
+                return self._without_hyperedges(value, ~keep)
             mask = edges if "edge" in name else keep
             return value[mask] if _has_row_each(value, mask) else value
 
         if isinstance(edge_index, Neighborhood):
             edge_index = edge_index.restrict(nodes)
         else:
-            edge_index = (keep.cumsum(0) - 1)[edge_index[:, edges]]
+            place, (source, target) = keep.cumsum(0) - 1, edge_index[:, edges]
+            target = target if self.hypergraph else place[target]
+            edge_index = torch.stack([place[source], target])
         part = self._changed(edge_index, rows)
         batch = None if self.batch is None else self.batch[nodes]
         layout = None if self.layout is None else self.layout.restrict(nodes)
@@ -203,15 +211,26 @@ class FlatGraph:
     def emptied(self, gone: Tensor) -> FlatGraph:
         """Zeros in the place of what belongs to the rows in the mask ``gone``."""
         edge_index = self.edge_index
-        edges = None if isinstance(edge_index, Neighborhood) else gone[edge_index[1]]
+        edges = None if isinstance(edge_index, Neighborhood) else gone[edge_index[0]]
 
         def fill(name: str, value: Tensor) -> Tensor:
             mask = edges if "edge" in name else gone
+            if self.hypergraph and name.startswith("hyperedge"):
+                return self._without_hyperedges(value, gone)
             if mask is None or not value.is_floating_point() or not _has_row_each(value, mask):
                 return value
             return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
         return self._changed(self.edge_index, fill)
+
+    def _without_hyperedges(self, value: Tensor, gone: Tensor) -> Tensor:
+        """Zeros for hyperedges that join no row but those in the mask ``gone``."""
+        if not value.is_floating_point() or not value.dim():
+            return value
+        node, hyperedge = self.edge_index  # type: ignore[misc]
+        mask = torch.ones(value.size(0), dtype=torch.bool, device=value.device)
+        mask[hyperedge[~gone[node]]] = False
+        return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
 
     def _changed(self, edge_index: Adj, change: Callable[[str, Tensor], Tensor]) -> FlatGraph:
         edge_attr = None if self.edge_attr is None else change("edge_attr", self.edge_attr)

@@ -63,6 +63,10 @@ class RelationEdges:
             self._reversed = known
         return known
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference can't be pickled; the other direction is sorted anew when needed.
+        return {**self.__dict__, "_reversed": None}
+
     @property
     def slot(self) -> Tensor:
         """``[num_edges]``, which of the ``num_nodes * num_relations`` messages an edge carries."""

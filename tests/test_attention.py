@@ -12,7 +12,7 @@ from graphs import dense
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from gncadeq import GraphDEQ, WrappedConvCell
+from gncadeq import GraphDEQ, GraphNCA, WrappedConvCell
 from gncadeq.cells import can_hold_attention, held_bound
 from gncadeq.testing import assert_batch_independent, assert_deterministic, assert_gradients_exact
 
@@ -123,6 +123,31 @@ def test_edge_attributes_count(conv):
         step = cell.prepare(data.x, data.edge_index, edge_attr)
         expected = cell.conv(start, data.edge_index, edge_attr)
         torch.testing.assert_close(step.image(start), expected)
+
+
+@pytest.mark.parametrize("name", ["gat", "gatv2-mean", "transformer"])
+@pytest.mark.parametrize("num_nodes", [0, 3])
+def test_graphs_without_edges(name, num_nodes):
+    edge_index = torch.empty(2, 0, dtype=torch.long)
+    x = torch.ones(num_nodes, 3, dtype=torch.double)
+    assert GraphDEQ(cell_of(name))(x, edge_index).shape == (num_nodes, 4)
+    conv = pyg.TransformerConv(4, 2, heads=2, edge_dim=3)
+    cell = WrappedConvCell(conv, 3, contraction=None).double()
+    step = cell.prepare(x, edge_index, torch.empty(0, 3, dtype=torch.double))
+    torch.testing.assert_close(step.image(step.drive), conv.lin_skip(step.drive))
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_autocast(name):
+    data, cell = directed(), cell_of(name, contraction=0.5).float()
+    nca, x = GraphNCA(cell, steps=4), data.x.float()
+    expected = nca(x, data.edge_index)
+    with torch.autocast("cpu", torch.bfloat16):
+        z = nca(x, data.edge_index)
+    torch.testing.assert_close(z, expected, atol=0.05, rtol=0.05)
+    cell.bfloat16()
+    z = nca(x.bfloat16(), data.edge_index)
+    torch.testing.assert_close(z.float(), expected, atol=0.1, rtol=0.1)
 
 
 def test_an_explainer_masks_the_held_weights():

@@ -175,3 +175,14 @@ def test_forward_mode_through_the_equivariant_cell():
     with torch.no_grad():
         expected = (step(z + eps * v) - step(z - eps * v)) / (2 * eps)
     torch.testing.assert_close(tangent, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_prepared_graph_is_pickled_after_a_gradient():
+    data = living()
+    hood, deq = prepared(data), GraphDEQ(ConvCell(1, 4, contraction=0.9))
+    z = deq(data.x, hood)
+    z.sum().backward()  # sorts the reversed edges
+    for edges in (hood.reversed(), hood.reversed().reversed()):
+        pickle.dumps(edges)
+    for same in (copy.deepcopy(hood), pickle.loads(pickle.dumps(hood))):
+        torch.testing.assert_close(deq(data.x, same), z)

@@ -130,3 +130,38 @@ def test_other_networks_are_measured():
     inf = float("inf")
     assert float(cell_of("graph", contraction=None).lipschitz_bound()) == inf
     assert float(cell_of("graph", activation="gelu").lipschitz_bound()) == inf
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda: pyg.GraphConv(-1, 4),
+        lambda: pyg.GINConv(pyg.Linear(-1, 4)),
+        lambda: pyg.GINEConv(nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 4))),
+    ],
+)
+def test_lazy_sums_get_their_bound_with_their_weights(conv):
+    cell = WrappedConvCell(conv(), 2, channels=4, contraction=0.7)
+    assert cell.sums_neighbors
+    assert float(cell.lipschitz_bound()) == float("inf")
+    edge_index = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 0]])
+    edge_attr = torch.rand(4, 4) if type(cell.conv) is pyg.GINEConv else None
+    GraphDEQ(cell, on_failure="raise")(torch.rand(3, 2), edge_index, edge_attr).sum().backward()
+    assert float(cell.lipschitz_bound()) == pytest.approx(0.7)
+
+
+def test_the_bound_of_weights_in_a_column():
+    data, cell = data_of("graph"), cell_of("graph", contraction=None)
+    expected = cell.lipschitz_bound(data)
+    data.edge_attr = data.edge_attr.unsqueeze(1)
+    torch.testing.assert_close(cell.lipschitz_bound(data), expected)
+
+
+def test_half_precision_counts_every_neighbor():
+    conv = pyg.GraphConv(1, 1).bfloat16()
+    nn.init.ones_(conv.lin_rel.weight)
+    nn.init.zeros_(conv.lin_root.weight)
+    edge_index = torch.stack([torch.arange(1, 1001), torch.zeros(1000, dtype=torch.long)])
+    bound = node_bound(conv, edge_index, None, 1001)
+    assert float(bound[0].detach()) == 1000
+    assert float(bound[1].detach()) == 0

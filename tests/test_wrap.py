@@ -369,3 +369,43 @@ def test_the_examples_of_the_page_run(capsys):
 def test_unknown_options_are_named(dynamics, option, meant):
     with pytest.raises(TypeError, match=rf"got '{option}'.*Did you mean '{meant}'"):
         dynamics.from_conv(pyg.GCNConv(4, 4), 2, **{option: 1})
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_broken_hypergraph_spares_the_others(attention):
+    """Hyperedges have numbers of their own, which are no nodes'."""
+    torch.manual_seed(0)
+    dropout = 1e-12 if attention else 0.0  # which keeps the broken graph in the batch, emptied
+    conv = pyg.HypergraphConv(4, 4, use_attention=attention, dropout=dropout)
+    cell = WrappedConvCell(conv, 3, activation="tanh", contraction=0.5).double()
+    deq = GraphDEQ(cell, tol=1e-11, max_steps=300, on_failure="ignore")
+    sizes, hyperedges = (5, 7, 4), (9, 12, 3)
+    x = [torch.randn(n, 3, dtype=torch.double) for n in sizes]
+    ends = [
+        torch.stack([torch.randint(0, n, (3 * n,)), torch.randint(0, m, (3 * n,))])
+        for n, m in zip(sizes, hyperedges, strict=True)
+    ]
+    weight = [torch.rand(m, dtype=torch.double) for m in hyperedges]
+    attr = [torch.randn(m, 4, dtype=torch.double) for m in hyperedges]
+    for value in (x, weight, attr):
+        value[1] = torch.full_like(value[1], float("nan"))
+
+    def gradients(graphs: list[int]) -> list[torch.Tensor]:
+        nodes, edges, index = 0, 0, []
+        for k in graphs:
+            index.append(ends[k] + torch.tensor([[nodes], [edges]]))
+            nodes, edges = nodes + sizes[k], edges + hyperedges[k]
+        context = {"hyperedge_weight": torch.cat([weight[k] for k in graphs])}
+        if attention:
+            context["hyperedge_attr"] = torch.cat([attr[k] for k in graphs])
+        batch = torch.cat([torch.full((sizes[k],), i) for i, k in enumerate(graphs)])
+        given = torch.cat([x[k] for k in graphs]).requires_grad_()
+        z = deq(given, torch.cat(index, 1), None, batch, **context)
+        fine = torch.cat([torch.full((sizes[k],), k != 1) for k in graphs])
+        loss = z[fine].square().sum()
+        parameters = [p for p in cell.parameters() if p.requires_grad]
+        given_grad, *rest = torch.autograd.grad(loss, [given, *parameters])
+        return [given_grad[fine], *rest]
+
+    for mine, alone in zip(gradients([0, 1, 2]), gradients([0, 2]), strict=True):
+        torch.testing.assert_close(mine, alone, atol=1e-9, rtol=1e-7)

@@ -73,7 +73,7 @@ class Cell(nn.Module, ABC):
                     f"Expected tensors by name in a call (got {name}={value!r}). Options such as "
                     "tol belong to GraphDEQ(...) or GraphNCA(...)"
                 )
-        return FlatGraph(x, edge_index, edge_attr, batch, context)
+        return FlatGraph(x, edge_index, edge_attr, batch, context, hypergraph=self.hypergraph)
 
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step: the certificate of convergence.

@@ -21,6 +21,7 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import SumAggregation
 
+from gncadeq.cells.conv_bounds import spectral_norm
 from gncadeq.cells.conv_step import RestrictableConvStep, WrappedConvStep
 from gncadeq.sparse import SparseRows
 
@@ -78,10 +79,10 @@ def held_bound(conv: nn.Module) -> Tensor:
     parts, width = _parts(conv), int(getattr(conv, "out_channels", 1))
     assert parts is not None
     value: Tensor = parts.value.weight
-    size = torch.linalg.matrix_norm(value.view(-1, width, value.size(1)), 2)  # of every head
-    skip = value.new_zeros(()) if parts.skip is None else _norm(parts.skip.weight)
+    size = spectral_norm(value.view(-1, width, value.size(1)))  # of every head
+    skip = size.new_zeros(()) if parts.skip is None else spectral_norm(parts.skip.weight)
     if not conv.concat:
-        return size.mean() + skip  # type: ignore[no-any-return]
+        return size.mean() + skip
     total: Tensor = torch.linalg.vector_norm(size) + skip
     if size.numel() == 1 or value.size(0) != value.size(1):
         return total
@@ -91,14 +92,9 @@ def held_bound(conv: nn.Module) -> Tensor:
     return torch.minimum(total, blocks.sum(1).max())
 
 
-def _norm(weight: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.matrix_norm(weight, 2)
-    return norm
-
-
 def _blocks(weight: Tensor, width: int) -> Tensor:
     heads = weight.size(0) // width
-    return _norm(weight.view(heads, width, heads, width).transpose(1, 2))
+    return spectral_norm(weight.view(heads, width, heads, width).transpose(1, 2))
 
 
 class HeldAttentionStep(RestrictableConvStep):
@@ -131,10 +127,10 @@ class HeldAttentionStep(RestrictableConvStep):
         new.heads = weight.size(1)
         new.carried = None
         if type(conv) is pyg.TransformerConv and conv.lin_edge is not None:
-            edge = conv.lin_edge(step.arguments["edge_attr"]).view(*weight.shape, -1)
+            edge = conv.lin_edge(step.arguments["edge_attr"])
+            edge = weight.unsqueeze(2) * edge.view(*weight.shape, conv.out_channels)
             carried = edge.new_zeros(start.size(0), *edge.shape[1:])
-            target = edge_index[_target(conv)]
-            new.carried = carried.index_add(0, target, weight.unsqueeze(2) * edge)
+            new.carried = carried.index_add(0, edge_index[_target(conv)], edge)
         # A row of the matrix for every node and head.
         head = torch.arange(new.heads, device=edge_index.device)
         entry = (edge_index.unsqueeze(2) * new.heads + head).flatten(1)
@@ -152,7 +148,9 @@ class HeldAttentionStep(RestrictableConvStep):
         parts = _parts(conv)
         assert parts is not None
         value = parts.value(z).view(-1, conv.out_channels)
-        y: Tensor = self.rows.matmul(value, self.weight).view(z.size(0), self.heads, -1)
+        # Under autocast the weights are wider than the values.
+        y: Tensor = self.rows.matmul(value, self.weight.to(value.dtype))
+        y = y.view(z.size(0), self.heads, conv.out_channels)
         y = y if self.carried is None else y + self.carried
         y = y.flatten(1) if conv.concat else y.mean(1)
         if parts.skip is not None:

@@ -27,13 +27,20 @@ _SETTLING = 3
 _TINY = 1e-30
 
 
-def _norm(linear: Any) -> Tensor:
-    return _spectral_norm(linear.weight)
+def spectral_norm(weight: Tensor) -> Tensor:
+    """The largest singular value of a matrix, or of many; half precision is widened for it.
 
-
-def _spectral_norm(weight: Tensor) -> Tensor:
+    Example:
+        >>> spectral_norm(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+        tensor(2.)
+    """
+    weight = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
     norm: Tensor = torch.linalg.matrix_norm(weight, 2)
     return norm
+
+
+def _norm(linear: Any) -> Tensor:
+    return spectral_norm(linear.weight)
 
 
 def _sum(linears: Any) -> Tensor:
@@ -74,7 +81,7 @@ def _gcn2(conv: Any) -> Tensor | None:
     weight: Tensor = conv.weight1
     eye = torch.eye(weight.size(0), dtype=weight.dtype, device=weight.device)
     alpha, beta = float(conv.alpha), float(conv.beta)
-    return (1 - alpha) * _spectral_norm((1 - beta) * eye + beta * weight)
+    return (1 - alpha) * spectral_norm((1 - beta) * eye + beta * weight)
 
 
 def _one(conv: Any) -> Tensor | None:
@@ -234,4 +241,11 @@ def growth_rate(
         return rate if differentiable else rate.detach()
 
 
-__all__ = ["NON_EXPANSIVE", "growth_rate", "proofs_hold", "proven_bound", "settled_growth"]
+__all__ = [
+    "NON_EXPANSIVE",
+    "growth_rate",
+    "proofs_hold",
+    "proven_bound",
+    "settled_growth",
+    "spectral_norm",
+]

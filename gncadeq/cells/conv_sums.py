@@ -20,36 +20,32 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 
-from gncadeq.cells.conv_bounds import NON_EXPANSIVE
+from gncadeq.cells.conv_bounds import NON_EXPANSIVE, spectral_norm
 from gncadeq.typing import OptTensor
 
 
-def _lipschitz(module: Any) -> Tensor | None:
-    """Of a network of one node's channels, ``None`` where it isn't known."""
+def _is_known(module: Any) -> bool:
+    """Whether a network of one node's channels is one of :func:`_lipschitz`; it may be lazy."""
+    if type(module) is nn.Sequential:
+        return all(_is_known(part) for part in module)
+    return isinstance(module, (nn.Linear, pyg.Linear, *NON_EXPANSIVE))
+
+
+def _lipschitz(module: Any) -> Tensor:
     if isinstance(module, nn.Linear | pyg.Linear):
-        return torch.linalg.matrix_norm(module.weight, 2)  # type: ignore[no-any-return]
-    if isinstance(module, NON_EXPANSIVE):
-        return torch.ones(())
-    if type(module) is not nn.Sequential:
-        return None
-    product: Tensor | None = torch.ones(())
-    for part in module:
-        factor = _lipschitz(part)
-        product = None if product is None or factor is None else product * factor
+        return spectral_norm(module.weight)
+    product = torch.ones(())
+    for part in module if isinstance(module, nn.Sequential) else ():
+        product = product * _lipschitz(part)
     return product
 
 
-def _parts(conv: Any) -> tuple[Tensor, Tensor] | None:
-    """:math:`L_0` and :math:`L_1`; subclasses are other convs."""
-    if type(conv) in (pyg.GINConv, pyg.GINEConv):
-        inner = _lipschitz(conv.nn)
-        return None if inner is None else (inner * (1 + conv.eps).abs().squeeze(), inner)
+def _parts(conv: Any) -> tuple[Tensor, Tensor]:
+    """:math:`L_0` and :math:`L_1`."""
     if type(conv) is pyg.GraphConv:
-        own, other = _lipschitz(conv.lin_root), _lipschitz(conv.lin_rel)
-        assert own is not None
-        assert other is not None
-        return own, other
-    return None
+        return _lipschitz(conv.lin_root), _lipschitz(conv.lin_rel)
+    inner = _lipschitz(conv.nn)
+    return inner * (1 + conv.eps).abs().squeeze(), inner
 
 
 def sums_neighbors(conv: nn.Module) -> bool:
@@ -61,9 +57,14 @@ def sums_neighbors(conv: nn.Module) -> bool:
         >>> sums_neighbors(pyg.GINConv(nn.Linear(4, 4), aggr="max"))
         False
     """
-    aggregation: Any = getattr(conv, "aggr_module", None)
-    known = isinstance(aggregation, SumAggregation | MeanAggregation)
-    return known and _parts(conv) is not None
+    summing = cast(Any, conv)
+    if type(conv) in (pyg.GINConv, pyg.GINEConv):  # subclasses are other convs
+        known = _is_known(summing.nn)
+    elif type(conv) is pyg.GraphConv:
+        known = _is_known(summing.lin_root) and _is_known(summing.lin_rel)
+    else:
+        return False
+    return known and isinstance(summing.aggr_module, SumAggregation | MeanAggregation)
 
 
 def node_bound(
@@ -74,7 +75,7 @@ def node_bound(
     Args:
         conv: A conv of which :func:`sums_neighbors` is true.
         edge_index: Edge indices ``[2, num_edges]``.
-        edge_weight: ``[num_edges]``, of any sign, or ``None`` for ones.
+        edge_weight: ``[num_edges]`` or ``[num_edges, 1]``, of any sign, or ``None`` for ones.
         num_nodes: Number of nodes.
 
     Returns:
@@ -85,15 +86,14 @@ def node_bound(
         >>> node_bound(conv, torch.tensor([[0, 1], [2, 2]]), None, num_nodes=3).flatten()
         tensor([1., 1., 3.])
     """
-    parts, summing = _parts(conv), cast(Any, conv)
-    assert parts is not None
+    summing = cast(Any, conv)
     target = edge_index[1 if summing.flow == "source_to_target" else 0]
-    like = next((p for p in conv.parameters() if p.is_floating_point()), torch.ones(()))
-    weight = like.new_ones(target.numel()) if edge_weight is None else edge_weight.abs()
+    own, other = _parts(conv)
+    weight = torch.ones_like(target, dtype=other.dtype) if edge_weight is None else edge_weight
+    weight = weight.abs().view(-1).to(other.dtype)  # half precision can't count beyond 256
     total = weight.new_zeros(num_nodes).index_add(0, target, weight)
     if isinstance(summing.aggr_module, MeanAggregation):
         total = total / torch.bincount(target, minlength=num_nodes).clamp(min=1)
-    own, other = parts
     return (own + other * total).unsqueeze(1)
 
 

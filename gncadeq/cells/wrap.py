@@ -202,8 +202,8 @@ class WrappedConvCell(Cell):
 
     def proven_bound(self) -> OptTensor:
         """The conv's Lipschitz constant before scaling, ``None`` where none is proven for it on all
-        graphs."""
-        if self.norm is not None:
+        graphs, or its weights aren't there yet."""
+        if self.norm is not None or is_lazy(self.conv):
             return None
         return held_bound(self.conv) if self.holds_attention else proven_bound(self.conv)
 
@@ -226,9 +226,10 @@ class WrappedConvCell(Cell):
                 weighted.
 
         Returns:
-            A scalar; infinity for any other conv, activation or graph, and with a norm.
+            A scalar; infinity for any other conv, activation or graph, with a norm, and for a lazy
+            conv before its first call.
         """
-        if not isinstance(self.activation, NON_EXPANSIVE):
+        if not isinstance(self.activation, NON_EXPANSIVE) or is_lazy(self.conv):
             return super().lipschitz_bound(graph)
         if self.sums_neighbors:
             if self.contraction is not None:
