@@ -9,7 +9,15 @@ import torch
 from conftest import REPOSITORY
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
-from torch_geometric.nn import GATConv, GraphConv, HANConv, HeteroConv, HGTConv, SAGEConv
+from torch_geometric.nn import (
+    GATConv,
+    GraphConv,
+    HANConv,
+    HeteroConv,
+    HGTConv,
+    ResGatedGraphConv,
+    SAGEConv,
+)
 
 from gncadeq import (
     ConvCell,
@@ -292,9 +300,9 @@ def test_gates_open_and_close():
 
 
 def test_a_rule_of_a_homogeneous_graph_is_that_of_one_type():
-    """HeteroConv with one type does what the conv does."""
+    """HeteroConv with one type does what the conv does, where both are measured."""
     torch.manual_seed(0)
-    conv = GraphConv(4, 4)
+    conv = ResGatedGraphConv(4, 4)
     hetero = HeteroConv({CITES: conv})
     a = GraphDEQ.from_conv(conv, 3, contraction=0.8, tol=1e-6)
     b = GraphDEQ.from_conv(hetero, {"a": 3}, contraction=0.8, tol=1e-6)
