@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as parameter_is_lazy
 from torch_geometric.nn import MessagePassing
@@ -169,7 +170,12 @@ def check_width(conv: nn.Module, channels: int, where: str = "") -> None:
 
 
 def is_lazy(module: nn.Module) -> bool:
-    """Whether parameters of the module wait for the first call to be made, as widths of -1 do."""
+    """Whether parameters of the module wait for the first call to be made, as widths of -1 do.
+
+    A compiler asks after the first call, and could not trace the question.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return any(parameter_is_lazy(parameter) for parameter in module.parameters())
 
 

@@ -278,7 +278,7 @@ class WrappedConvCell(Cell):
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
         step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
-        if not torch.compiler.is_compiling() and is_lazy(self.conv):
+        if is_lazy(self.conv):
             step.image(step.drive.detach())
         if self.holds_attention:
             step = HeldAttentionStep.at(step, self.activation(step.drive))
