@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.sparse import SparseRows, bag_sum
+from gncadeq.sparse import Bilinear, SparseRows, bag_sum
 
 OptTensor = Tensor | None
 _MOST_MESSAGES = 2**22  # entries; 16 MB in single precision, what a shared cache holds
@@ -140,17 +140,7 @@ def _correlate(z: Tensor, g: Tensor, edges: RelationEdges) -> Tensor:
     return _correlate(g, z, edges.reversed).transpose(1, 2)
 
 
-class _Bilinear(torch.autograd.Function):
-    """What is linear in both of its tensors, differentiable as often as one likes."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        a, b, ctx.edges = inputs
-        ctx.save_for_backward(a, b)
-        ctx.save_for_forward(a, b)
-
-
-class Convolve(_Bilinear):
+class Convolve(Bilinear):
     """:func:`convolve` of a state with a weight."""
 
     @staticmethod
@@ -168,13 +158,8 @@ class Convolve(_Bilinear):
             None,
         )
 
-    @staticmethod
-    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
-        """The product rule."""
-        return _product_rule(Convolve, ctx, dz, dweight)
 
-
-class _Correlate(_Bilinear):
+class _Correlate(Bilinear):
     @staticmethod
     def forward(z: Tensor, g: Tensor, edges: RelationEdges) -> Tensor:
         return _correlate(z, g, edges)
@@ -187,17 +172,6 @@ class _Correlate(_Bilinear):
             Convolve.apply(z, grad, ctx.edges) if to_g else None,
             None,
         )
-
-    @staticmethod
-    def jvp(ctx: Any, dz: OptTensor, dg: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
-        return _product_rule(_Correlate, ctx, dz, dg)
-
-
-def _product_rule(function: type[_Bilinear], ctx: Any, da: OptTensor, db: OptTensor) -> OptTensor:
-    a, b = ctx.saved_tensors
-    parts = [function.apply(da, b, ctx.edges)] if da is not None else []
-    parts += [function.apply(a, db, ctx.edges)] if db is not None else []
-    return sum(parts[1:], start=parts[0]) if parts else None
 
 
 __all__ = ["Convolve", "RelationEdges", "convolve"]

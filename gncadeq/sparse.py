@@ -92,36 +92,42 @@ def bag_sum(z: Tensor, index: Tensor, ptr: Tensor, weight: OptTensor = None) -> 
     )
 
 
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(z: Tensor, weight: Tensor, rows: SparseRows) -> Tensor:
-        return bag_sum(z, rows.col, rows.ptr, weight)
+class Bilinear(torch.autograd.Function):
+    """What is linear in its two tensors, and knows edges; differentiable any number of times."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        z, weight, ctx.rows = inputs
-        ctx.save_for_backward(z, weight)
-        ctx.save_for_forward(z, weight)
+        """Keep both tensors."""
+        a, b, ctx.edges = inputs
+        ctx.save_for_backward(a, b)
+        ctx.save_for_forward(a, b)
+
+    @classmethod
+    def jvp(cls, ctx: Any, da: OptTensor, db: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
+        """The product rule."""
+        a, b = ctx.saved_tensors
+        out: OptTensor = None if da is None else cls.apply(da, b, ctx.edges)
+        if db is not None:
+            more = cls.apply(a, db, ctx.edges)
+            out = more if out is None else out + more
+        return out
+
+
+class _Product(Bilinear):
+    @staticmethod
+    def forward(z: Tensor, weight: Tensor, rows: SparseRows) -> Tensor:
+        return bag_sum(z, rows.col, rows.ptr, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[OptTensor, OptTensor, None]:  # type: ignore[override]
         z, weight = ctx.saved_tensors
         to_z = to_weight = None
         if ctx.needs_input_grad[0]:
-            back, order = ctx.rows.transposed
+            back, order = ctx.edges.transposed
             to_z = _Product.apply(grad, weight[order], back)
         if ctx.needs_input_grad[1]:
-            to_weight = (grad[ctx.rows.row] * z[ctx.rows.col]).sum(1)
+            to_weight = (grad[ctx.edges.row] * z[ctx.edges.col]).sum(1)
         return to_z, to_weight, None
-
-    @staticmethod
-    def jvp(ctx: Any, dz: OptTensor, dweight: OptTensor, _: None) -> OptTensor:  # type: ignore[override]
-        z, weight = ctx.saved_tensors
-        out = None if dz is None else _Product.apply(dz, weight, ctx.rows)
-        if dweight is not None:
-            more = _Product.apply(z, dweight, ctx.rows)
-            out = more if out is None else out + more
-        return out
 
 
 def segment_sum(value: Tensor, row: Tensor, ptr: Tensor) -> Tensor:
@@ -169,4 +175,4 @@ class _SegmentSum(torch.autograd.Function):
         return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
-__all__ = ["SparseRows", "bag_sum", "segment_sum"]
+__all__ = ["Bilinear", "SparseRows", "bag_sum", "segment_sum"]

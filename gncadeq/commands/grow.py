@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,8 @@ from typing import Annotated
 import typer
 
 from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
-from gncadeq.commands.options import count_or_none, explicit, folder_name
-from gncadeq.commands.printing import errors, say
+from gncadeq.commands.options import configure, count_or_none, explicit, folder_name
+from gncadeq.commands.printing import resumable, say
 
 
 def grow(
@@ -133,21 +132,11 @@ def grow(
     options.pop("resume", None)
     name = Path(target).stem if on == "grid" else f"{folder_name(on)}-{Path(target).stem}"
     options["out"] = out or f"runs/grow/{name}"
-    if resume:
-        config = GrowConfig.load(Path(options["out"]) / "config.json")
-        config = dataclasses.replace(config, **options)
-    else:
-        config = GrowConfig(**options)
+    config = configure(GrowConfig, options, resume)
     say(config.command_line())
-    try:
+    lost = f"at most {config.save_every} training steps are"
+    with resumable(lost, "grow", target, "--out", config.out, "--resume"):
         cell = train(config, resume=resume)
-    except KeyboardInterrupt:
-        errors.print(
-            f"Interrupted; at most {config.save_every} training steps are lost. Continue with\n  "
-            + shlex.join(["gncadeq", "grow", target, "--out", config.out, "--resume"]),
-            soft_wrap=True, highlight=False, markup=False,
-        )  # fmt: skip
-        raise typer.Exit(130) from None
     parameters = sum(p.numel() for p in cell.parameters())
     say(
         f"{parameters:,} parameters. The run is in {config.out}",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from gncadeq.choices import DatasetName
+
+if TYPE_CHECKING:
+    from gncadeq.training.config import RunConfig
+
+Config = TypeVar("Config", bound="RunConfig")
 
 RunArgument = Annotated[
     str, typer.Argument(help="A run's folder, a .safetensors file, or the name of shipped weights.")
@@ -50,10 +56,19 @@ def explicit(ctx: typer.Context) -> dict[str, Any]:
     return {name: value for name, value in ctx.params.items() if name in given}
 
 
+def configure(kind: type[Config], options: dict[str, Any], resume: bool) -> Config:
+    """A run's config: new, or the interrupted run's with what the user says anew."""
+    if not resume:
+        return kind(**options)
+    interrupted: Any = kind.load(Path(options["out"]) / "config.json")
+    return dataclasses.replace(interrupted, **options)  # type: ignore[no-any-return]
+
+
 __all__ = [
     "DataRoot",
     "OtherDataset",
     "RunArgument",
+    "configure",
     "count_or_none",
     "explicit",
     "folder_name",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +20,17 @@ def say(*lines: object) -> None:
     """Print lines as they are and unbroken, to be pasted or piped."""
     for line in lines:
         console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def resumable(lost: str, *command: str) -> Iterator[None]:
+    """Say, when interrupted, what is lost and which command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = f"Interrupted; {lost} lost. Continue with\n  {shlex.join(['gncadeq', *command])}"
+        errors.print(line, highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def table(*columns: str) -> Table:
@@ -45,4 +60,4 @@ def _shown(key: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-__all__ = ["console", "errors", "print_summary", "say", "table"]
+__all__ = ["console", "errors", "print_summary", "resumable", "say", "table"]

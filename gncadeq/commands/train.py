@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -20,8 +18,8 @@ from gncadeq.choices import (
     StartName,
     Update,
 )
-from gncadeq.commands.options import DataRoot, count_or_none, explicit, number_or_none
-from gncadeq.commands.printing import errors, print_summary, say
+from gncadeq.commands.options import DataRoot, configure, count_or_none, explicit, number_or_none
+from gncadeq.commands.printing import print_summary, resumable, say
 
 if TYPE_CHECKING:
     from gncadeq.training import TrainConfig
@@ -138,13 +136,10 @@ def train(
     if dynamics == "nca":
         options.setdefault("gradient", "bptt")
     options["out"] = out or f"runs/{dataset}"
-    if resume:
-        config = TrainConfig.load(Path(options["out"]) / "config.json")
-        config = dataclasses.replace(config, **options)
-    elif recipe == "essay":
+    if recipe == "essay" and not resume:
         config = TrainConfig.essay(**options)
     else:
-        config = TrainConfig(**options)
+        config = configure(TrainConfig, options, resume)
     _train(config, resume)
 
 
@@ -156,15 +151,9 @@ def _train(config: TrainConfig, resume: bool) -> None:
         train(config, resume=resume)
         return
     say(config.command_line())
-    try:
+    again = ("train", config.dataset, "--out", config.out, "--resume")
+    with resumable("at most one epoch is", *again):
         model, result = train(config, resume=resume)
-    except KeyboardInterrupt:
-        errors.print(
-            "Interrupted; at most one epoch is lost. Continue with\n  "
-            + shlex.join(["gncadeq", "train", config.dataset, "--out", config.out, "--resume"]),
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
-        raise typer.Exit(130) from None
     parameters = sum(p.numel() for p in model.parameters())
     print_summary({f"{config.dataset} test set, equilibrium": result.summary()})
     say(
