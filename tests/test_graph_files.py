@@ -3,10 +3,13 @@
 import networkx as nx
 import pytest
 import torch
+from PIL import Image
 from torch_geometric.utils import to_networkx
 
 import gncadeq
 from gncadeq.datasets import load_graph
+from gncadeq.datasets.graph_files import place_nodes
+from gncadeq.viz import render_file
 
 
 def edges(data):
@@ -95,3 +98,19 @@ def test_a_loaded_graph_is_solved(tmp_path):
     cell = gncadeq.IGNNCell(2, 4)
     z = gncadeq.GraphDEQ(cell)(torch.rand(34, 2), data.edge_index, data.edge_attr)
     assert z.shape == (34, 4)
+
+
+def test_nodes_are_placed_to_be_drawn(tmp_path):
+    nx.write_edgelist(nx.path_graph(9), tmp_path / "path.edgelist", data=False)
+    data = load_graph(tmp_path / "path.edgelist")
+    placed = place_nodes(data)
+    assert data.pos is None
+    assert placed.pos.shape == (9, 3)
+    assert torch.equal(placed.pos, place_nodes(data).pos)
+    ends = (placed.pos[0] - placed.pos[8]).norm()
+    assert float(ends) > 3 * float((placed.pos[0] - placed.pos[1]).norm())
+    data.pos = torch.rand(9, 2)
+    assert torch.equal(place_nodes(data).pos[:, :2], data.pos)
+    path = render_file(tmp_path / "path.edgelist", tmp_path / "path.png", size=64)
+    with Image.open(path) as picture:
+        assert len(picture.convert("RGB").getcolors(64 * 64)) > 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import networkx as nx
 import pytest
 import torch
 from PIL import Image
@@ -216,6 +217,47 @@ def test_a_run_on_no_surface_goes_on_no_other(run, tmp_path):
         load_grown(tmp_path / "grid", "icosphere")
     with pytest.raises(ValueError, match="'grid'"):
         load_grown(run, "grid")
+
+
+def test_a_rule_of_a_graph_file_goes_on_other_graph_files(tmp_path):
+    """Learned on an edge list, whose nodes are laid out, and run on a larger lattice."""
+    small = nx.convert_node_labels_to_integers(nx.grid_graph((6, 6)))
+    nx.write_edgelist(small, tmp_path / "small.edgelist", data=False)
+    large = nx.grid_graph((9, 9))
+    for (row, col), at in large.nodes(data=True):
+        at["x"], at["y"] = float(row), float(col)
+    nx.write_graphml(nx.convert_node_labels_to_integers(large), tmp_path / "large.graphml")
+    on, out = str(tmp_path / "small.edgelist"), str(tmp_path / "run")
+    words = ["grow", "gradient", "--on", on, "--steps", "60", "--out", out, "--channels", "8"]
+    words += [
+        "--lr",
+        "5e-3",
+        "--hidden",
+        "24",
+        "--min-rollout",
+        "6",
+        "--max-rollout",
+        "10",
+        "--settle",
+        "6",
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    cell, data, z0, _ = load_grown(out)
+    assert (data.num_nodes, data.edge_attr.size(1), data.pos.size(1)) == (36, 1, 3)
+    trial = Trial(cell, data, z0, fire_rate=1.0)
+    blank = float(data.color.square().mean())
+    assert trial.run(12).error < 0.5 * blank
+    assert trial.moments[-1].alive == 1.0
+    short = ["--steps", "6", "--recovery", "3", "--frames", "4"]
+    result = CliRunner().invoke(app, ["run", out, "--on", str(tmp_path / "large.graphml"), *short])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "run" / "on-large" / "trial.json").read_text())
+    assert report["num_nodes"] == 81
+    with pytest.raises(ValueError, match="a graph file for one on a graph"):
+        load_grown(out, "icosphere")
+    with pytest.raises(ValueError, match=r"\['scale'\] for surfaces alone"):
+        GrowConfig("gradient", on=on, scale=0.1)
 
 
 def test_a_numbered_seed_keeps_its_place(tmp_path):

@@ -26,8 +26,8 @@ def grow(
         str,
         typer.Option(
             help="'grid'; a mesh file; 'icosphere', 'torus', 'cylinder', 'moebius', 'plane' or "
-            "'delaunay_blob', or with its size, 'icosphere:4', 'torus:64,32'; or a graph file with "
-            "colours (a run's target.safetensors)."
+            "'delaunay_blob', or with its size, 'icosphere:4', 'torus:64,32'; a graph, as GraphML, "
+            "GML or a list of edges; or a graph with colours (a run's target.safetensors)."
         ),
     ] = "grid",
     size: Annotated[
@@ -154,7 +154,8 @@ def register(app: typer.Typer) -> None:
         "    gncadeq grow photo.png --size 48 --method implicit --steps 1000\n\n"
         "    gncadeq grow spots --on icosphere --scale 0.15 --out runs/spots\n\n"
         "    gncadeq grow photo.png --on torus\n\n"
-        "    gncadeq grow color --on mesh.ply"
+        "    gncadeq grow color --on mesh.ply\n\n"
+        "    gncadeq grow stripes --on graph.graphml"
     )(grow)
 
 

@@ -15,7 +15,10 @@ def render(
     ctx: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="A mesh file, or a trajectory, as 'gncadeq run' writes it."),
+        typer.Argument(
+            help="A mesh file; a graph (GraphML, GML, a list of edges); or a trajectory, as "
+            "'gncadeq run' writes it."
+        ),
     ],
     target: Annotated[
         str,
@@ -47,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples:\n\n"
         "    gncadeq render mesh.ply mesh.png --up z\n\n"
+        "    gncadeq render graph.graphml graph.html\n\n"
         "    gncadeq render runs/spots/trajectory.safetensors spots.glb\n\n"
         "    gncadeq render runs/spots/trajectory.safetensors spots.gif --azimuth 120"
     )(render)

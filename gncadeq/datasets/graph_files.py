@@ -127,6 +127,29 @@ def _to_data(graph: nx.Graph, path: Path, weight: str) -> Data:
     return data
 
 
+def place_nodes(data: Data) -> Data:
+    """A copy in which every node has a place in space, ``pos`` ``[N, 3]``, to draw it at.
+
+    What lies in a plane gets a third coordinate of zero; nodes without a place are laid out by
+    springs along the edges (:func:`networkx.spring_layout`, always alike).
+
+    Example:
+        >>> place_nodes(Data(edge_index=torch.tensor([[0, 1], [1, 0]]), num_nodes=2)).pos.shape
+        torch.Size([2, 3])
+    """
+    import networkx as nx
+
+    out, pos = data.clone(), data.pos
+    if pos is None:
+        graph = nx.Graph()
+        graph.add_nodes_from(range(int(data.num_nodes)))
+        graph.add_edges_from(data.edge_index.t().tolist())
+        found = nx.spring_layout(graph, seed=0)
+        pos = torch.tensor([found[node].tolist() for node in graph], dtype=torch.float)
+    out.pos = torch.cat([pos, pos.new_zeros(len(pos), 3 - pos.size(1))], 1)
+    return out
+
+
 def _numbers(values: list[Any], what: str, path: Path) -> Tensor:
     wrong = [
         v for v in values
@@ -140,4 +163,4 @@ def _numbers(values: list[Any], what: str, path: Path) -> Tensor:
     return torch.tensor(values, dtype=torch.double)
 
 
-__all__ = ["READABLE", "load_graph"]
+__all__ = ["READABLE", "load_graph", "place_nodes"]

@@ -20,7 +20,7 @@ from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_los
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.step_log import StepLog
-from gncadeq.training.surfaces import is_surface
+from gncadeq.training.surfaces import is_graph, is_surface
 from gncadeq.training.targets import (
     anchor,
     check_target,
@@ -283,11 +283,12 @@ def load_grown(
     node = card.get("seed_node")
     if on is not None:
         config = GrowConfig.load(folder / "config.json")
-        if not config.on_surface() or not is_surface(on):
+        alike = config.on_graph() == is_graph(on)
+        if not (config.on_surface() and is_surface(on) and alike):
             raise ValueError(
                 "Expected a run on a surface, to go on another surface with the same kernels (got "
-                f"a run on {config.on!r}, and {on!r}). Name a mesh; train on 'plane' instead of "
-                "'grid'"
+                f"a run on {config.on!r}, and {on!r}). Name a mesh for a run on a mesh, a graph "
+                "file for one on a graph; train on 'plane' instead of 'grid'"
             )
         trained, data = data, config.read_target(on)
         if node is not None:

@@ -20,7 +20,7 @@ class GrowConfig(RunConfig):
     Args:
         target: A picture, a pattern, or ``"color"``
             (:func:`gncadeq.training.targets.load_target`).
-        on: ``"grid"``, a surface or mesh file, or a graph file.
+        on: ``"grid"``, a surface or mesh file, or a graph file (GraphML, GML, an edge list).
         size: Side of the grid in pixels, into which a picture is shrunk; ``None`` keeps its size.
         kernels: What nodes of a surface sense, as of :class:`gncadeq.transforms.MeshToGraph`.
         scale: Length of these kernels in the units of the mesh, or ``None`` for those of one ring.
@@ -124,7 +124,9 @@ class GrowConfig(RunConfig):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
         given = [k for k, usual in _OF_SURFACES.items() if getattr(self, k) != usual]
-        if given and not self.on_surface():
+        if self.on_graph():
+            given = [name for name in given if name in ("kernels", "scale")]
+        if given and (self.on_graph() or not self.on_surface()):
             raise ValueError(
                 f"Expected {given} for surfaces alone (got on={self.on!r}). Leave them out"
             )
@@ -164,10 +166,16 @@ class GrowConfig(RunConfig):
             )
 
     def on_surface(self) -> bool:
-        """Whether the target is on a mesh, with kernels that are made for it."""
+        """Whether the target is on a mesh or graph, with kernels that are made for it."""
         from gncadeq.training.surfaces import is_surface  # pictures load where they are used
 
         return is_surface(self.on)
+
+    def on_graph(self) -> bool:
+        """Whether the target is on the graph of a file, whose one kernel is the Laplacian."""
+        from gncadeq.training.surfaces import is_graph
+
+        return is_graph(self.on)
 
     def read_target(self, on: str | None = None) -> Data:
         """The target, on another surface if ``on`` names one: the same kernels, size and axes."""

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.choices import Kernels, Projection, Up
-from gncadeq.datasets import MeshWarning, load_mesh, primitives
-from gncadeq.datasets.mesh_files import READABLE
-from gncadeq.transforms import MeshToGraph
+from gncadeq.datasets import MeshWarning, graph_files, load_mesh, mesh_files, primitives
+from gncadeq.transforms import GraphLaplacian, MeshToGraph
 from gncadeq.viz.geometry import UPRIGHT
 
 _LIVES = 0.1  # alpha of a living node: GrowingCell's own threshold
@@ -32,8 +31,14 @@ SURFACES: dict[str, tuple[Callable[..., Data], tuple[int, ...]]] = {
 
 
 def is_surface(on: str) -> bool:
-    """Whether ``on`` names a surface by formula or a mesh file."""
-    return on.partition(":")[0] in SURFACES or Path(on).suffix.lower() in READABLE
+    """Whether ``on`` names a surface by formula, a mesh file, or a graph (:func:`is_graph`)."""
+    known = on.partition(":")[0] in SURFACES or Path(on).suffix.lower() in mesh_files.READABLE
+    return known or is_graph(on)
+
+
+def is_graph(on: str) -> bool:
+    """Whether ``on`` names a file that :func:`gncadeq.load_graph` reads: edges without faces."""
+    return Path(on).suffix.lower() in graph_files.READABLE
 
 
 def read_surface(on: str) -> Data:
@@ -43,7 +48,8 @@ def read_surface(on: str) -> Data:
 
     Args:
         on: A name of :data:`SURFACES`, perhaps with its whole numbers after a colon (as the
-            functions of :mod:`gncadeq.datasets.primitives` take them); or a mesh file.
+            functions of :mod:`gncadeq.datasets.primitives` take them); or a mesh file; or a graph
+            file, whose nodes are laid out where it gives them no places.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -54,6 +60,8 @@ def read_surface(on: str) -> Data:
         Data(pos=[162, 3], face=[3, 320])
     """
     name, _, sizes = on.partition(":")
+    if is_graph(on):
+        return graph_files.place_nodes(graph_files.load_graph(on))
     if name not in SURFACES:
         return load_mesh(on, merge=True)
     make, numbers = SURFACES[name]
@@ -201,7 +209,9 @@ def surface_target(
     """A coloured mesh as the target of a growing automaton.
 
     Args:
-        surface: ``pos`` ``[N, 3]`` and ``face`` ``[3, F]``.
+        surface: ``pos`` ``[N, 3]`` and ``face`` ``[3, F]``; or without faces ``edge_index``, and
+            maybe weights ``edge_attr`` ``[E]``: the one kernel is then
+            :class:`gncadeq.transforms.GraphLaplacian`'s.
         color: ``[N, 4]`` in [0, 1], colours multiplied by alpha.
         kernels: As of :class:`gncadeq.transforms.MeshToGraph`, and so is ``scale``.
         scale: The kernels' length in the units of ``pos``; by default they are those of one ring.
@@ -223,9 +233,13 @@ def surface_target(
         >>> data.pos[data.seed_node]
         tensor([[0., 0., 1.]])
     """
-    axis = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}[up]
-    mesh = Data(pos=surface.pos, face=surface.face)
-    graph = MeshToGraph(kernels, scale=scale, up=axis)(mesh)
+    if surface.face is None:
+        graph = Data(pos=surface.pos, edge_index=surface.edge_index, edge_weight=surface.edge_attr)
+        graph = GraphLaplacian()(graph)
+    else:
+        axis = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}[up]
+        mesh = Data(pos=surface.pos, face=surface.face)
+        graph = MeshToGraph(kernels, scale=scale, up=axis)(mesh)
     visible = color[:, 3] > _LIVES
     if not bool(visible.any()):
         raise ValueError(
@@ -274,6 +288,7 @@ def _upright(pos: Tensor, up: Up) -> tuple[Tensor, Tensor]:
 __all__ = [
     "PATTERNS",
     "SURFACES",
+    "is_graph",
     "is_surface",
     "pattern_color",
     "project_picture",

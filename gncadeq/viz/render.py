@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.datasets.mesh_files import READABLE, load_mesh, save_mesh
+from gncadeq.datasets import graph_files, mesh_files
+from gncadeq.datasets.mesh_files import load_mesh, save_mesh
 from gncadeq.models.pretrained import write_atomically
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
@@ -41,7 +42,8 @@ def render_file(
 
     Args:
         source: A graph, whose ``z``, or else ``x``, or else ``color`` is drawn; a graph with its
-            trajectory; or a file: a mesh, or what :func:`gncadeq.viz.save_trajectory` wrote.
+            trajectory; or a file: a mesh, a graph (:func:`gncadeq.load_graph`), or what
+            :func:`gncadeq.viz.save_trajectory` wrote.
         target: ``*.png``, one frame, or a strip of six from the first to the last; ``*.gif``, an
             animation; ``*.html``, the page of :func:`gncadeq.viz.write_viewer`; ``*.ply``,
             ``*.glb`` or ``*.obj``, the mesh with its colours in the last frame.
@@ -118,8 +120,11 @@ def _read(source: Any) -> Trajectory:
     if isinstance(source, tuple):
         data, z = source
     elif isinstance(source, str | Path):
-        if Path(source).suffix.lower() in READABLE:
+        suffix = Path(source).suffix.lower()
+        if suffix in mesh_files.READABLE:
             return _read(load_mesh(source))
+        if suffix in graph_files.READABLE:
+            return _read(graph_files.place_nodes(graph_files.load_graph(source)))
         data, z, fields, steps = load_trajectory(source)
     else:
         data = source
