@@ -1,0 +1,150 @@
+"""The checks of arguments, once: each returns the value, or says what was expected and what came.
+
+Nothing heavy is imported, so that the command line can use them before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    hint: str = "",
+) -> float:
+    """Return a finite number within bounds as a ``float``.
+
+    Args:
+        name: What the caller named the value.
+        value: The value.
+        above: It must be greater than this.
+        least: It must be at least this.
+        below: It must be less than this.
+        most: It must be at most this.
+        hint: A sentence that names the remedy.
+
+    Raises:
+        TypeError: If the value is no number.
+        ValueError: If it is NaN, infinite or out of bounds.
+
+    Example:
+        >>> check_number("tol", float("nan"), above=0)
+        Traceback (most recent call last):
+        ValueError: Expected 'tol' to be a finite number above 0 (got nan)
+    """
+    expected = "a finite number" + _bounds(above, least, below, most)
+    # A 0-dim array or tensor counts as a number; a truth value doesn't.
+    if not isinstance(value, bool | str | bytes) and hasattr(value, "item"):
+        value = value.item() if getattr(value, "ndim", 0) == 0 else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(_message(name, expected, value, hint))
+    number = float(value)
+    inside = (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (least is None or number >= least)
+        and (below is None or number < below)
+        and (most is None or number <= most)
+    )
+    if not inside:
+        raise ValueError(_message(name, expected, value, hint))
+    return number
+
+
+def check_count(
+    name: str, value: Any, least: int = 0, most: int | None = None, hint: str = ""
+) -> int:
+    """Return a whole number within bounds as an ``int``.
+
+    Raises:
+        TypeError: If the value is no whole number; ``2.0`` is none.
+        ValueError: If it is out of bounds.
+
+    Example:
+        >>> check_count("max_steps", 2.5)
+        Traceback (most recent call last):
+        TypeError: Expected 'max_steps' to be a whole number of at least 0 (got 2.5)
+    """
+    expected = "a whole number" + _bounds(None, least, None, most)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(_message(name, expected, value, hint))
+    number = int(value)
+    if number < least or (most is not None and number > most):
+        raise ValueError(_message(name, expected, value, hint))
+    return number
+
+
+def check_choice(name: str, value: T, choices: Iterable[Any], hint: str = "") -> T:
+    """Return a value that is one of the choices.
+
+    Raises:
+        ValueError: If it isn't; the error names the nearest choice.
+
+    Example:
+        >>> check_choice("solver", "andersen", ["picard", "anderson"])
+        Traceback (most recent call last):
+        ValueError: Expected 'solver' to be 'picard' or 'anderson' (got 'andersen'). Did you mean
+        'anderson'?
+    """
+    known = list(choices)
+    if any(
+        value is choice or (type(value) is type(choice) and value == choice) for choice in known
+    ):
+        return value
+    words = [choice for choice in known if isinstance(choice, str)]
+    near = get_close_matches(value, words, 1) if isinstance(value, str) else []
+    listed = ", ".join(map(repr, known[:-1]))
+    expected = f"{listed} or {known[-1]!r}" if listed else repr(known[-1])
+    raise ValueError(
+        _message(name, expected, value, hint or (near and f"Did you mean {near[0]!r}?"))
+    )
+
+
+def check_flag(name: str, value: Any, hint: str = "") -> bool:
+    """Return ``True`` or ``False``.
+
+    Raises:
+        TypeError: If the value is neither.
+
+    Example:
+        >>> check_flag("compact", 1)
+        Traceback (most recent call last):
+        TypeError: Expected 'compact' to be True or False (got 1)
+    """
+    if not isinstance(value, bool):
+        raise TypeError(_message(name, "True or False", value, hint))
+    return value
+
+
+def _bounds(
+    above: float | None, least: float | None, below: float | None, most: float | None
+) -> str:
+    words = [
+        f"{word} {limit:g}"
+        for word, limit in (
+            ("above", above), ("of at least", least), ("below", below), ("of at most", most)
+        )
+        if limit is not None
+    ]  # fmt: skip
+    return " " + " and ".join(words) if words else ""
+
+
+def _message(name: str, expected: str, value: Any, hint: Any) -> str:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f"Expected '{name}' to be {expected} (got {shown})" + (f". {hint}" if hint else "")
+
+
+__all__ = ["check_choice", "check_count", "check_flag", "check_number"]
