@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -21,33 +23,71 @@ from gncadeq.commands import (
     show,
     train,
 )
+from gncadeq.commands.failure import sentence
 from gncadeq.commands.printing import errors
 
 app = typer.Typer(
     help="Train a local rule on a graph as an equilibrium, run it as a cellular automaton.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (train, evaluate, show, analyze, predict, grow, run, render, export, doctor):
     command.register(app)
 
 
+def _print_version(value: bool) -> None:
+    if value:
+        from gncadeq import __version__
+
+        typer.echo(f"gncadeq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show where an error came from; goes after any command, too."),
+    ] = False,
+) -> None:
+    """Options of every command; ``main`` reads ``--debug`` itself, to know of it in any case."""
+
+
 def main() -> None:
-    """Run the command; what a user can mend is one line, not a traceback."""
+    """Run the command; whatever goes wrong is one sentence, not a traceback."""
     warnings.showwarning = _warn
+    words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        app(standalone_mode=True)
-    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        app(args=words, prog_name="gncadeq", standalone_mode=True)
+    except KeyboardInterrupt:
+        errors.print("Interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if len(words) < len(sys.argv[1:]):
+            traceback.print_exc()
+        _print("[red]Error:[/red]", sentence(error))
         sys.exit(1)
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    errors.print(
-        f"[yellow]Warning:[/yellow] {escape(str(message))}", highlight=False, soft_wrap=True
-    )
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, DeprecationWarning | FutureWarning):
+        return  # a dependency's word to developers
+    _print("[yellow]Warning:[/yellow]", str(message))
+
+
+def _print(head: str, message: str) -> None:
+    errors.print(f"{head} {escape(message)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
