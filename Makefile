@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint examples bench clean
+.PHONY: demo test slow lint docs examples bench clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ lint: .venv/installed ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed ## the documentation, in docs/_build/html; warnings are errors
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
+
 examples: .venv/installed ## every example in its smoke mode
 	set -e; for e in examples/*.py; do $(BIN)/python $$e --smoke; done
 
@@ -33,4 +36,4 @@ bench: .venv/installed ## every benchmark, on an idle machine; make bench DATA=f
 	$(BIN)/python -W ignore -m benchmarks all $(if $(DATA),--data-root $(DATA))
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/_build
