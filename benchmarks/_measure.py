@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 FOLDER = Path("runs/benchmarks")
 _TURN = 0.02  # seconds that a turn lasts at least

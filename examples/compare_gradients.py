@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 WAYS = {
     "ift": {"gradient": "ift"},

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.viz import figures as draw
 
 RADII = (0, 6, 10, 14)

@@ -26,7 +26,7 @@ from torch_geometric.data import Batch
 from gncadeq import GraphNCA, PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.export import graph_inputs, to_onnx
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 FORMS = ("scatter", "gather")
 MOMENTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300)

@@ -29,7 +29,7 @@ from torch_geometric.utils import to_dense_adj
 
 from gncadeq import ElasticCell, GraphNCA, SamplePool, load_mesh
 from gncadeq.analysis import saved_bytes
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.training.losses import distance_loss, normalize_gradients
 from gncadeq.viz import SurfaceRenderer, render_strip
 

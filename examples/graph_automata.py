@@ -33,7 +33,7 @@ from torch_geometric.utils import from_networkx, scatter
 from gncadeq import Cell, GraphNCA, GrowingCell
 from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
 from gncadeq.datasets import primitives
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.transforms import ImageToGraph, NeighborKernels
 from gncadeq.viz import ColorScale, render_surface
 from gncadeq.viz.figures import save_figure

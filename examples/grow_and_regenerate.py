@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gncadeq.files.atomic import write_atomically
 from gncadeq.growth import Trial
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
 from gncadeq.training.targets import load_target, picture_target

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from grow_and_regenerate import draw, measure
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 METHODS: dict[str, dict[str, Any]] = {
     "bptt": {"method": "bptt"},

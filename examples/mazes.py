@@ -43,7 +43,7 @@ from gncadeq.analysis import asymptotic_alignment
 from gncadeq.analysis.independence import cosine, shuffled
 from gncadeq.datasets import maze
 from gncadeq.dynamics import Partition, solve
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.training.losses import rest_loss
 from gncadeq.transforms import ImageToGraph, graph_to_image
 

@@ -29,8 +29,8 @@ from gncadeq.cells import StencilConv
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, Partition
 from gncadeq.evaluation import evaluate
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import MeanReadout
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.training import TrainConfig
 from gncadeq.training.data import EpochBatches, InOrder, batch_loader
 from gncadeq.training.run import train

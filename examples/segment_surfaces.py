@@ -40,8 +40,8 @@ from torch_geometric.utils import scatter
 from gncadeq import IGNNCell
 from gncadeq.datasets import load_mesh
 from gncadeq.datasets.figures import PARTS, figure
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import NodeClassifier
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms import MeshToGraph, PrincipalCurvatures
 from gncadeq.transforms.surface_operators import mesh_edges, vertex_areas
 from gncadeq.viz import ColorScale, render_surface

@@ -14,7 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.training import TrainConfig
 from gncadeq.training.run import train
 

@@ -33,7 +33,7 @@ from torch_geometric.nn import Sequential
 from gncadeq import GraphDEQ, PixelGraphClassifier, StencilConv
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import Solution
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.training.losses import start_loss
 
 GRAPH = "x, edge_index, edge_attr"

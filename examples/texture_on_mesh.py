@@ -31,8 +31,9 @@ from gncadeq import GraphNCA
 from gncadeq.cells import MicroCell
 from gncadeq.datasets.mesh_trimesh import load_trimesh
 from gncadeq.datasets.textures import TEXTURES, texture
+from gncadeq.files.atomic import write_atomically
 from gncadeq.growth import relative_residual
-from gncadeq.models.pretrained import load_pretrained, save_pretrained, write_atomically
+from gncadeq.models.pretrained import load_pretrained, save_pretrained
 from gncadeq.training.surfaces import read_surface
 from gncadeq.training.texture_loss import (
     PatchLoss,

@@ -30,8 +30,8 @@ from torch_geometric.data import Data
 from gncadeq.analysis import spectral_radius
 from gncadeq.datasets import primitives
 from gncadeq.dynamics import ConvergenceError
+from gncadeq.files.atomic import write_atomically
 from gncadeq.growth import Trial, color_error
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
 from gncadeq.training.targets import anchor, seed_state

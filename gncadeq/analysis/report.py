@@ -11,8 +11,8 @@ from gncadeq.analysis.page import Section, page
 from gncadeq.analysis.sections import Bench
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.models.pretrained import write_atomically
 
 
 def write_report(

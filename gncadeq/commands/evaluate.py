@@ -45,7 +45,7 @@ def evaluate(
 
     from gncadeq.dynamics import GraphDEQ, GraphNCA
     from gncadeq.evaluation import evaluate as measure
-    from gncadeq.models.pretrained import write_atomically
+    from gncadeq.files.atomic import write_atomically
 
     if as_ == "deq":
         for option, value, default in (

@@ -44,8 +44,8 @@ def run(
     On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
     which 'gncadeq render' makes other pictures and coloured meshes.
     """
+    from gncadeq.files.atomic import write_atomically
     from gncadeq.growth import Trial
-    from gncadeq.models.pretrained import write_atomically
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
     from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer

@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from gncadeq.datasets.mesh_report import MeshWarning, mesh_report
 from gncadeq.datasets.mesh_text import Arrays, read_obj, read_off
 from gncadeq.datasets.mesh_trimesh import load_trimesh, read_glb, read_ply, read_stl
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.transforms.surface_operators import vertex_normals
 
 READABLE = (".obj", ".ply", ".off", ".stl", ".glb")

@@ -22,7 +22,7 @@ from gncadeq.datasets.sources import (
     load_images,
     raw_files,
 )
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.transforms.points import nearest_neighbors
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 

@@ -17,8 +17,8 @@ from gncadeq.choices import Program
 from gncadeq.export.loop import roll
 from gncadeq.export.plain import Form
 from gncadeq.export.program import Model, StepProgram, as_automaton, export_step
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.typing import OptTensor
 
 OPSET = 20

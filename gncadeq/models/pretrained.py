@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
+
+from gncadeq.files import tensors as files
+from gncadeq.files.atomic import write_atomically
 
 M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
     "GrowingCell": "run and export",
     "PixelGraphClassifier": "evaluate, show, analyze, predict and export",
 }
+_WEIGHTS = "a safetensors file of weights"
 _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 
 
@@ -26,32 +27,14 @@ def pretrained_names() -> list[str]:
     return sorted(p.stem for p in _FOLDER.glob("*.safetensors"))
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file by way of a temporary one beside it: never half a file under its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_pretrained(model: nn.Module, path: str | Path, card: dict[str, Any] | None = None) -> None:
     """Write ``model`` (with a ``config``) to ``path``."""
-    config = model.config
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = {
-        "format": "pt",
         "architecture": type(model).__name__,
-        "config": json.dumps(config, sort_keys=True),
+        "config": json.dumps(model.config, sort_keys=True),
         "card": json.dumps(card or {}, sort_keys=True),
     }
-    write_atomically(path, save(tensors, metadata=header))
+    files.write_tensors(path, model.state_dict(), header)
 
 
 def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, Any]]:
@@ -69,17 +52,13 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
             f"Expected one of the shipped weights {pretrained_names()}, a run's folder or a "
             f".safetensors file (got {str(name)!r}, which is none of them){hint}"
         )
+    _, header = files.read_header(path, _WEIGHTS)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
         config, card = json.loads(header["config"]), json.loads(header["card"])
+        if not (isinstance(config, dict) and isinstance(card, dict)):
+            raise TypeError("a configuration and a card that are objects")
         return path, header["architecture"], config, card
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"Expected a safetensors file (got a corrupt one: {path}: {error}). Train or download "
-            "it again"
-        ) from error
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"Expected weights saved by gncadeq (got {path}, without {error})"
         ) from error
@@ -99,17 +78,45 @@ def load_pretrained(cls: type[M], name: str | Path) -> M:
         raise ValueError(
             f"Expected weights of a {cls.__name__} (got {architecture} in {path}){hint}"
         )
+    shapes, _ = files.read_header(path, _WEIGHTS)
     try:
+        # On the meta device nothing is allocated, so that a small file can't ask for much memory.
+        with torch.device("meta"):
+            skeleton = cls(**config).state_dict()
+        _check_shapes({k: tuple(v.shape) for k, v in skeleton.items()}, shapes)
+        tensors = files.read_tensors(path, _WEIGHTS).tensors
+        _check_values(skeleton, tensors)
         model = cls(**config)
-        with safe_open(path, framework="pt") as file:
-            tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a constructor raises whatever a foreign configuration leads to
         raise ValueError(
             f"Expected weights that fit their configuration (got {path}: {error})"
         ) from error
     model.card = card  # type: ignore[assignment]
     return model.eval()
+
+
+def _check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a file whose tensors are not those of the configuration."""
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            wanted, came = (
+                "no such tensor" if shape is None else list(shape)
+                for shape in (expected.get(name), found.get(name))
+            )
+            raise ValueError(f"{name!r} should be {wanted}, and is {came}")
+
+
+def _check_values(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Refuse values that the model can't hold, such as 1e300 in single precision."""
+    for name, tensor in found.items():
+        dtype = expected[name].dtype
+        if tensor.dtype != dtype and not (
+            tensor.is_floating_point() and expected[name].is_floating_point()
+        ):
+            raise ValueError(f"{name!r} should be of type {dtype}, and is {tensor.dtype}")
+        if not bool(tensor.to(dtype).isfinite().all()):
+            raise ValueError(f"{name!r} holds values that are not finite in {dtype}")
 
 
 __all__ = [

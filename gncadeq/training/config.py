@@ -20,7 +20,7 @@ from gncadeq.choices import (
     StartName,
     Update,
 )
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 _PLACES = ("data_root", "out")
 _OPTIONS = {"living_threshold": "living", "hidden_channels": "hidden"}

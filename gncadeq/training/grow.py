@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from gncadeq.cells import GrowingCell
 from gncadeq.dynamics import GraphDEQ, GraphNCA
+from gncadeq.files.atomic import write_atomically
 from gncadeq.growth import color_error
-from gncadeq.models.pretrained import load_pretrained, save_pretrained, write_atomically
+from gncadeq.models.pretrained import load_pretrained, save_pretrained
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool

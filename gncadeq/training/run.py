@@ -19,8 +19,8 @@ from torch import nn
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.evaluation import Evaluation, evaluate
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.config import TrainConfig
 from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.processes import Processes, launch

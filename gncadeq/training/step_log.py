@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 LOG_EVERY = 25
 COLUMNS = (

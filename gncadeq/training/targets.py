@@ -9,13 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.choices import Kernels, Projection, Up
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.tensors import read_tensors, write_tensors
 from gncadeq.training.surfaces import (
     PATTERNS,
     SURFACES,
@@ -219,8 +217,7 @@ def _picture(target: str) -> str:
 def save_target(data: Data, path: str | Path) -> None:
     """Write a target graph as a safetensors file (reading it runs no code)."""
     data = check_target(data)
-    tensors = {k: data[k].detach().cpu().contiguous() for k in _FIELDS if data.get(k) is not None}
-    write_atomically(path, save(tensors))
+    write_tensors(path, {k: data[k] for k in _FIELDS if data.get(k) is not None})
 
 
 def read_graph(path: str | Path) -> Data:
@@ -233,13 +230,8 @@ def read_graph(path: str | Path) -> Data:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a graph file (got {path}, which does not exist)")
-    try:
-        tensors = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(
-            f"Expected a graph file with {', '.join(_FIELDS[:4])} in safetensors format (got "
-            f"{path}: {error})"
-        ) from error
+    expected = f"a graph file with {', '.join(_FIELDS[:4])} in safetensors format"
+    tensors = read_tensors(path, expected).tensors
     return check_target(Data(**tensors))
 
 

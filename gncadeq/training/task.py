@@ -17,8 +17,8 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from gncadeq.dynamics import Status
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.training.config import TrainConfig
 from gncadeq.training.processes import gathered, stop_together
 from gncadeq.training.warm import WarmStarts

@@ -17,8 +17,8 @@ from torch_geometric.data import Data
 
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
 from gncadeq.evaluation import Evaluation
+from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.models.pretrained import write_atomically
 from gncadeq.transforms import window_mean
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint, rgb
 from gncadeq.viz.images import write_gif

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 
 
 def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> Tensor:

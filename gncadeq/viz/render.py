@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from gncadeq.datasets import graph_files, mesh_files
 from gncadeq.datasets.mesh_files import load_mesh, save_mesh
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
 from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_surface

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.tensors import read_tensors, write_tensors
 
 _FORMAT = "gncadeq trajectory 1"
 _GRAPH = ("pos", "face", "edge_index", "image_size")
@@ -73,8 +71,7 @@ def save_trajectory(
     if steps is not None:
         tensors[_STEPS] = torch.tensor(check_steps(steps, trajectory))
     tensors |= {_FIELD + name: value for name, value in (fields or {}).items()}
-    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    write_atomically(path, save(plain, metadata={"format": "pt", "content": _FORMAT}))
+    write_tensors(path, tensors, {"content": _FORMAT})
     return Path(path)
 
 
@@ -101,13 +98,8 @@ def load_trajectory(path: str | Path) -> Trajectory:
             else "does not exist"
         )
         raise FileNotFoundError(f"Expected a trajectory file (got {path}, which {what})")
-    try:
-        with safe_open(path, framework="pt") as file:
-            content = (file.metadata() or {}).get("content")
-            tensors: dict[str, Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"Expected a safetensors file (got {path}: {error})") from error
-    if content != _FORMAT or "z" not in tensors:
+    tensors, metadata = read_tensors(path, "a trajectory file")
+    if metadata.get("content") != _FORMAT or "z" not in tensors:
         raise ValueError(
             f"Expected a trajectory written by save_trajectory (got {path}, which holds "
             f"{sorted(tensors)[:5]})"

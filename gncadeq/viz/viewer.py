@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.choices import Up
-from gncadeq.models.pretrained import write_atomically
+from gncadeq.files.atomic import write_atomically
 from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
 from gncadeq.viz.geometry import geometry
 from gncadeq.viz.trajectory import check_steps

@@ -1,0 +1,1 @@
+"""Files that are written whole, checked when they are read, and never run code."""

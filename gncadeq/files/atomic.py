@@ -1,0 +1,81 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+from pathlib import Path
+
+_PREFIX, _SUFFIX = ".gncadeq-", ".tmp"
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file by way of a temporary one beside it, so that its name never holds half a file.
+
+    A device or a pipe, such as ``/dev/null``, is written to as it is. Temporary files that killed
+    processes of this machine have left in the folder are removed.
+
+    Raises:
+        OSError: If the file can't be written. What it held before is unchanged.
+    """
+    path = Path(path)
+    path = path.resolve() if path.is_symlink() else path  # keep the link, replace what it names
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
+        remove_abandoned(path.parent)
+        _replace(path, content)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"Expected to write {path} (got: {error.strerror or error}). Make room there, or name "
+            "another place",
+        ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    name = f"{_PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+    temporary = path.with_name(name)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove the temporary files that killed processes of this machine have left in a folder."""
+    prefix = f"{_PREFIX}{_machine()}-"
+    with os.scandir(folder) as entries:
+        found = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(_SUFFIX)]
+    for name in found:
+        process = name[len(prefix) :].split("-")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            with contextlib.suppress(OSError):  # another process may have removed it first
+                (Path(folder) / name).unlink()
+
+
+def _machine() -> str:
+    """This machine's name, without the characters that separate the parts of a file name."""
+    return "".join(c for c in platform.node() if c.isalnum())[:40]
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine is running."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it runs under another user
+        return True
+    return True
+
+
+__all__ = ["remove_abandoned", "write_atomically"]
