@@ -35,16 +35,16 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeyp
     path = tmp_path / "a.json"
     write_atomically(path, b"old")
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match=r"Expected to write .*a\.json.*No space left") as caught:
+    with pytest.raises(OSError, match=r"No space left.*a\.json") as caught:
         write_atomically(path, b"new")
-    assert caught.value.errno == errno.ENOSPC
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.json"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"Expected to write .*file/a\.json"):
+    with pytest.raises(OSError, match=r"file/a\.json"):
         write_atomically(tmp_path / "file" / "a.json", b"")
 
 

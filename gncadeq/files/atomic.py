@@ -30,11 +30,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         remove_abandoned(path.parent)
         _replace(path, content)
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"Expected to write {path} (got: {error.strerror or error}). Make room there, or name "
-            "another place",
-        ) from error
+        # The name that the caller knows, not that of the temporary file.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _replace(path: Path, content: bytes) -> None:
