@@ -57,7 +57,7 @@ def test_works_with_pyg_loaders_and_transforms(tmp_path):
     assert bool(torch.as_tensor(batch.marked).all())
 
 
-def test_pre_filter_pre_transform_and_reload(tmp_path):
+def test_pre_filter_and_pre_transform(tmp_path):
     calls = []
 
     def brighten(data):
@@ -68,16 +68,35 @@ def test_pre_filter_pre_transform_and_reload(tmp_path):
     def keep(data):
         return int(data.y) == 3
 
-    options = {"pre_filter": keep, "pre_transform": brighten}
-    first = PixelGraphs(tmp_path, "digits", False, **options)
-    count = len(calls)
-    assert len(first) == count > 30
-    assert bool((first[0].x == 1).all())
-    PixelGraphs(tmp_path, "digits", False, **options)
-    assert len(calls) == count  # from the cache
-    PixelGraphs(tmp_path, "digits", False, force_reload=True, **options)
-    assert len(calls) == 2 * count
+    dataset = PixelGraphs(tmp_path, "digits", False, pre_filter=keep, pre_transform=brighten)
+    assert len(dataset) == len(calls) > 30
+    assert all(bool((data.x == 1).all()) and int(data.y) == 3 for data in dataset)
+    assert len(calls) == len(dataset)  # once a graph
+    assert dataset.batch(torch.tensor([0, 2])).num_graphs == 2
     assert len(PixelGraphs(tmp_path, "digits", False)) == 360
+
+
+def test_functions_that_look_alike_do_not_share_their_graphs(tmp_path):
+    for digit in range(10):
+        dataset = PixelGraphs(
+            tmp_path, "digits", False, pre_filter=lambda data, digit=digit: int(data.y) == digit
+        )
+        assert {int(data.y) for data in dataset} == {digit}
+
+
+def test_changed_files_are_noticed_and_nothing_is_written(mnist_root, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (mnist_root / "MNIST" / "raw").glob("t10k*.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):  # not needed for the test set
+        (raw / f"train-{kind}").write_bytes(b"")
+    first = PixelGraphs(tmp_path, "mnist", False)
+    labels = raw / "t10k-labels-idx1-ubyte"
+    content = labels.read_bytes()
+    labels.write_bytes(content[:8] + bytes(9 - label for label in content[8:]))
+    assert torch.equal(PixelGraphs(tmp_path, "mnist", False).labels, 9 - first.labels)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_dir()] == ["MNIST", "raw"]
 
 
 def _copy(mnist_root, tmp_path):
@@ -96,7 +115,6 @@ def test_corrupt_and_truncated_files(mnist_root, tmp_path):
     images.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz.*checksum.*Delete it"):
         PixelGraphs(tmp_path, "mnist", False)
-    assert not list((tmp_path / "MNIST" / "processed").glob("test*"))
     images.unlink()
     unpacked = raw / "t10k-images-idx3-ubyte"
     unpacked.write_bytes(gzip.decompress(content)[:-9])
@@ -130,4 +148,4 @@ def test_names_and_roots(tmp_path, monkeypatch):
     monkeypatch.setenv("GNCADEQ_DATA", str(tmp_path))
     assert default_root() == tmp_path
     assert len(PixelGraphs(name="digits", train=False)) == 360
-    assert (tmp_path / "digits").is_dir()
+    assert not list(tmp_path.iterdir())

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import io
 import sys
 
 import pytest
 import scipy.ndimage
 import torch
+from safetensors.torch import save
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from gncadeq import PixelGraphClassifier
-from gncadeq.datasets import Superpixels
+from gncadeq.datasets import Superpixels, image_dataset, superpixels
 from gncadeq.datasets.sources import load_images
 from gncadeq.transforms import ImageToGraph, ImageToSuperpixels
 from gncadeq.transforms.points import nearest_neighbors
@@ -175,25 +175,48 @@ def test_cached_graphs_are_those_of_the_transform(tmp_path):
             assert torch.equal(batch[key], expected[key]), key
         loaded = next(iter(DataLoader(dataset[index], batch_size=3)))
         assert torch.equal(loaded.edge_attr, expected.edge_attr)
-    assert len(list(tmp_path.rglob("superpixels/t*.pt"))) == 1  # edges are not cached
+    assert len(list(tmp_path.rglob("superpixels/t*.safetensors"))) == 1  # edges are not cached
     Superpixels(tmp_path, "digits", False, PIXELS, limit=30)
     Superpixels(tmp_path, "digits", True, PIXELS, limit=30)
-    assert len(list(tmp_path.rglob("superpixels/t*.pt"))) == 3
+    assert len(list(tmp_path.rglob("superpixels/t*.safetensors"))) == 3
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_corrupt_cache_is_named_and_made_anew(tmp_path):
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    whole = Superpixels(tmp_path, "digits", False, PIXELS, limit=5)
+    (cache,) = tmp_path.rglob("superpixels/t*.safetensors")
+    content = cache.read_bytes()
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    for damaged in (content[: len(content) // 2], b"", flipped, save({"x": torch.ones(2)})):
+        cache.write_bytes(damaged)
+        again = Superpixels(tmp_path, "digits", False, PIXELS, limit=5)
+        assert torch.equal(again[4].edge_attr, whole[4].edge_attr)
+        assert cache.read_bytes()[-100:] == content[-100:]  # the order of the header is free
+
+
+def test_the_cache_is_named_after_the_images_and_the_options(tmp_path, monkeypatch):
+    def caches():
+        return {p.name for p in tmp_path.rglob("superpixels/t*.safetensors")}
+
     Superpixels(tmp_path, "digits", False, PIXELS, limit=5)
-    (cache,) = tmp_path.rglob("superpixels/t*.pt")
-    whole = cache.read_bytes()
-    cache.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"corrupt.*force_reload=True"):
-        Superpixels(tmp_path, "digits", False, PIXELS, limit=5)
-    content = torch.load(io.BytesIO(whole))
-    torch.save(content | {"source": content["source"][:-1]}, cache)
-    with pytest.raises(ValueError, match=r"nodes and .* edges"):
-        Superpixels(tmp_path, "digits", False, PIXELS, limit=5)
-    assert len(Superpixels(tmp_path, "digits", False, PIXELS, limit=5, force_reload=True)) == 5
+    first = caches()
+    Superpixels(tmp_path, "digits", False, ImageToSuperpixels(None, k=3), limit=5)
+    assert len(caches()) == 2
+    images, labels = load_images(tmp_path, "digits", False)
+    monkeypatch.setattr(image_dataset, "load_images", lambda *_: (images.flip(3), labels))
+    changed = Superpixels(tmp_path, "digits", False, PIXELS, limit=5)
+    assert len(caches()) == 3
+    assert first < caches()
+    assert not torch.equal(changed.x, Superpixels(tmp_path, "digits", False, PIXELS, limit=6).x)
+
+
+def test_without_room_for_a_cache_the_work_is_kept(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "cache")
+
+    monkeypatch.setattr(superpixels, "write_tensors", full)
+    with pytest.warns(UserWarning, match=r"not cached.*No space left.*GNCADEQ_CACHE"):
+        assert len(Superpixels(tmp_path, "digits", False, PIXELS, limit=5)) == 5
 
 
 def test_mnist_has_40_to_75_superpixels_as_in_the_benchmark(mnist_root, tmp_path, monkeypatch):

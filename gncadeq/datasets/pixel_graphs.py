@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data, Dataset
+from torch_geometric.data import Batch, Data
 
-from gncadeq.datasets.sources import (
-    cache_folder,
-    default_root,
-    download,
-    folder_name,
-    load_images,
-    raw_files,
-)
-from gncadeq.files.atomic import write_atomically
+from gncadeq.datasets.image_dataset import ImageDataset
 from gncadeq.transforms import ImageToGraph
 
 
-class PixelGraphs(Dataset):  # type: ignore[misc]
+class PixelGraphs(ImageDataset):
     r"""MNIST, Fashion-MNIST, KMNIST or scikit-learn's digits as pixel graphs.
 
-    What is cached are the images; graphs are built when they are asked for, which is faster than
-    reading them and takes 30 times less memory. With a ``pre_transform`` or ``pre_filter`` the
-    resulting graphs are cached, the way PyG does.
+    Graphs are built when they are asked for, which is faster than reading them from a file and
+    takes 30 times less memory. With a ``pre_transform`` or ``pre_filter`` all of them are built at
+    once and kept in memory. Nothing is cached on disk: an arbitrary function can't be recognised in
+    another process, so that a cache could return the graphs of another one.
 
     Args:
         root: The data root, which holds ``MNIST/raw`` and so on; by default ``GNCADEQ_DATA``, else
-            ``datasets``. A root without write permission is read in place, and the cache goes to
-            ``GNCADEQ_CACHE``, else ``~/.cache/gncadeq``.
+            ``datasets``. It is written to only when files have to be downloaded.
         name: ``"mnist"``, ``"fashion-mnist"``, ``"kmnist"`` or ``"digits"``.
         train: The training or the test set.
         to_graph: How an image becomes a graph.
         transform: Applied to every graph when it is asked for.
-        pre_transform: Applied to every graph once, before caching.
-        pre_filter: Keeps the graphs for which it is true, before caching.
-        force_reload: Make the cache anew.
+        pre_transform: Applied to every graph once.
+        pre_filter: Keeps the graphs for which it is true, before ``pre_transform``.
 
     Raises:
         FileNotFoundError: If the files are neither there nor to be downloaded.
@@ -65,67 +52,14 @@ class PixelGraphs(Dataset):  # type: ignore[misc]
         transform: Callable[[Data], Data] | None = None,
         pre_transform: Callable[[Data], Data] | None = None,
         pre_filter: Callable[[Data], bool] | None = None,
-        force_reload: bool = False,
     ) -> None:
-        self.name, self.train = name, train
-        self._folder = folder_name(name)
+        super().__init__(root, name, train, transform, pre_transform, pre_filter)
         self.to_graph = to_graph or ImageToGraph()
-        self._root = Path(root) if root is not None else default_root()
-        super().__init__(
-            str(self._root), transform, pre_transform, pre_filter, log=False,
-            force_reload=force_reload,
-        )  # fmt: skip
-        cache: dict[str, Any] = torch.load(self.processed_paths[0], weights_only=not self._custom)
-        self._graphs: list[Data] | None = cache.get("graphs")
-        self.images: Tensor = cache.get("images", torch.empty(0, 1, 0, 0, dtype=torch.uint8))
-        self.labels: Tensor = cache.get("labels", torch.empty(0, dtype=torch.long))
-
-    @property
-    def _custom(self) -> bool:
-        return self.pre_transform is not None or self.pre_filter is not None
-
-    @property
-    def raw_dir(self) -> str:
-        """Where the downloaded files lie."""
-        return str(self._root / self._folder / "raw")
-
-    @property
-    def processed_dir(self) -> str:
-        """Where the cache lies."""
-        return str(cache_folder(self._root, self.name))
-
-    @property
-    def raw_file_names(self) -> list[str]:
-        """The four files of the dataset; an unpacked one counts."""
-        return raw_files(self._root, self.name)
-
-    @property
-    def processed_file_names(self) -> list[str]:
-        """The cache file of this split."""
-        split = "train" if self.train else "test"
-        if not self._custom:
-            return [f"{split}.pt"]
-        recipe = repr((self.to_graph, self.pre_transform, self.pre_filter)).encode()
-        return [f"{split}_graphs_{hashlib.sha256(recipe).hexdigest()[:12]}.pt"]
-
-    def download(self) -> None:
-        """Let torchvision download and check the files."""
-        download(self._root, self.name)
-
-    def process(self) -> None:
-        """Read, check and cache."""
-        images, labels = load_images(self._root, self.name, self.train)
-        cache: dict[str, Any] = {"images": images, "labels": labels}
-        if self._custom:
-            graphs = [self._build(image, y) for image, y in zip(images, labels, strict=True)]
-            if self.pre_filter is not None:
-                graphs = [g for g in graphs if self.pre_filter(g)]
-            if self.pre_transform is not None:
-                graphs = [self.pre_transform(g) for g in graphs]
-            cache = {"graphs": graphs}
-        buffer = io.BytesIO()
-        torch.save(cache, buffer)
-        write_atomically(self.processed_paths[0], buffer.getvalue())
+        self._graphs: list[Data] | None = None
+        if pre_transform is not None or pre_filter is not None:
+            built = (self._build(*pair) for pair in zip(self.images, self.labels, strict=True))
+            kept = (g for g in built if pre_filter is None or pre_filter(g))
+            self._graphs = [g if pre_transform is None else pre_transform(g) for g in kept]
 
     def _build(self, image: Tensor, label: Tensor) -> Data:
         data = self.to_graph(image.float() / 255)
@@ -155,14 +89,6 @@ class PixelGraphs(Dataset):  # type: ignore[misc]
         if distort is not None:
             images = distort(images)
         return self.to_graph.batch(images, self.labels[index])
-
-    @property
-    def num_classes(self) -> int:
-        """Ten, for all of them."""
-        return 10
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.name}, {len(self)})"
 
 
 __all__ = ["PixelGraphs"]

@@ -76,8 +76,11 @@ def download(root: Path, name: str) -> None:
     """
     if name == "digits":
         return
+    kind = _torchvision_class(name)
+    source = kind.__new__(kind)  # its constructor would load a cache of its own, if there is one
+    source.root = str(root)
     try:
-        _torchvision_class(name)(str(root), download=True)
+        source.download()
     except (RuntimeError, OSError) as error:
         files = "\n  ".join(raw_file_names(name))
         raise FileNotFoundError(
@@ -88,18 +91,20 @@ def download(root: Path, name: str) -> None:
 
 
 def load_images(root: Path, name: str, train: bool) -> tuple[Tensor, Tensor]:
-    """Read images ``[N, 1, H, W]`` (uint8) and labels ``[N]``.
+    """Read images ``[N, 1, H, W]`` (uint8) and labels ``[N]``, after a download if need be.
 
     ``digits`` (1,797 of 8 × 8) are split 4 : 1, stratified, always the same way; their 17 grey
     levels are stretched to 0 … 255.
 
     Raises:
-        FileNotFoundError: If a file is missing.
+        FileNotFoundError: If the files are neither there nor to be had.
         ValueError: If a file is corrupt.
     """
     if name == "digits":
         return _load_digits(train)
     raw = root / folder_name(name) / "raw"
+    if not all((raw / file).is_file() for file in raw_files(root, name)):
+        download(root, name)
     prefix = "train" if train else "t10k"
     checksums = dict(_torchvision_class(name).resources)
     pair = []

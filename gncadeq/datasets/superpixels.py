@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import json
+import warnings
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.data import Batch, Data, Dataset
+from torch_geometric.data import Batch, Data
 from tqdm import tqdm
 
-from gncadeq.datasets.sources import (
-    cache_folder,
-    default_root,
-    download,
-    folder_name,
-    load_images,
-    raw_files,
-)
-from gncadeq.files.atomic import write_atomically
+from gncadeq.datasets.image_dataset import ImageDataset
+from gncadeq.datasets.sources import cache_folder
+from gncadeq.files.tensors import read_tensors, write_tensors
 from gncadeq.transforms.points import nearest_neighbors
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 
 _AT_ONCE = 1000  # images
+_CACHED = ("x", "pos", "count", "source")
+_FORMAT = 2  # of the cache; another one is made where the algorithm changes
 
 
-class Superpixels(Dataset):  # type: ignore[misc]
+class Superpixels(ImageDataset):
     r"""MNIST, Fashion-MNIST, KMNIST or scikit-learn's digits as graphs of superpixels.
 
     Superpixels and neighbours are found once and cached, in 2.5 kB for a digit of MNIST; the
-    geometry of the edges is computed when graphs are asked for.
+    geometry of the edges is computed when graphs are asked for. The cache is named after the
+    content of the images and the options, carries a checksum, and is made anew if it is damaged.
 
     Args:
-        root: The data root, as for :class:`PixelGraphs`.
+        root: The data root, as for :class:`PixelGraphs`. The cache lies beside the files, or where
+            the root can't be written, in ``GNCADEQ_CACHE``, else ``~/.cache/gncadeq``.
         name: ``"mnist"``, ``"fashion-mnist"``, ``"kmnist"`` or ``"digits"``.
         train: The training or the test set.
         to_graph: How an image becomes a graph; with ``num_segments=None`` its pixels are nodes.
@@ -46,7 +45,7 @@ class Superpixels(Dataset):  # type: ignore[misc]
 
     Raises:
         FileNotFoundError: If the files are neither there nor to be downloaded.
-        ValueError: If a file or the cache is corrupt, or ``limit`` is not positive.
+        ValueError: If a file is corrupt, or ``limit`` is not positive.
 
     Example:
         >>> import tempfile
@@ -70,17 +69,18 @@ class Superpixels(Dataset):  # type: ignore[misc]
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"Expected 'limit' of at least 1 or None (got {limit})")
-        self.name, self.train, self.limit = name, train, limit
-        self._folder = folder_name(name)
-        self.to_graph = to_graph or ImageToSuperpixels()
-        self._root = Path(root) if root is not None else default_root()
-        super().__init__(str(self._root), transform, log=False, force_reload=force_reload)
-        self._load()
-
-    @property
-    def raw_dir(self) -> str:
-        """Where the downloaded files lie."""
-        return str(self._root / self._folder / "raw")
+        super().__init__(root, name, train, transform)
+        self.limit, self.to_graph = limit, to_graph or ImageToSuperpixels()
+        self.images, self.labels = self.images[:limit], self.labels[:limit]
+        self._size = tuple(self.images.shape[2:])
+        nodes = None if force_reload else self._read()
+        if nodes is None:
+            nodes = self._find()
+            self._write(nodes)
+        self.x, self.pos, self.count, self._source = (nodes[key] for key in _CACHED)
+        degree = self.to_graph.degree(self.count)
+        self._node_ptr = F.pad(self.count.cumsum(0), (1, 0))
+        self._edge_ptr = F.pad((self.count * degree).cumsum(0), (1, 0))
 
     @property
     def processed_dir(self) -> str:
@@ -88,62 +88,61 @@ class Superpixels(Dataset):  # type: ignore[misc]
         return str(cache_folder(self._root, self.name) / "superpixels")
 
     @property
-    def raw_file_names(self) -> list[str]:
-        """The four files of the dataset; an unpacked one counts."""
-        return raw_files(self._root, self.name)
-
-    @property
     def processed_file_names(self) -> list[str]:
-        """The cache file of this split, transform and limit."""
+        """The cache file of these images and this transform."""
         g = self.to_graph  # without its edges, which are not cached
-        recipe = (g.num_segments, g.compactness, g.min_size, g.k, g.living_threshold, self.limit)
-        key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
-        return [f"{'train' if self.train else 'test'}_{key}.pt"]
+        recipe = json.dumps(
+            [
+                _FORMAT,
+                _package(),
+                g.num_segments,
+                g.compactness,
+                g.min_size,
+                g.k,
+                g.living_threshold,
+            ]
+        )
+        key = hashlib.sha256(recipe.encode())
+        key.update(repr(tuple(self.images.shape)).encode())
+        key.update(self.images.numpy().data)
+        return [f"{'train' if self.train else 'test'}_{key.hexdigest()[:24]}.safetensors"]
 
-    def download(self) -> None:
-        """Let torchvision download and check the files."""
-        download(self._root, self.name)
+    def _read(self) -> dict[str, Tensor] | None:
+        """The cache, or ``None`` if there is none that is intact."""
+        path = Path(self.processed_paths[0])
+        try:
+            nodes = read_tensors(path).tensors if path.is_file() else {}
+        except ValueError:
+            return None
+        if nodes.keys() != set(_CACHED):
+            return None
+        count = nodes["count"]
+        edges = int((count * self.to_graph.degree(count)).sum())
+        lengths = [int(count.sum())] * 2 + [len(self.images), edges]
+        return nodes if [len(nodes[key]) for key in _CACHED] == lengths else None
 
-    def process(self) -> None:
-        """Read, find superpixels and neighbours, and cache."""
-        images, labels = load_images(self._root, self.name, self.train)
-        images, labels = images[: self.limit], labels[: self.limit]
-        parts: dict[str, list[Tensor]] = {"x": [], "pos": [], "count": [], "source": []}
-        begins = range(0, len(images), _AT_ONCE)
+    def _find(self) -> dict[str, Tensor]:
+        """Find superpixels and neighbours."""
+        parts: dict[str, list[Tensor]] = {key: [] for key in _CACHED}
+        begins = range(0, len(self.images), _AT_ONCE)
         for begin in tqdm(begins, "superpixels", unit="k images", disable=None, leave=False):
-            part = images[begin : begin + _AT_ONCE].float() / 255
+            part = self.images[begin : begin + _AT_ONCE].float() / 255
             x, pos, count, _ = self.to_graph.nodes(part)
             owner = torch.arange(count.numel()).repeat_interleave(count)
             source, target = nearest_neighbors(pos, self.to_graph.k, owner)
             source = source - (count.cumsum(0) - count)[owner[target]]
-            for key, value in (("x", x), ("pos", pos), ("count", count), ("source", source)):
-                parts[key].append(value.short() if key == "source" else value)
-        cache = {key: torch.cat(value) for key, value in parts.items()}
-        buffer = io.BytesIO()
-        torch.save(cache | {"y": labels, "size": torch.tensor(images.shape[2:])}, buffer)
-        write_atomically(self.processed_paths[0], buffer.getvalue())
+            for key, value in zip(_CACHED, (x, pos, count, source.short()), strict=True):
+                parts[key].append(value)
+        return {key: torch.cat(value) for key, value in parts.items()}
 
-    def _load(self) -> None:
-        path = self.processed_paths[0]
+    def _write(self, nodes: dict[str, Tensor]) -> None:
         try:
-            cache: dict[str, Any] = torch.load(path, weights_only=True)
-            self.x, self.pos = cache["x"], cache["pos"]
-            self.count: Tensor = cache["count"]
-            self.labels: Tensor = cache["y"]
-            self._source, self._size = cache["source"], tuple(cache["size"].tolist())
-        except Exception as error:  # torch.load raises whatever its reader does
-            raise ValueError(
-                f"Expected a cache of superpixels (got a corrupt one: {path}: {error}). Use "
-                "force_reload=True"
-            ) from error
-        degree = self.to_graph.degree(self.count)
-        self._node_ptr = F.pad(self.count.cumsum(0), (1, 0))
-        self._edge_ptr = F.pad((self.count * degree).cumsum(0), (1, 0))
-        nodes, edges = int(self._node_ptr[-1]), int(self._edge_ptr[-1])
-        if (len(self.x), len(self._source), len(self.labels)) != (nodes, edges, len(self.count)):
-            raise ValueError(
-                f"Expected a cache of {nodes} nodes and {edges} edges (got {len(self.x)} and "
-                f"{len(self._source)} in {path}). Use force_reload=True"
+            write_tensors(self.processed_paths[0], nodes)
+        except OSError as error:  # minutes of work are not thrown away for want of a cache
+            warnings.warn(
+                f"The superpixels are not cached, and will be found anew next time ({error}). Name "
+                "a folder that can be written to with GNCADEQ_CACHE",
+                stacklevel=3,
             )
 
     def len(self) -> int:
@@ -167,13 +166,13 @@ class Superpixels(Dataset):  # type: ignore[misc]
             self.x[node], self.pos[node], count, edge_index, self._size, self.labels[index]
         )
 
-    @property
-    def num_classes(self) -> int:
-        """Ten, for all of them."""
-        return 10
 
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.name}, {len(self)})"
+def _package() -> str | None:
+    """The version of scikit-image, whose superpixels they are."""
+    try:
+        return version("scikit-image")
+    except PackageNotFoundError:  # pixels are nodes, which need none
+        return None
 
 
 def _ranges(start: Tensor, count: Tensor) -> Tensor:
