@@ -60,6 +60,14 @@ def _rollout(
     return trajectory  # type: ignore[no-any-return]
 
 
+@torch.no_grad()
+def _solved(model: PixelGraphClassifier, data: Data) -> Tensor:
+    deq = GraphDEQ(model.dynamics.cell, tol=1e-6, max_steps=600)
+    u = model.encode(data.x, data.edge_index, data.edge_attr)
+    z: Tensor = deq(u, data.edge_index, data.edge_attr)
+    return z
+
+
 def _size(data: Data) -> tuple[int, int]:
     height, width = (int(s) for s in data.image_size.view(-1))
     return height, width
@@ -74,12 +82,16 @@ def trajectory_figure(
 ) -> tuple[Figure, list[Tensor]]:
     """The essay's Figure 1: the state after every step, from noise to stasis.
 
+    The last column is the equilibrium that the solver finds from zeros. Beside it stands how far the
+    automaton's last state is from it, relative to its norm.
+
     Returns:
         The strip, one row an image; and the frames of an animation of all images side by side.
     """
     runs = [_rollout(model, g, max(steps), fire_rate, seed + i) for i, g in enumerate(graphs)]
-    colors = StateColors(torch.cat([r[-1] for r in runs]))
-    rows, cols = len(graphs), len(steps) + 1
+    solved = [_solved(model, g) for g in graphs]
+    colors = StateColors(torch.cat(solved))
+    rows, cols = len(graphs), len(steps) + 2
     figure = Figure(figsize=(cols * 0.95, rows * 0.95 + 0.35))
     axes = figure.subplots(rows, cols, squeeze=False)
     for r, (graph, run) in enumerate(zip(graphs, runs, strict=True)):
@@ -89,6 +101,12 @@ def trajectory_figure(
         for c, t in enumerate(steps):
             picture = paint(colors(run[t]), graph.pos, *size)
             axes[r, c + 1].imshow(picture.numpy(), interpolation="nearest")
+        picture = paint(colors(solved[r]), graph.pos, *size)
+        axes[r, -1].imshow(picture.numpy(), interpolation="nearest")
+        distance = float((run[-1] - solved[r]).norm() / solved[r].norm())
+        axes[r, -1].yaxis.set_label_position("right")
+        axes[r, -1].set_ylabel(f"distance\n{distance:.0e}", fontsize=8, rotation=0, ha="left")
+        axes[r, -1].yaxis.label.set_verticalalignment("center")
     for r in range(rows):
         for c in range(cols):
             axes[r, c].set_xticks([])
@@ -98,6 +116,7 @@ def trajectory_figure(
     axes[0, 0].set_title("input", fontsize=9)
     for c, t in enumerate(steps):
         axes[0, c + 1].set_title("noise" if t == 0 else f"step {t}", fontsize=9)
+    axes[0, -1].set_title("solver", fontsize=9)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
     frames = []
     for t in range(max(steps) + 1):
