@@ -82,8 +82,8 @@ def trajectory_figure(
 ) -> tuple[Figure, list[Tensor]]:
     """The essay's Figure 1: the state after every step, from noise to stasis.
 
-    The last column is the equilibrium that the solver finds from zeros. Beside it stands how far the
-    automaton's last state is from it, relative to its norm.
+    The last column is the equilibrium that the solver finds from zeros. Beside it stands how far
+    the automaton's last state is from it, relative to its norm.
 
     Returns:
         The strip, one row an image; and the frames of an animation of all images side by side.
