@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.rows import Part, Rows
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -152,9 +152,9 @@ class FlatGraph:
         edge_attr: A row for every edge, or none.
         batch: ``[num_rows]``, the graph of every row; ``None`` for a single graph.
         context: What else the cell takes by name.
+        rows: What the rows of each tensor in ``context`` belong to.
         layout: Whose rows they are; ``None`` where the state is one tensor.
-        hypergraph: Whether the second row of the edge indices numbers hyperedges, to which then
-            belongs what is named after them.
+        hypergraph: Whether the second row of the edge indices numbers hyperedges.
     """
 
     x: Tensor
@@ -162,6 +162,7 @@ class FlatGraph:
     edge_attr: OptTensor = None
     batch: OptTensor = None
     context: dict[str, Tensor] = field(default_factory=dict)
+    rows: Mapping[str, Rows] = field(default_factory=dict)
     layout: StateLayout | None = None
     hypergraph: bool = False
 
@@ -180,68 +181,33 @@ class FlatGraph:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FlatGraph:
         """The same edges with every one of :meth:`tensors` changed."""
-        return self._changed(self.edge_index, lambda name, value: change(value))
+        return self._changed(self.edge_index, lambda value, rows: change(value))
 
     def restrict(self, nodes: Tensor) -> FlatGraph:
-        """Whole graphs alone, of the rows at ascending indices; ``batch`` keeps its numbers, and so
-        do hyperedges."""
+        """Whole graphs alone, of the rows at ascending indices."""
         keep = torch.zeros(self.x.size(0), dtype=torch.bool, device=self.x.device)
         keep[nodes] = True
-        edge_index = self.edge_index
-        # Beside a prepared graph nothing belongs to an edge.
-        edges = keep if isinstance(edge_index, Neighborhood) else keep[edge_index[0]]
-
-        def rows(name: str, value: Tensor) -> Tensor:
-            if self.hypergraph and name.startswith("hyperedge"):
-                return self._without_hyperedges(value, ~keep)
-            mask = edges if "edge" in name else keep
-            return value[mask] if _has_row_each(value, mask) else value
-
-        if isinstance(edge_index, Neighborhood):
-            edge_index = edge_index.restrict(nodes)
-        else:
-            place, (source, target) = keep.cumsum(0) - 1, edge_index[:, edges]
-            target = target if self.hypergraph else place[target]
-            edge_index = torch.stack([place[source], target])
-        part = self._changed(edge_index, rows)
-        batch = None if self.batch is None else self.batch[nodes]
+        part = self._part(keep)
+        batch = None if self.batch is None else part.take(self.batch, "batch")
         layout = None if self.layout is None else self.layout.restrict(nodes)
-        return replace(part, batch=batch, layout=layout)
+        return replace(self._changed(part.edges(), part.take), batch=batch, layout=layout)
 
     def emptied(self, gone: Tensor) -> FlatGraph:
-        """Zeros in the place of what belongs to the rows in the mask ``gone``."""
-        edge_index = self.edge_index
-        edges = None if isinstance(edge_index, Neighborhood) else gone[edge_index[0]]
+        """Zeros in the place of what belongs to the graphs of the rows in the mask ``gone``."""
+        return self._changed(self.edge_index, self._part(~gone).blank)
 
-        def fill(name: str, value: Tensor) -> Tensor:
-            mask = edges if "edge" in name else gone
-            if self.hypergraph and name.startswith("hyperedge"):
-                return self._without_hyperedges(value, gone)
-            if mask is None or not value.is_floating_point() or not _has_row_each(value, mask):
-                return value
-            return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
+    def _part(self, keep: Tensor) -> Part:
+        return Part(keep, self.edge_index, self.batch, self.hypergraph)
 
-        return self._changed(self.edge_index, fill)
-
-    def _without_hyperedges(self, value: Tensor, gone: Tensor) -> Tensor:
-        """Zeros for hyperedges that join no row but those in the mask ``gone``."""
-        if not value.is_floating_point() or not value.dim():
-            return value
-        node, hyperedge = self.edge_index  # type: ignore[misc]
-        mask = torch.ones(value.size(0), dtype=torch.bool, device=value.device)
-        mask[hyperedge[~gone[node]]] = False
-        return value.masked_fill(mask.view(-1, *[1] * (value.dim() - 1)), 0.0)
-
-    def _changed(self, edge_index: Adj, change: Callable[[str, Tensor], Tensor]) -> FlatGraph:
-        edge_attr = None if self.edge_attr is None else change("edge_attr", self.edge_attr)
-        context = {name: change(name, value) for name, value in self.context.items()}
-        x = change("x", self.x)
+    def _changed(self, edge_index: Adj, change: Callable[[Tensor, Rows], Tensor]) -> FlatGraph:
+        edge_attr = None if self.edge_attr is None else change(self.edge_attr, "edge")
+        context = {name: change(value, self._rows(name)) for name, value in self.context.items()}
+        x = change(self.x, "node")
         return replace(self, x=x, edge_index=edge_index, edge_attr=edge_attr, context=context)
 
-
-def _has_row_each(value: Tensor, mask: Tensor) -> bool:
-    """Whether a tensor belongs to nodes or edges, not to all graphs, such as a radius."""
-    return value.dim() > 0 and value.size(0) == mask.numel()
+    def _rows(self, name: str) -> Rows:
+        # The graph of every node comes from the dynamics, after the call was checked.
+        return "batch" if name == "batch" else self.rows[name]
 
 
 def _inverse(order: Tensor) -> Tensor:

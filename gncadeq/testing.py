@@ -23,6 +23,7 @@ from torch_geometric.data import Batch, Data
 
 from gncadeq.cells import Cell
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Status
+from gncadeq.rows import Part, declared_rows, rows_of
 from gncadeq.typing import OptTensor
 
 Dynamics = GraphDEQ | GraphNCA
@@ -52,8 +53,12 @@ def context_of(cell: Cell, data: Data) -> dict[str, Tensor]:
     return {name: data[name] for name in cell.context if name != "batch" and name in data}
 
 
-def graphs_of(batch: Data) -> list[Data]:
+def graphs_of(batch: Data, cell: Cell | None = None) -> list[Data]:
     """Every graph of a batch alone, those without nodes included.
+
+    Args:
+        batch: The batch.
+        cell: The cell that declares what the rows of further tensors belong to.
 
     Example:
         >>> a = Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]]))
@@ -62,21 +67,19 @@ def graphs_of(batch: Data) -> list[Data]:
     """
     if getattr(batch, "batch", None) is None:
         return [batch]
+    declared = {} if cell is None else declared_rows(cell.context)
     graphs = []
     for k in range(batch.num_graphs):
-        nodes = batch.batch == k
-        edges = nodes[batch.edge_index[1]]
-        first = int((batch.batch < k).sum())
-        edge_attr = None if batch.edge_attr is None else batch.edge_attr[edges]
-        edge_index = batch.edge_index[:, edges] - first
-        more = {
-            name: value[edges if "edge" in name else nodes]
-            for name, value in batch.to_dict().items()
-            if name not in ("x", "edge_index", "edge_attr", "batch", "ptr")
-            and isinstance(value, Tensor)
-            and value.size(0) in (nodes.numel(), edges.numel())
-        }
-        graphs.append(Data(x=batch.x[nodes], edge_index=edge_index, edge_attr=edge_attr, **more))
+        part = Part(batch.batch == k, batch.edge_index, batch.batch)
+        graph = Data(edge_index=part.edges())
+        for name, value in batch.to_dict().items():
+            if isinstance(value, Tensor) and name not in ("edge_index", "batch", "ptr"):
+                rows = declared.get(name)
+                if rows is None:
+                    of_edge = batch.is_edge_attr(name)
+                    rows = "edge" if of_edge else "node" if batch.is_node_attr(name) else "all"
+                graph[name] = part.take(value, rows)
+        graphs.append(graph)
     return graphs
 
 
@@ -121,7 +124,9 @@ def assert_permutation_equivariant(cell: Cell, data: Data, atol: float = 1e-10) 
     inverse[order] = torch.arange(n)
     edges = torch.randperm(data.edge_index.size(1))
     edge_attr = None if data.edge_attr is None else data.edge_attr[edges]
-    context = {k: v[edges if "edge" in k else order] for k, v in context.items()}
+    rows = rows_of(context, declared_rows(cell.context), n, data.edge_index, None)
+    order_of = {"node": order, "edge": edges}
+    context = {k: v[order_of[rows[k]]] if rows[k] in order_of else v for k, v in context.items()}
     edge_index = inverse[data.edge_index][:, edges]
     out = cell(z[order], data.x[order], edge_index, edge_attr, **context)
     torch.testing.assert_close(out, expected[order], atol=atol, rtol=0)
@@ -199,7 +204,7 @@ def assert_batch_independent(
         return z.detach(), grad, solution.num_steps.tolist(), solution.status.tolist()
 
     z, grad, steps, status = run(batch)
-    for k, data in enumerate(graphs_of(batch)):
+    for k, data in enumerate(graphs_of(batch, deq.cell)):
         mine = batch.batch == k
         alone = run(data)
         if step_slack and Status.CONVERGED not in (status[k], alone[3][0]):

@@ -209,7 +209,7 @@ def test_norms_that_look_at_a_graph_get_the_batch():
         cell_of(pyg.GCNConv(4, 4), norm="GraphNorm", contraction=0.3), "picard", tol=1e-9,
         max_steps=500,
     )  # fmt: skip
-    assert deq.cell.context == ("batch", "edge_weight")
+    assert deq.cell.context == {"edge_weight": "edge", "batch": "batch"}
     assert_batch_independent(deq, graphs, step_slack=2)
 
 

@@ -14,6 +14,7 @@ from torch_geometric.data.data import BaseData
 
 from gncadeq.layout import FlatGraph
 from gncadeq.neighborhood import Neighborhood
+from gncadeq.rows import Declared, declared_rows, is_known, rows_of
 from gncadeq.typing import Adj, OptTensor, Step
 
 if TYPE_CHECKING:
@@ -30,14 +31,17 @@ class Cell(nn.Module, ABC):
     Attributes:
         in_channels: Channels of the injection ``x``.
         channels: Channels of the state ``z``.
-        context: Names of the tensors that :meth:`prepare` takes by keyword, beyond the graph.
+        context: The tensors that :meth:`prepare` takes by keyword, beyond the graph, each with what
+            one of its rows belongs to: ``{"dist": "edge"}``, see :data:`gncadeq.rows.Rows`. Names
+            alone, ``("dist",)``, have PyG's meaning where they have one (``pos``, ``edge_weight``);
+            others are told by their size in a batch, which is refused where it is ambiguous.
             ``"batch"``, the graph of every node, comes from the dynamics; others from their caller.
         hypergraph: Whether the second row of the edge indices numbers hyperedges, not nodes.
     """
 
     in_channels: int
     channels: int
-    context: tuple[str, ...] = ()
+    context: Declared = ()
     hypergraph: bool = False
 
     @abstractmethod
@@ -57,7 +61,9 @@ class Cell(nn.Module, ABC):
         rows; here all stays as it is.
 
         Raises:
-            TypeError: If something is a dictionary, or the injection no tensor.
+            TypeError: If something is a dictionary, the injection no tensor, or the cell takes no
+                tensor of a name.
+            ValueError: If a tensor's size contradicts what its rows belong to.
         """
         for name, value in (("x", x), ("edge_index", edge_index), ("batch", batch)):
             if isinstance(value, Mapping):
@@ -67,13 +73,32 @@ class Cell(nn.Module, ABC):
                     "HeteroConv(...), in_channels={...}), or a RelationCell"
                 )
         check_tensor(x)
+        context = self._given(context)
+        rows = rows_of(context, declared_rows(self.context), x.size(0), edge_index, batch)
+        return FlatGraph(x, edge_index, edge_attr, batch, context, rows, hypergraph=self.hypergraph)
+
+    def _given(self, context: dict[str, Any]) -> dict[str, Tensor]:
+        """The tensors that were given by name: an optional one may be ``None``, as in PyG."""
+        given = {}
         for name, value in context.items():
+            known = name in self.context
+            if value is None and (known or is_known(name)):
+                continue
             if not isinstance(value, Tensor):
                 raise TypeError(
                     f"Expected tensors by name in a call (got {name}={value!r}). Options such as "
                     "tol belong to GraphDEQ(...) or GraphNCA(...)"
                 )
-        return FlatGraph(x, edge_index, edge_attr, batch, context, hypergraph=self.hypergraph)
+            if not known:
+                names = list(self.context)
+                near = get_close_matches(name, names, 1)
+                raise TypeError(
+                    f"Unexpected argument {name!r} for {type(self).__name__}, which takes "
+                    f"{f'one of {names}' if names else 'none'} beyond (x, edge_index, edge_attr)"
+                    + (f". Did you mean {near[0]!r}?" if near else "")
+                )
+            given[name] = value
+        return given
 
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step: the certificate of convergence.
@@ -99,10 +124,10 @@ class Cell(nn.Module, ABC):
     def bind(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
     ) -> Step:
-        """:meth:`prepare`, refusing a ``context`` that the cell doesn't take.
+        """:meth:`prepare`, refusing tensors on several devices.
 
         Raises:
-            TypeError: If the cell takes no tensor of that name, or ``x`` is none.
+            TypeError: If ``x`` is no tensor.
             ValueError: If not all tensors are on the device of ``x``.
         """
         check_tensor(x)
@@ -113,15 +138,6 @@ class Cell(nn.Module, ABC):
                 raise ValueError(
                     f"Expected '{name}' on the device of 'x', {x.device} (got {value.device}). Use "
                     ".to(device) for model and data"
-                )
-        for name in context:
-            if name not in self.context:
-                near = get_close_matches(name, self.context, 1)
-                takes = f"one of {list(self.context)}" if self.context else "none"
-                raise TypeError(
-                    f"Unexpected argument {name!r} for {type(self).__name__}, which takes {takes} "
-                    f"beyond (x, edge_index, edge_attr)"
-                    + (f". Did you mean {near[0]!r}?" if near else "")
                 )
         prepare: Callable[..., Step] = self.prepare
         return prepare(x, edge_index, edge_attr, **context)
@@ -147,10 +163,27 @@ class Cell(nn.Module, ABC):
 
 
 def check_tensor(x: object) -> None:
-    """Raise a TypeError if the injection isn't a tensor."""
+    """Raise if the injection isn't a dense tensor with a row for every node.
+
+    Raises:
+        TypeError: If it is no tensor, or a sparse one.
+        ValueError: If it has another number of dimensions.
+    """
     refuse_graph(x)
     if not isinstance(x, Tensor):
         raise TypeError(f"Expected a tensor 'x' (got {type(x).__name__}). Use torch.as_tensor(x)")
+    if x.layout != torch.strided:
+        raise TypeError(f"Expected a dense 'x' (got a {x.layout} one). Use x.to_dense()")
+    if x.dim() != 2:
+        many = (
+            ". For many signals on one graph, [B, num_nodes, in_channels], make a graph of each: "
+            "torch_geometric.data.Batch.from_data_list([Data(x=v, edge_index=edge_index) for v in "
+            "x])"
+        )
+        raise ValueError(
+            f"Expected 'x' of shape [num_nodes, in_channels] (got {list(x.shape)})"
+            + (many if x.dim() == 3 else "")
+        )
 
 
 def refuse_graph(x: object) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy as parameter_is_lazy
 from torch_geometric.nn import MessagePassing
 
 from gncadeq.neighborhood import check_range
+from gncadeq.rows import Rows, check_rows, declared_rows
 from gncadeq.typing import OptTensor
 
 _GRAPH = ("edge_index", "hyperedge_index", "pos_edge_index")
@@ -31,14 +32,15 @@ class ConvSignature:
         graph: The name of the edge indices.
         edge: The name of what a dynamics' ``edge_attr`` is for the conv: ``edge_attr``,
             ``edge_weight``, ``edge_type``, or ``None`` where the conv takes nothing of an edge.
-        context: The names of all other tensors.
+        context: The names of all other tensors, with what their rows belong to: ``None`` for a
+            name that has no fixed meaning in PyG.
         required: Those of ``context`` without a default.
         initial: Whether the conv takes ``x_0``, the start of an initial residual.
     """
 
     graph: str
     edge: str | None
-    context: tuple[str, ...]
+    context: dict[str, Rows | None]
     required: tuple[str, ...]
     initial: bool
 
@@ -70,12 +72,12 @@ def read_signature(conv: nn.Module) -> ConvSignature:
     first = next(iter(parameters))  # the state
     edges = [name for name in _EDGE if name in parameters and _supports(conv, name)]
     edge = edges[0] if edges else None
-    context = tuple(
+    context = declared_rows([
         name
         for name in parameters
         if name not in (first, graph, edge, "edge_attr", _INITIAL, *_NOT_TENSORS)
         and _supports(conv, name)
-    )
+    ])  # fmt: skip
     required = tuple(n for n in context if parameters[n].default is inspect.Parameter.empty)
     return ConvSignature(graph, edge, context, required, _INITIAL in parameters)
 
@@ -112,11 +114,9 @@ def conv_arguments(
             + ", ".join(f"{n}=..." for n in missing)
         )
     for name, value in arguments.items():
-        edges, n = edge_index.size(1), value.size(0) if value.dim() else None
-        if name.startswith("edge_") and n != edges:
-            raise ValueError(
-                f"Expected '{name}' with a row for each of {edges} edges (got {list(value.shape)})"
-            )
+        edges = edge_index.size(1)
+        if name == signature.edge:
+            check_rows(name, value, "edge", edges)
         if name in ("edge_type", "node_type") and value.is_floating_point():
             raise TypeError(f"Expected integer '{name}' (got {value.dtype}). Use .long()")
         if name == "edge_type" and isinstance(getattr(conv, "num_relations", None), int):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.adjacency import WeightedAdjacency
+from gncadeq.rows import Part
 from gncadeq.typing import OptTensor
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class WrappedConvStep:
         cell: WrappedConvCell, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
     ) -> WrappedConvStep:
         """With the method ``restrict``, if the graph can be cut down."""
-        # Indices, hyperedges and an explainer's mask of all edges cannot.
+        # Hyperedges, an explainer's mask of all edges and undeclared tensors cannot.
         whole = cell.signature.graph != "edge_index" or getattr(cell.conv, "explain", None)
-        cut = not whole and not any("index" in name for name in arguments)
+        cut = not whole and all(cell.rows[name] is not None for name in arguments)
         kind = RestrictableConvStep if cut else WrappedConvStep
         return kind(cell, edge_index, drive, arguments)
 
@@ -108,9 +109,9 @@ class WrappedConvStep:
         if self.cell.hypergraph:  # a hyperedge joins nodes, and is one here
             total = n + (int(edge_index[1].max()) + 1 if edge_index.numel() else 0)
             edge_index = torch.stack([edge_index[0], edge_index[1] + n])
-        for name in self.arguments:
-            if name.endswith("edge_index"):
-                edge_index = torch.cat([edge_index, self.arguments[name]], dim=1)
+        for name, value in self.arguments.items():
+            if self.cell.rows[name] == "index":
+                edge_index = torch.cat([edge_index, value], dim=1)
         label, count = WeightedAdjacency(edge_index, None, total, like=self.drive).components()
         return label[:n], count
 
@@ -132,23 +133,13 @@ class RestrictableConvStep(WrappedConvStep):
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         keep = torch.zeros(self.drive.size(0), dtype=torch.bool, device=nodes.device)
         keep[nodes] = True
-        position = keep.cumsum(0) - 1
-        edges = keep[self.edge_index[1]]
-        arguments = {
-            name: _rows(value, edges if "edge" in name else keep)
-            for name, value in self.arguments.items()
-        }
-        step = type(self)(
-            self.cell, position[self.edge_index[:, edges]], self.drive[nodes], arguments
-        )
+        part = Part(keep, self.edge_index, self.arguments.get("batch"))
+        rows: Any = self.cell.rows
+        arguments = {n: part.take(value, rows[n]) for n, value in self.arguments.items()}
+        step = type(self)(self.cell, part.edges(), self.drive[nodes], arguments)  # type: ignore[arg-type]
         if self.scale is not None:
             step.scale = self.scale if self.scale.dim() == 0 else self.scale[nodes]
         return step
-
-
-def _rows(value: Tensor, mask: Tensor) -> Tensor:
-    # What has no row for every node or edge belongs to all graphs.
-    return value if value.dim() == 0 or value.size(0) != mask.numel() else value[mask]
 
 
 def _with_empty_cache(conv: nn.Module) -> tuple[nn.Module, bool]:

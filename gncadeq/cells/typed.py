@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gncadeq.cells.base import Cell, check_graph, refuse_graph
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
+from gncadeq.rows import Rows
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
 
@@ -156,7 +157,8 @@ class TypedCell(Cell, ABC):
         flat = layout.pack(drive)
         attributes = self._flat_attributes(edge_index, edge_attr, flat)
         kinds = {"node_type": layout.kind, "edge_type": torch.cat(types)}
-        return FlatGraph(flat, torch.cat(parts, 1), attributes, graph, kinds, layout)
+        belongs: dict[str, Rows] = {"node_type": "node", "edge_type": "edge"}
+        return FlatGraph(flat, torch.cat(parts, 1), attributes, graph, kinds, belongs, layout)
 
     def _drive(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``U_t x_t + b_t``, in the type of the parameters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from gncadeq.cells.conv_signature import (
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.neighborhood import Neighborhood, check_range
+from gncadeq.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -87,6 +89,9 @@ class WrappedConvCell(Cell):
             state then starts as the injection smoothed over the graph, which trains better than a
             random mixture of it.
         power_steps: Vector-Jacobian products for a measured :math:`L`.
+        rows: What the rows of tensors that the conv takes by name belong to, where PyG gives their
+            name no meaning: ``{"dist": "edge"}``, see :data:`gncadeq.rows.Rows`. Without it, their
+            size tells in the call, and graphs of a batch are solved until the last has converged.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
@@ -117,6 +122,7 @@ class WrappedConvCell(Cell):
         attention: Literal["injection", "state"] = "injection",
         init: Literal["conv", "identity"] = "conv",
         power_steps: int = 8,
+        rows: Mapping[str, Rows] | None = None,
     ) -> None:
         super().__init__()
         self.signature = read_signature(conv)
@@ -153,9 +159,11 @@ class WrappedConvCell(Cell):
         )
         edge = self.signature.edge
         self.conv_names = (*self.signature.context, *([edge] if edge else []))
-        extra = {"batch"} if self.norm_batch else set()
-        extra |= {edge} if edge and edge != "edge_attr" else set()
-        self.context = (*self.signature.context, *sorted(extra - set(self.signature.context)))
+        extra = ["batch"] if self.norm_batch else []
+        extra += [edge] if edge and edge != "edge_attr" else []
+        names = {**self.signature.context, **dict.fromkeys(extra)}
+        self.context = declared_rows(names, rows)
+        self.rows: dict[str, Rows | None] = {**self.context, "edge_attr": "edge"}
         self.init: Literal["conv", "identity"] = init
         self.holds_attention = attention == "injection" and can_hold_attention(conv)
         self.sums_neighbors = norm is None and sums_neighbors(conv)

@@ -209,7 +209,7 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None = ...,
         trace: bool = ...,
         return_solution: Literal[False] = ...,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Tensor: ...
 
     @overload
@@ -225,7 +225,7 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None = ...,
         trace: bool = ...,
         return_solution: Literal[True],
-        **context: Tensor,
+        **context: OptTensor,
     ) -> tuple[Tensor, Solution]: ...
 
     @overload
@@ -271,7 +271,7 @@ class GraphDEQ(nn.Module):
         generator: torch.Generator | None = None,
         trace: bool = False,
         return_solution: bool = False,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Any:
         """Solve for the equilibrium.
 
@@ -288,9 +288,7 @@ class GraphDEQ(nn.Module):
                 dropout; the solve itself draws none.
             trace: Record the residuals of every step in the solution.
             return_solution: Also return the :class:`Solution`.
-            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`; tensors
-                whose name says ``edge`` have a row for every edge, others for every node, or belong
-                to all graphs.
+            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`.
 
         Returns:
             The state, and the solution if it was asked for.

@@ -138,7 +138,7 @@ class GraphNCA(nn.Module):
         generator: torch.Generator | None = ...,
         return_trajectory: Literal[False] = ...,
         return_solution: Literal[False] = ...,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Tensor: ...
 
     @overload
@@ -171,7 +171,7 @@ class GraphNCA(nn.Module):
         generator: torch.Generator | None = ...,
         return_trajectory: bool = ...,
         return_solution: bool = ...,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Any: ...
 
     def forward(
@@ -187,7 +187,7 @@ class GraphNCA(nn.Module):
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
         return_solution: bool = False,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Any:
         """Run the automaton.
 
@@ -212,15 +212,14 @@ class GraphNCA(nn.Module):
         """
         steps = self.steps if steps is None else _check_steps(steps)
         graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
-        context = graph.context
         partition = Partition(graph.batch, graph.x.size(0), batch_size, like=graph.x)
         z = start_state(
             graph.pack(z0), graph.x, graph.edge_index, graph.edge_attr, self.cell.channels,
             self.start, generator,
         )  # fmt: skip
         if "batch" in self.cell.context:
-            context["batch"] = partition.batch
-        step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **context)
+            graph.context["batch"] = partition.batch
+        step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
         if graph.batch is not None and not self.cell.hypergraph:
             partition.check_edges(graph.edge_index, graph.layout)
         trajectory = [z] if return_trajectory else None

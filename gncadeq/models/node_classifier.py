@@ -86,7 +86,7 @@ class NodeClassifier(nn.Module):
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
         *, z0: OptTensor = ..., batch_size: int | None = ...,
         generator: torch.Generator | None = ..., return_solution: Literal[False] = ...,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Tensor: ...  # fmt: skip
 
     @overload
@@ -94,7 +94,7 @@ class NodeClassifier(nn.Module):
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
         *, z0: OptTensor = ..., batch_size: int | None = ...,
         generator: torch.Generator | None = ..., return_solution: Literal[True],
-        **context: Tensor,
+        **context: OptTensor,
     ) -> tuple[Tensor, Solution]: ...  # fmt: skip
 
     def forward(
@@ -108,7 +108,7 @@ class NodeClassifier(nn.Module):
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
         return_solution: bool = False,
-        **context: Tensor,
+        **context: OptTensor,
     ) -> Tensor | tuple[Tensor, Solution]:
         """Classify every node.
 
