@@ -21,6 +21,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import GATConv, GCNConv, global_mean_pool
 
 from gncadeq import GraphDEQ, PixelGraphClassifier
+from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.training import TrainConfig
 from gncadeq.training.data import EpochBatches
 from gncadeq.training.processes import Processes, gathered, launch, stop_together
@@ -288,9 +289,11 @@ def test_processes_that_resume_elsewhere_are_refused(tmp_path, monkeypatch):
     from gncadeq.training import task
 
     monkeypatch.setattr(task, "gathered", lambda value: torch.stack([value, value - 2]))
-    trainer, module = SimpleNamespace(current_epoch=2), SimpleNamespace(device="cpu")
-    with pytest.raises(ValueError, match=r"one epoch \(got \[2, 0\]\).*every machine sees"):
-        task.RunLog(tmp_path, {}).on_train_start(trainer, module)
+    trainer, module = SimpleNamespace(global_step=2), SimpleNamespace(device="cpu")
+    log = task.RunLog(tmp_path, {}, Checkpoints(tmp_path, ""), None)
+    with pytest.raises(ValueError, match=r"one step \(got \[2, 0\]\).*every machine sees"):
+        log.on_train_start(trainer, module)
+    log.teardown()
 
 
 def fit_and_die(half: TrainConfig) -> None:

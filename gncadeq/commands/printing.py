@@ -24,13 +24,15 @@ def say(*lines: object) -> None:
 
 @contextmanager
 def resumable(lost: str, *command: str) -> Iterator[None]:
-    """Say, when interrupted, what is lost and which command goes on."""
+    """Say, when interrupted, what is saved or lost, and which command goes on."""
     try:
         yield
-    except KeyboardInterrupt:
-        line = f"Interrupted; {lost} lost. Continue with\n  {shlex.join(['gncadeq', *command])}"
+    except KeyboardInterrupt as error:
+        done = str(error) or f"Interrupted; {lost} lost"
+        line = f"{done}. Continue with\n  {shlex.join(['gncadeq', *command])}"
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        code = 143 if type(error).__name__ == "Terminated" else 130
+        raise typer.Exit(code) from None
 
 
 def table(*columns: str) -> Table:

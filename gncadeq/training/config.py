@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -22,6 +23,7 @@ from gncadeq.choices import (
 )
 from gncadeq.files.atomic import write_atomically
 
+_RUN = "run"
 _PLACES = ("data_root", "out")
 _OPTIONS = {"living_threshold": "living", "hidden_channels": "hidden"}
 
@@ -74,10 +76,15 @@ class RunConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
 
-    def save(self, path: Path) -> None:
-        """Write the configuration as JSON."""
-        options = dataclasses.asdict(self)  # type: ignore[call-overload]
+    def save(self, path: Path) -> str:
+        """Write the configuration as JSON, and return the id of the run.
+
+        The id ties checkpoints to the run. A run that is resumed keeps the one it has.
+        """
+        run = run_id(path) or secrets.token_hex(8)
+        options = {_RUN: run, **dataclasses.asdict(self)}  # type: ignore[call-overload]
         write_atomically(path, json.dumps(options, indent=2).encode())
+        return run
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -87,11 +94,11 @@ class RunConfig:
             FileNotFoundError: If there is none.
             ValueError: If it isn't one of this version's.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"Expected a training run with {path} (got no such file)")
+        options = _read(path)
+        options.pop(_RUN, None)
         try:
-            return cls(**json.loads(path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+            return cls(**options)
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"Expected a configuration of gncadeq's (got {path}: {error})"
             ) from error
@@ -107,16 +114,23 @@ class RunConfig:
         Raises:
             FileExistsError: If the folder holds a run already and ``resume`` is false.
             FileNotFoundError: If it holds none and ``resume`` is true.
-            ValueError: If the options are not those of the run.
+            ValueError: If the options are not those of the run, or it is of an earlier version.
         """
         if not resume:
-            if (folder / "config.json").exists():
+            # A run that failed before its first checkpoint has left nothing to lose.
+            if (folder / "model.safetensors").exists() or any(folder.glob("checkpoints/*.ckpt")):
                 raise FileExistsError(
                     f"Expected a new folder for the run (got {folder}, which holds one). Use "
                     "--resume to continue it, or another --out"
                 )
             return
-        saved = dataclasses.asdict(type(self).load(folder / "config.json"))  # type: ignore[call-overload]
+        path = folder / "config.json"
+        saved = dataclasses.asdict(type(self).load(path))  # type: ignore[call-overload]
+        if not run_id(path):
+            raise ValueError(
+                f"Expected a run of this version to resume (got {path} without the id of a run). "
+                "Train anew into another folder; the weights can be used as they are"
+            )
         mine = dataclasses.asdict(self)  # type: ignore[call-overload]
         changed = [k for k, v in mine.items() if k not in places and saved[k] != v]
         if changed:
@@ -124,6 +138,26 @@ class RunConfig:
                 f"Expected the options of the run in {folder} to resume it (got other "
                 f"{', '.join(changed)}). Leave them out, or train into another folder"
             )
+
+
+def run_id(path: Path) -> str:
+    """The id in a run's ``config.json``, or an empty string if there is none."""
+    try:
+        return str(_read(path).get(_RUN, ""))
+    except (FileNotFoundError, ValueError):
+        return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a training run with {path} (got no such file)")
+    try:
+        options = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected a configuration of gncadeq's (got {path}: {error})") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"Expected a configuration of gncadeq's (got {path}, which is no object)")
+    return options
 
 
 @dataclass
@@ -245,4 +279,4 @@ class TrainConfig(RunConfig):
         }  # fmt: skip
 
 
-__all__ = ["RunConfig", "TrainConfig"]
+__all__ = ["RunConfig", "TrainConfig", "run_id"]

@@ -26,11 +26,15 @@ class EpochBatches(Sampler[tuple[Tensor, int]]):
         seed: Seed of the order.
         groups: Shuffle so many parts of the images, each for itself: with as many groups as
             processes an image stays with its process.
+
+    Attributes:
+        skip: How many batches to leave out when the next epoch begins: those that a run had
+            before it was interrupted.
     """
 
     def __init__(self, index: Tensor, batch_size: int, seed: int, groups: int = 1) -> None:
         self.index, self.batch_size, self.seed, self.epoch = index, batch_size, seed, 0
-        self.groups = groups
+        self.groups, self.skip = groups, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before every epoch."""
@@ -45,9 +49,11 @@ class EpochBatches(Sampler[tuple[Tensor, int]]):
         each = len(parts[-1])
         shuffled = [p[torch.randperm(len(p), generator=generator)[:each]] for p in parts]
         order = torch.stack(shuffled, dim=1).flatten()
+        skip, self.skip = self.skip, 0
         for i in range(len(self)):
             seed = int(torch.randint(2**62, (), generator=generator))
-            yield order[i * self.batch_size : (i + 1) * self.batch_size], seed
+            if i >= skip:
+                yield order[i * self.batch_size : (i + 1) * self.batch_size], seed
 
 
 class InOrder(Sampler[tuple[Tensor, int]]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from tqdm import tqdm
 
 from gncadeq.cells import GrowingCell
 from gncadeq.dynamics import GraphDEQ, GraphNCA
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.checkpoints import Checkpoints
+from gncadeq.files.run_lock import run_lock
 from gncadeq.growth import color_error
 from gncadeq.models.pretrained import load_pretrained, save_pretrained
 from gncadeq.training.grow_config import GrowConfig
@@ -21,6 +21,7 @@ from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_los
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.step_log import StepLog
+from gncadeq.training.stopping import StopSignals
 from gncadeq.training.surfaces import is_graph, is_surface
 from gncadeq.training.targets import (
     anchor,
@@ -32,10 +33,6 @@ from gncadeq.training.targets import (
 
 FAR_OUT = 5.0  # times the bound on states
 LOOK_EVERY = 16  # steps between two looks at the residual
-COLUMNS = (
-    "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
-    "seconds",
-)  # fmt: skip
 
 
 class Growth:
@@ -179,19 +176,15 @@ class Growth:
             "'lr', or raise 'overflow'"
         )
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, by way of a temporary file."""
-        buffer = io.BytesIO()
-        state = {
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {
             "step": self.step, "cell": self.cell.state_dict(),
             "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
         }  # fmt: skip
-        torch.save(state, buffer)
-        write_atomically(path, buffer.getvalue())
 
-    def load(self, path: Path) -> None:
-        """Continue from a checkpoint, to the same result."""
-        state = torch.load(path, weights_only=True)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken, to the same result."""
         self.step = state["step"]
         self.cell.load_state_dict(state["cell"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -204,7 +197,8 @@ def grow(
     """Train a rule that grows a target from a seed, keeps it and mends it.
 
     The run's folder receives ``config.json``, ``target.safetensors`` (the graph with its colours),
-    ``checkpoint.pt`` (for ``resume``), ``metrics.csv`` and ``model.safetensors``.
+    ``checkpoints/`` (the newest two, for ``resume``), ``metrics.csv`` and ``model.safetensors``.
+    Ctrl-C and SIGTERM end the run after the training step that it is in, which is saved.
 
     Args:
         config: What to train.
@@ -215,10 +209,17 @@ def grow(
         progress: Whether to show a progress bar.
 
     Raises:
-        KeyboardInterrupt: On Ctrl-C; the folder can be resumed.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM; the folder can be resumed.
         FileExistsError: If the folder holds a run already and ``resume`` is false.
         FloatingPointError: If a state or gradient is not finite; the message names the cause.
+        RuntimeError: If another process writes the run.
+        ValueError: If no checkpoint of the run to resume is intact.
     """
+    with run_lock(config.out):
+        return _grow(config, data, resume, progress)
+
+
+def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -> GrowingCell:
     folder = Path(config.out)
     config.check_folder(folder, resume, places=("out",))
     if resume:
@@ -229,31 +230,37 @@ def grow(
     log = StepLog(folder / "metrics.csv")
     if not resume:
         save_target(run.data, folder / "target.safetensors")
-        config.save(folder / "config.json")
-    elif (folder / "checkpoint.pt").is_file():
-        run.load(folder / "checkpoint.pt")
-        log.read(run.step)
+    checkpoints = Checkpoints(folder / "checkpoints", config.save(folder / "config.json"))
     card = {
         "command": config.command_line(), "versions": versions(),
         "seed_node": config.seed_node, "fire_rate": config.fire_rate,
         "max_rollout": config.max_rollout,
     }  # fmt: skip
+
+    def save_weights() -> None:
+        made = {**card, "steps_done": run.step}
+        save_pretrained(run.cell, folder / "model.safetensors", made)
+
+    if (state := checkpoints.newest()) is not None:
+        run.load_state_dict(state)
+        log.read(run.step)
+        save_weights()  # they may be missing, or older
     bar = tqdm(total=config.steps, initial=run.step, desc="grow", disable=not progress)
-    with bar:
+    with bar, StopSignals() as stop:
         while run.step < config.steps:
             figures = run.train_step()
             bar.update()
             done = run.step == config.steps
-            keep = done or run.step % config.save_every == 0
+            keep = done or run.step % config.save_every == 0 or stop.received is not None
             row = log.add(run.step, figures, flush=keep)
             if row:
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "pool": f"{row['pool_loss']:.4f}"})
             if keep:
                 log.write()
-                save_pretrained(
-                    run.cell, folder / "model.safetensors", {**card, "steps_done": run.step}
-                )
-                run.save(folder / "checkpoint.pt")
+                save_weights()
+                checkpoints.save(run.step, run.state_dict())
+            if stop.received is not None and not done:
+                raise stop.error(f"Interrupted and saved at training step {run.step}")
     return run.cell.eval()
 
 

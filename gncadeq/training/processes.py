@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, spawn
 
+from gncadeq.training.stopping import StopSignals
+
+_LOOK = 0.2  # seconds between two looks at signals
 _GRACE = 20.0  # seconds in which processes may end by themselves
 
 
@@ -98,10 +103,18 @@ def launch(run: Callable[..., None], count: int, *arguments: Any) -> None:
     threads = max(1, torch.get_num_threads() // count)
     given = (run, count, _free_port(), threads, errors, arguments)
     workers = spawn(_worker, given, nprocs=count, join=False)  # type: ignore[no-untyped-call]
+    stop, asked = StopSignals(), 0.0
     try:
-        while not workers.join(grace_period=_GRACE):
-            pass
+        with stop:
+            while not workers.join(timeout=_LOOK, grace_period=_GRACE):
+                if stop.received is not None and not asked:
+                    asked = time.monotonic()
+                    _signal(workers.processes, stop.received)
+                if asked and time.monotonic() - asked > _GRACE:
+                    raise stop.error()
     except ProcessException as error:
+        if stop.received is not None:
+            raise stop.error() from None
         first = None if errors.empty() else errors.get()
         killed = [i for i, p in enumerate(workers.processes) if p.exitcode == -signal.SIGKILL]
         if first is not None and not killed:
@@ -110,16 +123,21 @@ def launch(run: Callable[..., None], count: int, *arguments: Any) -> None:
             f"Expected {count} processes to end by themselves (got process {killed or '?'} killed: "
             "for memory?). The run can be resumed"
         ) from (first or error)
-    finally:  # after Ctrl-C
-        for process in workers.processes:
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGINT)
+    finally:
+        _signal(workers.processes, signal.SIGINT)
         for process in workers.processes:
             process.join(_GRACE)
             process.kill()
             process.join()
     if not errors.empty():
         raise errors.get()
+
+
+def _signal(processes: Iterable[Any], which: signal.Signals) -> None:
+    for process in processes:
+        if process.is_alive():
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                os.kill(process.pid, which)
 
 
 def _worker(

@@ -9,6 +9,7 @@ import logging
 import platform
 import signal
 import warnings
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.evaluation import Evaluation, evaluate
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.checkpoints import Checkpoints
+from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.training.config import TrainConfig
+from gncadeq.training.config import TrainConfig, run_id
 from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.processes import Processes, launch
 from gncadeq.training.synced_norm import SyncedBatchNorm1d
@@ -56,8 +59,9 @@ def train(
 ) -> tuple[PixelGraphClassifier, Evaluation]:
     """Train a classifier and evaluate it on the test set at true equilibrium.
 
-    The run's folder receives ``config.json``, ``checkpoints/`` (of the last epoch, for ``resume``),
-    ``metrics.csv``, ``model.safetensors`` and at the end ``evaluation.json``.
+    The run's folder receives ``config.json``, ``checkpoints/`` (of the last two epochs, for
+    ``resume``), ``metrics.csv``, ``model.safetensors`` and at the end ``evaluation.json``. Ctrl-C
+    and SIGTERM end the run after the training step that it is in, which is saved.
 
     With ``devices`` above one, so many new processes share every batch; what is learned is the
     same to rounding, but for Gaussian starts, update masks and the order of images with
@@ -71,10 +75,12 @@ def train(
         progress: Whether to show progress bars.
 
     Raises:
-        KeyboardInterrupt: On Ctrl-C; the folder can be resumed.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM; the folder can be resumed.
         FileExistsError: If the folder holds a run already and ``resume`` is false.
         FloatingPointError: If the loss is not finite; the message names the cause.
-        ValueError: If the batches can't be shared equally between the processes.
+        RuntimeError: If another process writes the run.
+        ValueError: If the batches can't be shared equally between the processes, or no checkpoint
+            of the run to resume is intact.
     """
     here = Processes.here()
     if here.count > 1 and config.devices not in (1, here.local_count):
@@ -82,16 +88,26 @@ def train(
             f"Expected 'devices' to be left out, or as torchrun says, {here.local_count} (got "
             f"{config.devices})"
         )
+    with run_lock(config.out) if here.rank == 0 else nullcontext():
+        return _train(config, here, resume, progress and here.rank == 0)
+
+
+def _train(
+    config: TrainConfig, here: Processes, resume: bool, progress: bool
+) -> tuple[PixelGraphClassifier, Evaluation]:
     folder = Path(config.out)
     if here.rank == 0:
         config.check_folder(folder, resume, places=("out", "data_root", "devices"))
-    found = sorted((folder / "checkpoints").glob("*.ckpt"))
-    checkpoint = found[-1] if resume and found else None
+    checkpoint = _checkpoints(folder).newest_path() if resume else None
     if here.count == 1 and config.devices > 1:
         launch(fit, config.devices, config, checkpoint, progress)
     else:
         fit(config, checkpoint, progress)
-    return _finish(config, progress and here.rank == 0, write=here.rank == 0)
+    return _finish(config, progress, write=here.rank == 0)
+
+
+def _checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", run_id(folder / "config.json"))
 
 
 def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = True) -> None:
@@ -104,9 +120,9 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     """
     try:
         import lightning as L
-        from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+        from lightning.pytorch.callbacks import RichProgressBar
 
-        from gncadeq.training.task import PixelClassification, RunLog
+        from gncadeq.training.task import CheckpointFiles, PixelClassification, RunLog
     except ImportError as error:
         raise ImportError(
             f"Expected the extra 'train' ({error}). pip install 'gncadeq[train]'"
@@ -148,11 +164,9 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         model.dynamics = training
         return int((result.prediction == result.label).sum()), len(held_out)
 
-    log = RunLog(folder, card, validate if config.validation else None)
-    keep = ModelCheckpoint(
-        folder / "checkpoints", filename="{epoch:03d}", save_on_train_epoch_end=True
-    )
-    callbacks: list[Any] = [log, keep]
+    checkpoints = _checkpoints(folder)
+    log = RunLog(folder, card, checkpoints, sampler, validate if config.validation else None)
+    callbacks: list[Any] = [log]
     if progress:
         callbacks.append(
             RichProgressBar(refresh_rate=5, leave=True, console_kwargs={"stderr": True})
@@ -166,6 +180,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         trainer = L.Trainer(
             max_epochs=config.epochs, callbacks=callbacks, logger=False,
+            plugins=[CheckpointFiles(checkpoints.run)], enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=progress,
             gradient_clip_val=config.clip, num_sanity_val_steps=0,
             use_distributed_sampler=False, accelerator=config.accelerator, **_strategy(here),
@@ -177,10 +192,14 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
             )  # fmt: skip
         except SystemExit:  # how Lightning ends after Ctrl-C, with further ones switched off
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt from None
+            raise log.interruption() from None
         finally:
             for name, logger in quiet.items():
                 logger.setLevel(levels[name])
+    if here.rank == 0:
+        log.save_weights(model, config.epochs)  # of a run that was finished, they may be missing
+    if log.stop.received is not None:
+        raise log.interruption()
 
 
 def _strategy(here: Processes) -> dict[str, Any]:

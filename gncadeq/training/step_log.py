@@ -32,6 +32,8 @@ class StepLog:
 
     def read(self, step: int) -> None:
         """Keep the rows of an interrupted run up to a checkpoint."""
+        if not self.path.is_file():
+            return
         with self.path.open() as file:
             self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= step]
         self._elapsed = float(self.rows[-1]["seconds"]) if self.rows else 0.0

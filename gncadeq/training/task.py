@@ -13,14 +13,18 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from gncadeq.dynamics import Status
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.checkpoints import Checkpoints, read_checkpoint, write_checkpoint
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.training.config import TrainConfig
+from gncadeq.training.data import EpochBatches
 from gncadeq.training.processes import gathered, stop_together
+from gncadeq.training.stopping import StopSignals
 from gncadeq.training.warm import WarmStarts
 
 LOG_EVERY = 50
@@ -117,12 +121,49 @@ class PixelClassification(L.LightningModule):
         }
 
 
+class CheckpointFiles(CheckpointIO):
+    """Lightning's checkpoints in the files of :mod:`gncadeq.files.checkpoints`.
+
+    Args:
+        run: The id of the run.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, atomically."""
+        write_checkpoint(path, checkpoint, self.run)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint of this run; no code is run.
+
+        Raises:
+            ValueError: If it is damaged or of another run.
+        """
+        state: dict[str, Any] = read_checkpoint(path, self.run)
+        return state
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
 class RunLog(Callback):
-    """Keeps ``metrics.csv`` and ``model.safetensors`` up to date.
+    """Keeps ``metrics.csv``, ``model.safetensors`` and the checkpoints up to date.
+
+    A checkpoint is written after every epoch, and when SIGINT or SIGTERM has arrived: then after
+    the training step that the run is in, where it ends.
 
     Args:
         folder: The run's folder; the first of several processes writes there.
         card: What is known of the run.
+        checkpoints: Where checkpoints go.
+        sampler: The source of the batches, which goes on where the run was interrupted.
         validate: Returns the number of right answers and of questions, of this process's share.
     """
 
@@ -130,48 +171,75 @@ class RunLog(Callback):
         self,
         folder: Path,
         card: dict[str, Any],
+        checkpoints: Checkpoints,
+        sampler: EpochBatches,
         validate: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.path, self.weights = folder / "metrics.csv", folder / "model.safetensors"
         self.card, self.validate = card, validate
+        self.checkpoints, self.sampler, self.stop = checkpoints, sampler, StopSignals()
         self.rows: list[dict[str, Any]] = []
         self._steps: dict[str, list[Tensor]] = {}
-        self._elapsed, self._began = 0.0, 0.0
+        self._elapsed, self._began, self.saved = 0.0, 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Read the rows of an interrupted run up to the epoch it resumes at.
+        """Read the rows of an interrupted run up to the step it resumes at.
 
         Raises:
-            ValueError: If the processes don't resume at one epoch.
+            ValueError: If the processes don't resume at one step.
         """
-        epochs = gathered(torch.tensor(trainer.current_epoch, device=module.device)).tolist()
-        if len(set(epochs)) > 1:
+        self.stop.install()  # after Lightning, whose own handlers don't wait for a step to end
+        steps = gathered(torch.tensor(trainer.global_step, device=module.device)).tolist()
+        if len(set(steps)) > 1:
             raise ValueError(
-                f"Expected all processes to resume at one epoch (got {epochs}). 'out' must be a "
+                f"Expected all processes to resume at one step (got {steps}). 'out' must be a "
                 "folder that every machine sees"
             )
+        self.sampler.skip = trainer.global_step % len(self.sampler)
         self.rows = []
-        if trainer.current_epoch > 0 and self.path.is_file():
+        if self.path.is_file():
             with self.path.open() as file:
-                self.rows = [
-                    r for r in csv.DictReader(file) if int(r["epoch"]) < trainer.current_epoch
-                ]
+                rows = list(csv.DictReader(file))
+            self.rows = [row for row in rows if int(row["step"]) <= trainer.global_step]
         if self.rows:
             self._elapsed = float(self.rows[-1]["seconds"])
         self._began = time.perf_counter()
 
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Give the signals back."""
+        self.stop.restore()
+
+    def on_exception(self, *_: Any) -> None:
+        """Give the signals back."""
+        self.stop.restore()
+
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Average and keep the figures of some steps."""
+        """Average and keep the figures of some steps; save and end where that is asked for.
+
+        Raises:
+            KeyboardInterrupt: If a signal has arrived.
+        """
         for name, value in outputs.items():
             self._steps.setdefault(name, []).append(value.detach())
-        if trainer.global_step % LOG_EVERY == 0 or trainer.is_last_batch:
+        last = trainer.is_last_batch
+        # A last batch ends the epoch first, and is saved there.
+        asked = not last and self._asked(module.device)
+        if trainer.global_step % LOG_EVERY == 0 or last or asked:
             seconds = self._elapsed + time.perf_counter() - self._began
             row: dict[str, Any] = {k: self._average(k, v) for k, v in self._steps.items()}
             row |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
             self.rows.append({**row, "seconds": round(seconds, 1)})
             self._steps = {}
+        if asked:
+            self._save(trainer, module, trainer.current_epoch)
+            raise self.interruption()
+
+    def _asked(self, device: torch.device) -> bool:
+        """Whether a signal has reached one of the processes."""
+        noted = torch.tensor(self.stop.received is not None, device=device)
+        return bool(gathered(noted).any())
 
     @staticmethod
     def _average(name: str, steps: list[Tensor]) -> float:
@@ -181,21 +249,36 @@ class RunLog(Callback):
         return float(step.double().mean())
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Write the log and the weights, each by way of a temporary file."""
+        """Write the log, the weights and a checkpoint, each by way of a temporary file."""
         if self.validate is not None:
             right, count = gathered(torch.tensor(self.validate(), device=module.device)).sum(0)
             accuracy = self.rows[-1]["validation_accuracy"] = float(right / count)
             module.log("val_accuracy", accuracy, prog_bar=True)
-        if not trainer.is_global_zero:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode())
-        model = module.model
-        card = {**self.card, "epochs_done": trainer.current_epoch + 1}
-        model.save_pretrained(str(self.weights), card)
+        self._save(trainer, module, trainer.current_epoch + 1)
+        if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and self._asked(module.device):
+            raise self.interruption()
+
+    def interruption(self) -> KeyboardInterrupt:
+        """The exception of an interrupted run, which says what is saved."""
+        step = f" and saved at training step {self.saved}" if self.saved else ""
+        return self.stop.error(f"Interrupted{step}")
+
+    def _save(self, trainer: L.Trainer, module: L.LightningModule, epochs: int) -> None:
+        if trainer.is_global_zero:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomically(self.path, text.getvalue().encode())
+            self.save_weights(module.model, epochs)
+        trainer.save_checkpoint(self.checkpoints.path(trainer.global_step))  # by all processes
+        if trainer.is_global_zero:
+            self.checkpoints.remove_old(trainer.global_step)
+        self.saved = trainer.global_step
+
+    def save_weights(self, model: PixelGraphClassifier, epochs: int) -> None:
+        """Write the weights after so many epochs."""
+        model.save_pretrained(str(self.weights), {**self.card, "epochs_done": epochs})
 
 
-__all__ = ["PixelClassification", "RunLog"]
+__all__ = ["CheckpointFiles", "PixelClassification", "RunLog"]

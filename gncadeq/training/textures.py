@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +15,11 @@ from tqdm import tqdm
 
 from gncadeq.cells import MicroCell
 from gncadeq.dynamics import GraphNCA
+from gncadeq.files.checkpoints import Checkpoints
+from gncadeq.files.run_lock import run_lock
 from gncadeq.training.config import RunConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
+from gncadeq.training.stopping import StopSignals
 from gncadeq.training.texture_loss import PatchLoss
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters
 from gncadeq.transforms.kernels import PIXEL
@@ -159,7 +165,7 @@ class TextureTraining:
 
     def __init__(self, target: Tensor, config: TextureConfig) -> None:
         self.config, self.step = config, 0
-        self.loss = PatchLoss(target)
+        self.target, self.loss = target, PatchLoss(target)
         if float(target.min()) < 0 or float(target.max()) > 1:
             raise ValueError(
                 "Expected a 'target' in [0, 1] (got "
@@ -179,6 +185,28 @@ class TextureTraining:
         c = self.config
         shape = (count, c.size**2, c.channels)
         return c.noise * torch.randn(shape, generator=self._generator)
+
+    def identity(self) -> str:
+        """An id that is the same for the same target and options."""
+        digest = hashlib.sha256(repr((self.config, tuple(self.target.shape))).encode())
+        digest.update(self.target.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {
+            "step": self.step, "cell": self.cell.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "pool": self.pool, "losses": self.losses,
+            "generator": self._generator.get_state(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken, to the same result."""
+        self.step = state["step"]
+        self.cell.load_state_dict(state["cell"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pool, self.losses = state["pool"], state["losses"]
+        self._generator.set_state(state["generator"])
 
     def train_step(self) -> dict[str, float]:
         """One step of training; returns its figures.
@@ -223,7 +251,11 @@ class TextureTraining:
 
 
 def train_texture(
-    target: Tensor, config: TextureConfig | None = None, progress: bool = False
+    target: Tensor,
+    config: TextureConfig | None = None,
+    progress: bool = False,
+    checkpoints: str | Path | None = None,
+    save_every: int = 50,
 ) -> MicroCell:
     """Train a rule on a picture's texture (:class:`TextureTraining`).
 
@@ -231,10 +263,16 @@ def train_texture(
         target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
         config: The options.
         progress: Whether to show a progress bar.
+        checkpoints: A folder for checkpoints. A training with the same target and options that was
+            interrupted there is continued, to the same result; Ctrl-C and SIGTERM end a training
+            after the training step that it is in, which is saved.
+        save_every: Training steps between checkpoints.
 
     Raises:
         FloatingPointError: If a state or gradient is not finite.
-        ValueError: As :class:`TextureTraining`.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM.
+        RuntimeError: If another process trains with these checkpoints.
+        ValueError: As :class:`TextureTraining`, or if the checkpoints are of another training.
 
     Example:
         >>> from gncadeq.datasets.textures import texture
@@ -243,12 +281,30 @@ def train_texture(
         MicroCell(4, num_kernels=1, parameters=68)
     """
     run = TextureTraining(target, config or TextureConfig())
-    with tqdm(total=run.config.steps, desc="texture", disable=not progress) as bar:
-        while run.step < run.config.steps:
+    if checkpoints is None:
+        return _train(run, progress, None, save_every)
+    with run_lock(checkpoints):
+        return _train(run, progress, Checkpoints(checkpoints, run.identity()), save_every)
+
+
+def _train(
+    run: TextureTraining, progress: bool, checkpoints: Checkpoints | None, save_every: int
+) -> MicroCell:
+    if checkpoints is not None and (state := checkpoints.newest()) is not None:
+        run.load_state_dict(state)
+    steps, stop = run.config.steps, StopSignals()
+    bar = tqdm(total=steps, initial=run.step, desc="texture", disable=not progress)
+    with bar, stop if checkpoints is not None else nullcontext():
+        while run.step < steps:
             figures = run.train_step()
             bar.update()
             if run.step % 25 == 0:
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
+            done, asked = run.step == steps, stop.received is not None
+            if checkpoints is not None and (done or asked or run.step % save_every == 0):
+                checkpoints.save(run.step, run.state_dict())
+            if asked and not done:
+                raise stop.error(f"Interrupted and saved at training step {run.step}")
     return run.cell.eval()
 
 
