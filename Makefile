@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint docs examples bench clean
+.PHONY: demo test fuzz slow lint docs examples bench clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ demo: .venv/installed ## train on scikit-learn's digits, evaluate both ways, dra
 
 test: .venv/installed ## the quick tests; make test ARGS="-n 2" for two processes
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: .venv/installed ## runs killed at 50 random moments
+	GNCADEQ_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py
 
 slow: .venv/installed ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

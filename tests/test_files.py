@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,6 +20,13 @@ from gncadeq import PixelGraphClassifier
 from gncadeq.cells import GrowingCell
 from gncadeq.files import atomic
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.checkpoints import (
+    Checkpoints,
+    ForeignCheckpointError,
+    read_checkpoint,
+    write_checkpoint,
+)
+from gncadeq.files.run_lock import run_lock
 from gncadeq.files.tensors import read_header, read_tensors, write_tensors
 from gncadeq.models.pretrained import load_pretrained, save_pretrained
 
@@ -190,3 +198,82 @@ def test_headers_that_are_no_configuration_are_refused(tmp_path, header):
     write_tensors(path, {}, {"architecture": "GrowingCell", "config": "{}", "card": "{}", **header})
     with pytest.raises(ValueError, match=r"Expected weights.*w\.safetensors"):
         load_pretrained(GrowingCell, path)
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path):
+    path = tmp_path / "step=1.ckpt"
+    write_checkpoint(path, {"w": torch.randn(40), "step": 3, "names": ["a", {"b": 0.5}]}, "mine")
+    assert read_checkpoint(path, "mine")["names"] == ["a", {"b": 0.5}]
+    whole = path.read_bytes()
+    for place in [*range(128), *range(128, len(whole), 5)]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"step=1\.ckpt"):
+            read_checkpoint(path, "mine")
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="damaged"):
+            read_checkpoint(path, "mine")
+
+
+def test_the_newest_checkpoint_is_found_by_its_number(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "mine")
+    assert checkpoints.newest() is None
+    for step in (8, 9, 10, 99_999_999, 100_000_000):
+        checkpoints.save(step, {"step": step})
+        assert checkpoints.newest() == {"step": step}
+        assert len(names(tmp_path)) <= 2
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "mine")
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"step": step})
+    newest = checkpoints.path(3)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"step=00000003\.ckpt.*damaged.*from step=00000002"):
+        assert checkpoints.newest() == {"step": 2}
+    checkpoints.save(3, {"step": "again"})
+    assert checkpoints.newest() == {"step": "again"}
+    newest.write_bytes(b"")
+    checkpoints.path(2).write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoints.newest()
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
+    mine, other = Checkpoints(tmp_path / "a", "mine"), Checkpoints(tmp_path / "b", "other")
+    other.save(9, {"step": 9})
+    mine.save(4, {"step": 4})
+    shutil.copy(other.path(9), mine.path(9))
+    with pytest.warns(UserWarning, match=r"of the run 'other'.*from step=00000004"):
+        assert mine.newest() == {"step": 4}
+    mine.save(5, {"step": 5})
+    assert names(mine.folder) == [
+        "step=00000004.ckpt",
+        "step=00000005.ckpt",
+        "step=00000009.unused",
+    ]
+    mine.path(4).unlink()
+    mine.path(5).unlink()
+    shutil.copy(other.path(9), mine.path(9))
+    with pytest.raises(ForeignCheckpointError, match="of the run 'other'"):
+        mine.newest()
+
+
+def test_one_process_holds_a_folder(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with run_lock(folder):
+        assert names(folder) == ["run.lock"]
+        message = rf"process {os.getpid()} on .*another --out"
+        with pytest.raises(RuntimeError, match=message), run_lock(folder):
+            pytest.fail("two hold it")
+    assert not folder.exists()
+    with run_lock(folder):
+        (folder / "made").write_text("")
+    with pytest.raises(ZeroDivisionError), run_lock(folder):
+        1 / 0  # noqa: B018
+    with run_lock(folder):
+        pass
+    assert names(folder) == ["made"]

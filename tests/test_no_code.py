@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import gncadeq
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs, Superpixels
+from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 
 SOURCES = sorted(Path(gncadeq.__file__).parent.rglob("*.py"))
@@ -76,6 +77,14 @@ def test_a_pickle_in_the_place_of_weights_or_trajectories_does_not_run(tmp_path,
     ):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 1, (words, done.output)
+    assert not mark.exists()
+
+
+def test_a_pickle_in_a_checkpoint_does_not_run(tmp_path, mark):
+    checkpoints = Checkpoints(tmp_path / "c", "run")
+    checkpoints.save(3, {"step": Bomb(mark)})  # with the right checksum and id
+    with pytest.raises(ValueError, match=r"tensors and numbers \(got .*UnpicklingError"):
+        checkpoints.newest()
     assert not mark.exists()
 
 

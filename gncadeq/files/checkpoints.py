@@ -63,7 +63,12 @@ def read_checkpoint(path: str | Path, run: str) -> Any:
             f"Expected a checkpoint of this run (got {path}, of the run {owner.decode()!r}). "
             "Resume in the folder that it came from"
         )
-    return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever its reader raises
+        raise ValueError(
+            f"Expected a checkpoint of tensors and numbers (got {path}: {type(error).__name__})"
+        ) from error
 
 
 class Checkpoints:
