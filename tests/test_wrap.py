@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from conv_table import Works, graph
 from graphs import dense
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.conv import gcn_conv
@@ -328,8 +329,6 @@ def test_errors_name_the_remedy():
         call(pyg.LabelPropagation(2, 0.5))
     with pytest.raises(ValueError, match=r"takes 'edge_index'.*got MLP"):
         call(pyg.MLP([4, 4]))
-    with pytest.raises(ValueError, match=r"Pass channels="):
-        WrappedConvCell(pyg.GINConv(nn.Linear(4, 4)), 3)
     for options, match in (
         ({"contraction": 0.0}, "positive 'contraction'"),
         ({"power_steps": 1}, "'power_steps' of at least 2"),
@@ -409,3 +408,110 @@ def test_a_broken_hypergraph_spares_the_others(attention):
 
     for mine, alone in zip(gradients([0, 1, 2]), gradients([0, 2]), strict=True):
         torch.testing.assert_close(mine, alone, atol=1e-9, rtol=1e-7)
+
+
+class Own(pyg.MessagePassing):
+    """A conv that doesn't say its width, and takes a tensor of unknown form if it is given one."""
+
+    def __init__(self, dim: int = 4, norm: bool = True) -> None:
+        super().__init__(aggr="mean")
+        self.mlp = nn.Sequential(nn.Linear(2 * dim, 16), nn.Tanh(), nn.Linear(16, dim))
+        self.norm = nn.BatchNorm1d(dim) if norm else nn.Identity()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, z, edge_index, extra=None):
+        return self.dropout(self.norm(self.propagate(edge_index, z=z)))
+
+    def message(self, z_i, z_j):
+        return self.mlp(torch.cat([z_i, z_j], 1))
+
+
+@pytest.mark.parametrize(
+    ("build", "width"),
+    [
+        (lambda: pyg.GINConv(nn.Linear(4, 4)), 4),
+        (lambda: pyg.GINConv(pyg.MLP([8, 16, 8], norm=None)), 8),
+        (lambda: pyg.GINConv(nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(6))), 6),
+        (lambda: pyg.GINEConv(nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 8)), edge_dim=3), 8),
+        (lambda: pyg.GINEConv(nn.Linear(7, 7)), 7),
+        (lambda: pyg.EdgeConv(nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 6))), 6),
+        (lambda: pyg.PointNetConv(nn.Linear(8, 5)), 5),
+        (lambda: pyg.PPFConv(nn.Linear(9, 5)), 5),
+        (lambda: pyg.DirGNNConv(pyg.SAGEConv(4, 4)), 4),
+        (Own, 4),
+    ],
+)
+def test_the_width_is_found_by_trying(build, width):
+    conv = build().train()
+    calls: list = []
+    conv.register_forward_hook(lambda *_: calls.append(1))
+    before = {name: value.clone() for name, value in conv.state_dict().items()
+              if not nn.parameter.is_lazy(value)}  # fmt: skip
+    state = torch.get_rng_state()
+    cell = WrappedConvCell(conv, 3, bias=False)
+    assert cell.channels == width
+    torch.set_rng_state(state)
+    inject = nn.Linear(3, width, bias=False)
+    nn.init.xavier_uniform_(inject.weight)
+    assert torch.equal(inject.weight, cell.inject.weight)  # which is all that was drawn
+    assert not calls
+    assert conv.training
+    assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items()
+               if name in before)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda: pyg.SimpleConv("mean"), "keeps none that was tried"),
+        (pyg.AGNNConv, "keeps several widths"),
+        (lambda: pyg.GINConv(nn.Identity()), "keeps none that was tried"),
+        (lambda: pyg.GINConv(nn.Linear(4, 5)), "keeps none that was tried"),
+    ],
+)
+def test_a_width_that_nothing_says_is_asked_for(build, why):
+    with pytest.raises(ValueError, match=rf"{why}.*Pass channels="):
+        WrappedConvCell(build(), 3)
+    if build is pyg.AGNNConv:
+        assert WrappedConvCell(build(), 3, channels=5).channels == 5
+
+
+@pytest.mark.parametrize("build", [lambda: pyg.GCNConv(4, 4), lambda: pyg.GATConv(4, 4)])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_solves_once_more_and_not_for_every_product(build, reentrant):
+    data, calls = plain(), []
+    deq = GraphDEQ(cell_of(build(), contraction=0.9, attention="state"), tol=1e-10, max_steps=200)
+    deq.cell.conv.register_forward_hook(lambda *_: calls.append(1))
+    x = data.x.clone().requires_grad_()
+
+    def gradients(call) -> tuple[list, int, int]:
+        calls.clear()
+        z = call()
+        forward = len(calls)
+        found = torch.autograd.grad(z.square().sum(), [x, *deq.parameters()])
+        return found, forward, len(calls) - forward
+
+    expected, forward, _ = gradients(lambda: deq(x, data.edge_index))
+    if reentrant:  # which has no gradients by name
+        z = checkpoint(deq, x, data.edge_index, use_reentrant=True)
+        z.square().sum().backward()
+        torch.testing.assert_close([x.grad, *(p.grad for p in deq.parameters())], list(expected))
+        return
+    found, _, backward = gradients(lambda: checkpoint(deq, x, data.edge_index, use_reentrant=False))
+    torch.testing.assert_close(found, expected)
+    if isinstance(deq.cell.conv, pyg.GCNConv):  # whose scale isn't measured by derivatives
+        assert backward <= forward + 2
+
+
+def test_a_traced_solve_is_refused_with_the_way_out():
+    data = plain()
+    deq = GraphDEQ(cell_of(pyg.GCNConv(4, 4)))
+    with pytest.raises(RuntimeError, match=r"gncadeq\.export\.to_onnx"):
+        torch.export.export(deq, (data.x, data.edge_index), strict=False)
+    with pytest.raises(RuntimeError, match=r"gncadeq\.export\.to_exported_program"):
+        torch.jit.trace(deq, (data.x, data.edge_index))
+    with pytest.raises(Exception, match=r"deq\.as_nca\(\)"):
+        torch.compile(deq, fullgraph=True, backend="eager")(data.x, data.edge_index)
+    expected = deq(data.x, data.edge_index)
+    compiled = torch.compile(deq, backend="eager")(data.x, data.edge_index)
+    torch.testing.assert_close(compiled, expected)

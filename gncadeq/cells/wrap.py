@@ -17,11 +17,11 @@ from gncadeq.cells.conv_signature import (
     check_width,
     conv_arguments,
     is_lazy,
-    output_width,
     read_signature,
 )
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.conv_sums import node_bound, sums_neighbors
+from gncadeq.cells.conv_width import state_width
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
@@ -73,9 +73,10 @@ class WrappedConvCell(Cell):
     Args:
         conv: The conv.
         in_channels: Channels of the injection ``x``.
-        channels: Channels :math:`C` of the state; by default the conv's ``in_channels``, or what a
-            lazy conv (``GCNConv(-1, 64)``) returns. That gets its weights in the first call: make
-            it before the optimiser.
+        channels: Channels :math:`C` of the state; by default the conv's ``in_channels``, what a
+            lazy conv (``GCNConv(-1, 64)``) returns, or the one width for which a conv that doesn't
+            say (``GINConv``, one's own) maps states to states. A lazy conv gets its weights in the
+            first call: make it before the optimiser.
         activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
         norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
             nothing is then proven.
@@ -132,7 +133,7 @@ class WrappedConvCell(Cell):
                 f"Expected a conv with weights to overwrite by init='identity' (got a lazy "
                 f"{type(conv).__name__}). Say its widths instead of -1"
             )
-        channels = _width(conv) if channels is None else channels
+        channels = state_width(conv, self.signature) if channels is None else channels
         if in_channels < 1 or channels < 1:
             raise ValueError(
                 f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
@@ -316,20 +317,6 @@ class WrappedConvCell(Cell):
             f"{self.in_channels}, {self.channels}, contraction={self.contraction}, "
             f"init={self.init!r}"
         )
-
-
-def _width(conv: nn.Module) -> int:
-    for name in ("in_channels", "channels"):
-        width: Any = getattr(conv, name, None)
-        if isinstance(width, int) and width > 0:
-            return width
-    output = output_width(conv)
-    if output is not None:  # a lazy conv
-        return output
-    raise ValueError(
-        f"Expected 'channels', the width C of the state, which {type(conv).__name__} doesn't say "
-        "(got None). Pass channels=..."
-    )
 
 
 __all__ = ["WrappedConvCell"]

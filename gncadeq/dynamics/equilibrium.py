@@ -24,6 +24,11 @@ from gncadeq.neighborhood import transforms_active
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 _HALF = (torch.float16, torch.bfloat16)
+_NO_GRAPH = (
+    "a solve looks at residuals to decide when it ends. Export the steps of its rule "
+    "(gncadeq.export.to_exported_program, gncadeq.export.to_onnx), or compile without "
+    "fullgraph=True, or compile deq.as_nca()"
+)
 
 
 class GraphDEQ(nn.Module):
@@ -258,7 +263,7 @@ class GraphDEQ(nn.Module):
         return_solution: Literal[True],
     ) -> tuple[dict[str, Tensor], Solution]: ...
 
-    @torch.compiler.disable(reason="a solve looks at residuals")  # type: ignore[no-untyped-call, untyped-decorator]
+    @torch.compiler.disable(reason=_NO_GRAPH)  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
         self,
         x: Any,
@@ -427,7 +432,9 @@ class GraphDEQ(nn.Module):
 
 
 def _check_transforms() -> None:
-    # The solve looks at values to decide when a graph ends; a transform has none to show.
+    # The solve looks at values to decide when a graph ends; transforms and tracers have none.
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+        raise RuntimeError(f"Expected a call that is not traced for export, as {_NO_GRAPH}")
     if transforms_active():
         raise RuntimeError(
             "Expected plain tensors (got those of a torch.func transform or of forward-mode "

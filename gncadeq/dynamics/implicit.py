@@ -209,6 +209,7 @@ class _Equation:
     ) -> None:
         self.step, self.h, self.fh, self.partition = step, h, fh, partition
         self.linear, self.gates = linear, gates
+        self.unpacks = _saved_tensors_are_packed()
 
     def adjoint(self, cotangent: Tensor) -> Tensor:
         """Solve ``u = v + Jᵀ u``."""
@@ -216,7 +217,13 @@ class _Equation:
             with torch.no_grad():
                 product = self.step.adjoint(self.h.detach(), self.fh.detach())
         else:
-            product = _Product.of(self.h, self.fh, self.step)
+            h, fh = self.h, self.fh
+            if self.unpacks:  # every product would: a checkpoint solves anew for each of them
+                with torch.enable_grad():
+                    h = self.h.detach().requires_grad_()
+                    fh = self.step(h)
+                _check_unchanged(fh, self.fh)
+            product = _Product.of(h, fh, self.step)
         return self.linear(_AdjointStep.of(product, cotangent), cotangent, self.partition)
 
     def gradient(
@@ -306,6 +313,12 @@ class _Refusal(torch.autograd.Function):
             "approximation of first order). Use GraphDEQ(gradient='ift'), or train through the "
             "steps of deq.as_nca()"
         )
+
+
+def _saved_tensors_are_packed() -> bool:
+    """Whether hooks such as those of ``torch.utils.checkpoint`` take what autograd saves."""
+    top: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(True) is not None
 
 
 def _check_unchanged(now: Tensor, then: Tensor) -> None:
