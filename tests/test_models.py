@@ -225,5 +225,5 @@ def test_bad_cells(options, message):
 def test_short_reprs():
     deq = GraphDEQ(ConvCell(1, 4, contraction=0.9))
     assert "ConvCell(1, 4, update='direct', contraction=0.9)" in repr(deq)
-    assert "solver='anderson', tol=0.001" in repr(deq)
+    assert "solver='auto', tol=0.001" in repr(deq)
     assert "steps=64, fire_rate=0.5" in repr(deq.as_nca(fire_rate=0.5))

@@ -348,7 +348,7 @@ def test_a_node_at_zero_has_converged_and_a_nan_has_not():
 
 
 def test_unknown_criteria_are_refused():
-    with pytest.raises(ValueError, match="'graph' or 'node'"):
+    with pytest.raises(ValueError, match="'graph', 'node' or 'channel'"):
         GraphDEQ(ConvCell(1, 4), criterion="edge")
     with pytest.raises(ValueError, match="criterion='graph'"):
         GraphDEQ(ConvCell(1, 4), solver="torchdeq:anderson", criterion="node")
@@ -360,5 +360,5 @@ def test_options_do_not_belong_to_a_call():
     with pytest.raises(TypeError, match=r"tol=1e-06.*GraphDEQ\(\.\.\.\)"):
         deq(data.x, data.edge_index, data.edge_attr, tol=1e-6)
     deq.criterion = "nod"
-    with pytest.raises(ValueError, match="'graph' or 'node'"):
+    with pytest.raises(ValueError, match="'graph', 'node' or 'channel'"):
         deq(data.x, data.edge_index, data.edge_attr)

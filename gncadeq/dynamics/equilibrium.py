@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from gncadeq.cells.base import Cell
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics import torchdeq_bridge
-from gncadeq.dynamics.fixed_point import check_criterion, solve
+from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
 from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.residual import check_criterion
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver
@@ -58,15 +59,17 @@ class GraphDEQ(nn.Module):
 
     Args:
         cell: The rule; shared with every automaton made by :meth:`as_nca`.
-        solver: ``"anderson"``, ``"picard"``, ``"broyden"``, a name given to
-            :func:`gncadeq.dynamics.register_solver`, or ``"torchdeq:NAME"`` for TorchDEQ's own
-            (``anderson``, ``broyden``, ``fixed_point_iter``), each graph packed into one row.
+        solver: ``"auto"``, which begins with Anderson acceleration and changes where progress
+            stalls; ``"picard"``, ``"anderson"``, ``"broyden"``, ``"newton"``, ``"flow"``; a name
+            given to :func:`gncadeq.dynamics.register_solver`; or ``"torchdeq:NAME"`` for TorchDEQ's
+            own (``anderson``, ``broyden``, ``fixed_point_iter``), each graph packed into one row.
         tol: Bound on each graph's relative residual
             :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert`; 1e-3
             unless given.
         criterion: ``"graph"``, or ``"node"``: each node's relative residual is bounded, the largest
             counts. It takes more steps, and is for signals that fade by orders of magnitude on
-            their way, as along a chain of a hundred nodes.
+            their way, as along a chain of a hundred nodes. ``"channel"`` does the same for each
+            channel, for channels whose values differ by orders of magnitude.
         max_steps: Most solver steps; 60 unless given.
         gradient: ``"ift"``; ``"phantom"``, which unrolls a few damped steps at the equilibrium
             (Geng et al. 2021, eq. 11); or ``"one_step"``, Jacobian-free. The value returned is the
@@ -101,7 +104,7 @@ class GraphDEQ(nn.Module):
     def __init__(
         self,
         cell: Cell,
-        solver: str = "anderson",
+        solver: str = "auto",
         tol: float = 1e-3,
         criterion: Criterion = "graph",
         max_steps: int = 60,

@@ -1,7 +1,8 @@
 """The loop that solves for a fixed point, for batches of graphs of any sizes.
 
-It owns the residual of each graph, stopping, failures and compaction; what comes next is the
-solver's (:mod:`gncadeq.dynamics.solvers`). Every graph has its own number of steps and its own end.
+It owns the residual of each graph, stopping, failures and compaction; where the map is evaluated
+next is the solver's choice (:mod:`gncadeq.dynamics.solvers`). Every graph has its own number of
+steps and its own end.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gncadeq.check import check_count, check_flag, check_number
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, no_trace
-from gncadeq.dynamics.solvers import make_solver
-from gncadeq.typing import Step
+from gncadeq.dynamics.solvers import Safeguard, Solver, make_solver
+from gncadeq.typing import RestrictableStep, Step
 
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
-_GROWTH_LIMIT = 1e6
+_GROWN = 1e6  # a state that has grown so much, without progress, is called diverged
+_NO_PROGRESS = 30  # steps, and at least as many as a graph has nodes: signals take a step a hop
+_TRIES = 12  # evaluations in a row that aren't finite, before a graph is given up
 
 
 @torch.no_grad()
@@ -27,8 +32,9 @@ def solve(
     z0: Tensor,
     partition: Partition,
     *,
-    solver: str = "anderson",
+    solver: str = "auto",
     tol: float = 1e-3,
+    atol: float | None = None,
     criterion: Criterion = "graph",
     max_steps: int = 60,
     check_every: int = 1,
@@ -38,9 +44,10 @@ def solve(
 ) -> Solution:
     r"""Solve :math:`\mathbf{z} = f(\mathbf{z})` for every graph of a batch.
 
-    A graph ends when its relative residual is at most ``tol``, when it diverges or returns NaN, or
-    after ``max_steps`` steps. Ended graphs leave the batch once the steps spent on them amount to
-    two of the whole batch, if ``step`` can be restricted (see
+    A graph ends when its relative residual is at most ``tol``, when ``f`` is not finite at the
+    start or for a dozen steps in a row, or after ``max_steps`` steps; its best state is returned.
+    Growth of the state alone ends nothing. Ended graphs leave the batch once the steps spent on
+    them amount to two of the whole batch, if ``step`` can be restricted (see
     :class:`gncadeq.typing.RestrictableStep`). A start in half precision is converted to float32, in
     which the solve then runs.
 
@@ -48,13 +55,17 @@ def solve(
         step: The map :math:`f` on states ``[num_nodes, channels]``.
         z0: The start.
         partition: The nodes of each graph.
-        solver: ``"picard"``, ``"anderson"``, ``"broyden"`` or a registered name.
+        solver: ``"auto"``, ``"picard"``, ``"anderson"``, ``"broyden"``, ``"newton"``, ``"flow"`` or
+            a registered name.
         tol: Bound on the relative residual of each graph.
+        atol: Bound on :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`; below it a graph has
+            converged as well. By default ``tol`` times the rounding error of the start, so that a
+            state may come to rest at zero; 0 for none.
         criterion: ``"graph"``: :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert
-            f(\mathbf{z}) \rVert` over the nodes and channels of a graph. ``"node"``: the same of
-            every node, of which the largest counts; states below the smallest normal number over
-            the machine's epsilon count as that.
-        max_steps: Most solver steps; a solve takes at most ``max_steps + 1`` evaluations.
+            f(\mathbf{z}) \rVert` over the nodes and channels of a graph. ``"node"``,
+            ``"channel"``: the same of every node or every channel, of which the largest counts.
+        max_steps: Most solver steps, of one evaluation of ``step`` each: a solve takes at most
+            ``max_steps + 1`` evaluations (more only with a solver that evaluates ``step`` itself).
         check_every: Look at the residuals every so many steps; more spares an accelerator
             synchronisations, and makes step counts multiples of it.
         compact: Let ended graphs leave the batch.
@@ -68,118 +79,174 @@ def solve(
         tensor([[2.],
                 [4.]])
     """
+    tol = check_number("tol", tol, above=0)
+    atol = None if atol is None else check_number("atol", atol, least=0)
+    check_every = check_count("check_every", check_every, least=1)
+    max_steps = check_count("max_steps", max_steps)
+    check_flag("compact", compact)
+    method = make_solver(solver, options)
+    measure = Residual(criterion, None if atol is None else atol / tol)
     if z0.dtype in (torch.float16, torch.bfloat16):
         z0 = z0.float()  # half precision cannot resolve the residuals
-    check_criterion(criterion)
-    b, device = partition.num_graphs, z0.device
-    method = make_solver(solver, options)
-    method.partition = partition
-    method.begin(z0, partition)
-
-    state = z0.clone()
-    residual = z0.new_full((b,), float("inf"))
-    residual_abs = residual.clone()
-    status = torch.full((b,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
-    steps = torch.zeros(b, dtype=torch.long, device=device)
-    evaluations = torch.zeros(b, dtype=torch.long, device=device)
-    history: list[Tensor] = []
-
-    z, f = z0, step
-    nodes: Tensor | None = None  # where the rows of z stand in the whole batch; None is everywhere
-    graphs = torch.arange(b, device=device)
-    open_ = torch.ones(b, dtype=torch.bool, device=device)
-    best, best_rel, best_abs = z0, residual, residual_abs
-    bound: Tensor | None = None
-    left, wasted = partition.num_nodes, 0.0
-
-    for k in range(max_steps + 1 if b else 0):
-        fz = f(z).to(z.dtype)
+    loop = _Loop(step, z0, partition, method, measure, tol)
+    for k in range(max_steps + 1 if partition.num_graphs else 0):
         last = k == max_steps
+        fz = loop.evaluate()
         if last or k % check_every == 0:
-            p = method.partition
-            rel, diff, size = residuals(z, fz, p, criterion)
-            finite = diff.isfinite() & size.isfinite()
-            better = finite & (rel <= best_rel)  # while a signal spreads, its front node counts one
-            if bool(better.all()):
-                best, best_rel, best_abs = z, rel, diff
-            else:
-                best = torch.where(better[p.batch].unsqueeze(1), z, best)
-                best_abs = torch.where(better, diff, best_abs)
-                best_rel = torch.where(better, rel, best_rel)
-            if bound is None:
-                bound = _GROWTH_LIMIT * (size.nan_to_num(posinf=0.0) + p.norm(z) + 1.0)
-            diverged = finite & (size > bound)
-            converged = rel <= tol
-            if trace:
-                row = residual.new_full((b,), float("nan"))
-                row[graphs[open_]] = rel[open_]
-                history.append(row)
-            ended = open_ & (converged | diverged | ~finite | last)
-            if bool(ended.any()):
-                code = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_STEPS))
-                code = torch.where(diverged & ~converged, int(Status.DIVERGED), code)
-                code = torch.where(finite, code, int(Status.NON_FINITE))
-                where = graphs[ended]
-                status[where], steps[where], evaluations[where] = code[ended], k, k + 1
-                residual[where], residual_abs[where] = best_rel[ended], best_abs[ended]
-                rows = ended[p.batch]
-                whole = rows if nodes is None else nodes[rows]
-                state[whole] = best[rows]
-                open_ = open_ & ~ended
-                left = int(open_[p.batch].sum())
-                if not bool(open_.any()):
-                    break
-            if compact and left < p.num_nodes and not last and hasattr(f, "restrict"):
-                # The ended graphs leave the batch as soon as carrying them along has cost as much
-                # as that does: never more than twice what the best choice in hindsight costs.
-                wasted += (1 - left / p.num_nodes) * check_every
-                if wasted >= _COMPACTION_COST:
-                    keep, smaller = p.restrict(open_)
-                    method.restrict(keep, open_)
-                    f, z, fz, best = f.restrict(keep), z[keep], fz[keep], best[keep]
-                    best_rel, best_abs, bound = best_rel[open_], best_abs[open_], bound[open_]
-                    nodes = keep if nodes is None else nodes[keep]
-                    graphs, open_ = graphs[open_], open_[open_]
-                    method.partition, left, wasted = smaller, smaller.num_nodes, 0.0
+            loop.look(k, fz, last, trace)
+            if loop.left == 0:
+                break
+            if compact and not last:
+                fz = loop.compact(fz, check_every)
         if not last:
-            z = method.propose(z, fz)
-    return Solution(
-        state, residual, residual_abs, steps, evaluations, status, tol, no_trace(history)
-    )
+            loop.propose(fz)
+    return loop.solution()
 
 
-def residuals(
-    z: Tensor, fz: Tensor, partition: Partition, criterion: Criterion
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What a state lacks to a fixed point, for every graph.
+class _Counted:
+    """A step that counts its calls."""
 
-    Returns:
-        Each ``[num_graphs]``: the relative residual by the criterion, infinite where anything isn't
-        finite; ``‖f(z) − z‖``; and ``‖f(z)‖``.
+    def __init__(self, step: Step) -> None:
+        self.step, self.calls = step, 0
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.calls += 1
+        return self.step(z).to(z.dtype)
+
+
+class _Loop:
+    """What is known of a solve: all of every graph's outcome, and the graphs still in the batch.
+
+    Tensors of the outcome have a row for every graph or node of the whole batch; ``graphs`` and
+    ``nodes`` say where the graphs and nodes that are left stand in it.
     """
-    diff, size = partition.norm(fz - z), partition.norm(fz)
-    if criterion == "graph":
-        rel = torch.where(diff == 0, 0.0, diff / size)
-    else:
-        rel = _worst_node(z, fz, partition)
-    return torch.where(diff.isfinite() & size.isfinite(), rel, float("inf")), diff, size
+
+    def __init__(
+        self,
+        step: Step,
+        z0: Tensor,
+        partition: Partition,
+        method: Solver,
+        measure: Residual,
+        tol: float,
+    ) -> None:
+        b, device = partition.num_graphs, z0.device
+        self.tol, self.measure = tol, measure
+        measure.start(z0, partition)
+        # The outcome
+        self.state = z0.clone()
+        self.residual = z0.new_full((b,), float("inf"))
+        self.residual_abs = self.residual.clone()
+        self.status = torch.full((b,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
+        self.steps = torch.zeros(b, dtype=torch.long, device=device)
+        self.evaluations = torch.zeros(b, dtype=torch.long, device=device)
+        self.history: list[Tensor] = []
+        # Those left
+        self.f, self.z, self.partition = _Counted(step), z0, partition
+        self.graphs = torch.arange(b, device=device)
+        self.nodes: Tensor | None = None  # None is everywhere
+        self.open = torch.ones(b, dtype=torch.bool, device=device)
+        self.left, self.wasted = b, 0.0  # graphs without an end; steps spent on the others
+        self.best, self.best_rel, self.best_abs = z0, self.residual, self.residual_abs
+        self.first_size = partition.norm(z0)
+        self.progress = torch.zeros_like(self.steps)  # the step of the last
+        self.goal = self.residual
+        self.lost = torch.zeros_like(self.steps)  # evaluations in a row that aren't finite
+        self.method = method if method.growth is None else Safeguard(method)
+        self.method.partition, self.method.step = partition, self.f
+        self.method.begin(z0, partition)
+
+    def evaluate(self) -> Tensor:
+        """The map at the current states."""
+        return self.f(self.z)
+
+    def look(self, k: int, fz: Tensor, last: bool, trace: bool) -> None:
+        """Measure the current states, keep the best, and end the graphs that are at their end."""
+        p, z = self.partition, self.z
+        rel, diff, size = self.measure(z, fz, p)
+        finite = diff.isfinite() & size.isfinite()
+        self._keep_best(rel, diff, finite)
+        if k == 0:
+            self.first_size = torch.maximum(self.first_size, size.nan_to_num(posinf=0.0))
+        ahead = rel < self.goal
+        self.goal = torch.where(ahead, 0.9 * rel, self.goal)
+        self.progress = torch.where(ahead, k, self.progress)
+        self.lost = torch.where(finite, 0, self.lost + 1)
+        if trace:
+            row = self.residual.new_full((self.residual.numel(),), float("nan"))
+            row[self.graphs[self.open]] = rel[self.open]
+            self.history.append(row)
+        converged = rel <= self.tol
+        given_up = ~finite & (self.lost >= (_TRIES if k else 0))
+        ended = self.open & (converged | given_up | last)
+        if bool(ended.any()):
+            grown = p.norm(self.best).maximum(size) > _GROWN * self.first_size
+            self._end(ended, k, self._verdict(k, converged, finite, grown))
+
+    def _keep_best(self, rel: Tensor, diff: Tensor, finite: Tensor) -> None:
+        better = finite & (
+            rel <= self.best_rel
+        )  # while a signal spreads, its front node counts one
+        if bool(better.all()):
+            self.best, self.best_rel, self.best_abs = self.z, rel, diff
+            return
+        rows = better[self.partition.batch].unsqueeze(1)
+        self.best = torch.where(rows, self.z, self.best)
+        self.best_abs = torch.where(better, diff, self.best_abs)
+        self.best_rel = torch.where(better, rel, self.best_rel)
+
+    def _verdict(self, k: int, converged: Tensor, finite: Tensor, grown: Tensor) -> Tensor:
+        nodes = self.partition.sum(torch.ones_like(self.partition.batch))
+        stalled = k - self.progress >= nodes.clamp(min=_NO_PROGRESS)
+        code = torch.where(finite, int(Status.MAX_STEPS), int(Status.NON_FINITE))
+        code = torch.where(grown & (stalled | ~finite), int(Status.DIVERGED), code)
+        return torch.where(converged, int(Status.CONVERGED), code)
+
+    def _end(self, ended: Tensor, k: int, code: Tensor) -> None:
+        where = self.graphs[ended]
+        self.status[where], self.steps[where] = code[ended], k
+        self.evaluations[where] = self.f.calls
+        self.residual[where] = self.best_rel[ended]
+        self.residual_abs[where] = self.best_abs[ended]
+        rows = ended[self.partition.batch]
+        self.state[rows if self.nodes is None else self.nodes[rows]] = self.best[rows]
+        self.open = self.open & ~ended
+        self.left = int(self.open.sum())
+
+    def compact(self, fz: Tensor, check_every: int) -> Tensor:
+        """Let the ended graphs leave the batch, as soon as that pays; return what is left of fz."""
+        p = self.partition
+        if self.left == self.graphs.numel() or not isinstance(self.f.step, RestrictableStep):
+            return fz
+        # Carrying them along may cost as much as letting them leave does: then the cost is never
+        # more than twice that of the best choice in hindsight.
+        left = int(self.open[p.batch].sum())
+        self.wasted += (1 - left / p.num_nodes) * check_every if p.num_nodes else 0.0
+        if self.wasted < _COMPACTION_COST:
+            return fz
+        keep, smaller = p.restrict(self.open)
+        self.method.restrict(keep, self.open)
+        self.measure.restrict(keep, self.open)
+        self.f.step = self.f.step.restrict(keep)
+        self.nodes = keep if self.nodes is None else self.nodes[keep]
+        self.z, self.best = self.z[keep], self.best[keep]
+        for name in ("best_rel", "best_abs", "first_size", "progress", "goal", "lost", "graphs"):
+            setattr(self, name, getattr(self, name)[self.open])
+        self.open = self.open[self.open]
+        self.partition = self.method.partition = smaller
+        self.wasted = 0.0
+        return fz[keep]
+
+    def propose(self, fz: Tensor) -> None:
+        """Go to the states that the solver proposes."""
+        self.z = self.method.propose(self.z, fz)
+
+    def solution(self) -> Solution:
+        """The outcome."""
+        return Solution(
+            self.state, self.residual, self.residual_abs, self.steps, self.evaluations,
+            self.status, self.tol, no_trace(self.history),
+        )  # fmt: skip
 
 
-def _worst_node(z: Tensor, fz: Tensor, partition: Partition) -> Tensor:
-    """The largest relative residual of a graph's nodes, ``[num_graphs]``."""
-    kind = torch.finfo(z.dtype)
-    size = torch.linalg.vector_norm(fz, dim=1).clamp(min=kind.tiny / kind.eps)
-    ratio = torch.linalg.vector_norm(fz - z, dim=1) / size
-    out = ratio.new_zeros(partition.num_graphs)
-    worst: Tensor = out.scatter_reduce_(0, partition.batch, ratio, "amax")
-    return worst
-
-
-def check_criterion(value: str) -> Criterion:
-    """Return ``value`` if it is a known criterion, else raise ``ValueError``."""
-    if value not in ("graph", "node"):
-        raise ValueError(f"Expected 'criterion' to be 'graph' or 'node' (got {value!r})")
-    return value  # type: ignore[return-value]
-
-
-__all__ = ["check_criterion", "residuals", "solve"]
+__all__ = ["solve"]

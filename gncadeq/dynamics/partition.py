@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -120,17 +121,55 @@ class Partition:
         return self.sum(value) / count
 
     def norm(self, value: Tensor) -> Tensor:
-        """Euclidean norm over the nodes and channels of each graph: ``[num_graphs]``."""
-        square = value.square()
+        """Euclidean norm over the nodes and channels of each graph: ``[num_graphs]``.
+
+        Squares that overflow or underflow don't spoil it: such values are scaled first.
+        """
         if torch.is_grad_enabled() or not self.num_nodes:
-            return self.sum(square.sum(dim=-1)).sqrt()
+            return self.sum(value.square().sum(dim=-1)).sqrt()
+        square = self._square_sums(value).sum(1)
+        if _in_range(square, value.dtype):
+            return square.sqrt().to(value.dtype)
+        channels = self.channel_norm(value).double()
+        largest = channels.amax(1, keepdim=True)
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        norm: Tensor = scale.squeeze(1) * torch.linalg.vector_norm(channels / scale, dim=1)
+        return norm.to(value.dtype)
+
+    def channel_norm(self, value: Tensor) -> Tensor:
+        """Euclidean norm over the nodes of each graph: ``[num_graphs, channels]``."""
+        square = self._square_sums(value)
+        if _in_range(square, value.dtype):
+            return square.sqrt().to(value.dtype)
+        largest = value.new_zeros(self.num_graphs, value.size(1))
+        index = self.batch.unsqueeze(1).expand_as(value)
+        largest.scatter_reduce_(0, index, value.abs(), "amax")
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        square = self._square_sums(value / scale[self.batch])
+        return (scale.double() * square.sqrt()).to(value.dtype)
+
+    def dots(self, left: Sequence[Tensor], right: Tensor) -> Tensor:
+        """Inner products over the nodes and channels of each graph.
+
+        Args:
+            left: As many states ``[num_nodes, channels]`` as there are products.
+            right: A state.
+
+        Returns:
+            ``[num_graphs, len(left)]``, summed over nodes in double precision.
+        """
+        return self.sum(torch.stack([torch.linalg.vecdot(a, right) for a in left], 1).double())
+
+    def _square_sums(self, value: Tensor) -> Tensor:
+        """``[num_graphs, channels]`` sums of squares, in double precision."""
         # A pass over the nodes, all channels at a time, several times faster than index_add; then
         # the pieces of each graph in double precision: a million small terms add up as well.
         ptr, graph = self._pieces
-        node = self._node
-        piece = F.embedding_bag(node, square, ptr, mode="sum", include_last_offset=True)
-        total = torch.zeros(self.num_graphs, dtype=torch.double, device=value.device)
-        return total.index_add_(0, graph, piece.double().sum(1)).sqrt().to(value.dtype)
+        piece = F.embedding_bag(
+            self._node, value.square(), ptr, mode="sum", include_last_offset=True
+        )
+        total = piece.new_zeros(self.num_graphs, value.size(1), dtype=torch.double)
+        return total.index_add_(0, graph, piece.double())
 
     @cached_property
     def _pieces(self) -> tuple[Tensor, Tensor]:
@@ -163,6 +202,12 @@ class Partition:
         return (
             f"{self.__class__.__name__}(num_nodes={self.num_nodes}, num_graphs={self.num_graphs})"
         )
+
+
+def _in_range(square: Tensor, dtype: torch.dtype) -> bool:
+    """Whether no sum of squares is near overflow or underflow; zero may have underflown."""
+    kind = torch.finfo(dtype)
+    return bool(((square > kind.tiny / kind.eps) & (square < kind.max * kind.eps)).all())
 
 
 __all__ = ["Partition"]

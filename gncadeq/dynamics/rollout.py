@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cells.base import Cell
 from gncadeq.choices import Criterion
-from gncadeq.dynamics.fixed_point import check_criterion, residuals
 from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.residual import Residual, check_criterion
 from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
@@ -273,7 +273,7 @@ class GraphNCA(nn.Module):
 
     @torch.no_grad()
     def _solution(self, step: Step, z: Tensor, partition: Partition, steps: int) -> Solution:
-        residual, diff, size = residuals(z, step(z).to(z.dtype), partition, self.criterion)
+        residual, diff, size = Residual(self.criterion, 0.0)(z, step(z).to(z.dtype), partition)
         status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
         status = torch.where(diff.isfinite() & size.isfinite(), status, int(Status.NON_FINITE))
         count = torch.full_like(status, steps)

@@ -1,0 +1,87 @@
+"""What a state lacks to a fixed point, for every graph of a batch."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from gncadeq.check import check_choice
+from gncadeq.choices import Criterion
+from gncadeq.dynamics.partition import Partition
+
+
+class Residual:
+    r"""The relative residual of every graph, by a criterion.
+
+    .. math::
+        r = \max_s \frac{\lVert f(\mathbf{z})_s - \mathbf{z}_s \rVert}
+        {\max(\lVert f(\mathbf{z})_s \rVert, \epsilon \lVert \mathbf{z}^0_s \rVert)}
+
+    over the parts :math:`s` of a state: all of it, its nodes, or its channels. The bound from below
+    by the start, :math:`\epsilon` being the rounding error of a number near one, is what lets a
+    state come to rest at zero.
+
+    Args:
+        criterion: ``"graph"``, ``"node"`` or ``"channel"``.
+        floor: The bound from below instead.
+    """
+
+    def __init__(self, criterion: Criterion, floor: float | None = None) -> None:
+        self.criterion = check_criterion(criterion)
+        self.floor: float | Tensor | None = floor
+
+    def start(self, z0: Tensor, partition: Partition) -> None:
+        """Take in the start of a solve."""
+        if self.floor is None:
+            size = self._sizes(z0, partition)
+            kind = torch.finfo(z0.dtype)
+            self.floor = (kind.eps * size).nan_to_num(nan=0.0, posinf=0.0)
+            if self.criterion != "graph":
+                # Signals may fade into what is too small for a relative difference.
+                self.floor = self.floor.clamp(min=kind.tiny / kind.eps)
+
+    def __call__(
+        self, z: Tensor, fz: Tensor, partition: Partition
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Measure a state.
+
+        Returns:
+            Each ``[num_graphs]``: the relative residual, infinite where anything isn't finite;
+            ``‖f(z) − z‖``; and ``‖f(z)‖``.
+        """
+        diff, size = partition.norm(fz - z), partition.norm(fz)
+        parts = (diff, size) if self.criterion == "graph" else (
+            self._sizes(fz - z, partition), self._sizes(fz, partition))  # fmt: skip
+        scale = parts[1] if self.floor is None else parts[1].clamp(min=self.floor)
+        rel = torch.where(parts[0] == 0, 0.0, parts[0] / scale)
+        if self.criterion == "node":
+            worst = rel.new_zeros(partition.num_graphs)
+            rel = worst.scatter_reduce_(0, partition.batch, rel, "amax")
+        elif self.criterion == "channel":
+            rel = rel.amax(1)
+        return torch.where(diff.isfinite() & size.isfinite(), rel, float("inf")), diff, size
+
+    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+        """Keep ``nodes`` (indices) of ``graphs`` (a mask)."""
+        if isinstance(self.floor, Tensor):
+            self.floor = self.floor[nodes if self.criterion == "node" else graphs]
+
+    def _sizes(self, value: Tensor, partition: Partition) -> Tensor:
+        if self.criterion == "graph":
+            return partition.norm(value)
+        if self.criterion == "channel":
+            return partition.channel_norm(value)
+        largest = value.abs().amax(1, keepdim=True)
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        size: Tensor = torch.linalg.vector_norm(value / scale, dim=1)
+        return scale.squeeze(1) * size
+
+
+def check_criterion(value: Criterion) -> Criterion:
+    """Return ``value`` if it is a known criterion, else raise ``ValueError``."""
+    return check_choice("criterion", value, get_args(Criterion))
+
+
+__all__ = ["Residual", "check_criterion"]

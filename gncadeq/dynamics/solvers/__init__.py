@@ -1,0 +1,68 @@
+"""Fixed-point solvers for batches of graphs of any sizes, by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from gncadeq.dynamics.solvers.anderson import Anderson
+from gncadeq.dynamics.solvers.auto import Auto
+from gncadeq.dynamics.solvers.base import Picard, Solver
+from gncadeq.dynamics.solvers.broyden import Broyden
+from gncadeq.dynamics.solvers.flow import Flow
+from gncadeq.dynamics.solvers.newton import Newton
+from gncadeq.dynamics.solvers.safeguard import Safeguard
+
+_SOLVERS: dict[str, type[Solver]] = {
+    "anderson": Anderson,
+    "auto": Auto,
+    "broyden": Broyden,
+    "flow": Flow,
+    "newton": Newton,
+    "picard": Picard,
+}
+
+
+def register_solver(name: str, solver: type[Solver]) -> None:
+    """Make a solver selectable by ``name``."""
+    _SOLVERS[name] = solver
+
+
+def solver_names() -> list[str]:
+    """The names that ``solver=`` accepts, TorchDEQ's own aside."""
+    return sorted(_SOLVERS)
+
+
+def make_solver(name: str, options: dict[str, Any] | None = None) -> Solver:
+    """Return a fresh solver.
+
+    Raises:
+        ValueError: If there is no such solver.
+        TypeError: If it doesn't know one of the options.
+    """
+    if name not in _SOLVERS:
+        near = get_close_matches(str(name), _SOLVERS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Expected 'solver' to be one of {solver_names()} or 'torchdeq:NAME' "
+            f"(got {name!r}).{hint}"
+        )
+    try:
+        return _SOLVERS[name](**(options or {}))
+    except TypeError as error:
+        raise TypeError(f"Unknown option of solver {name!r}: {error}") from error
+
+
+__all__ = [
+    "Anderson",
+    "Auto",
+    "Broyden",
+    "Flow",
+    "Newton",
+    "Picard",
+    "Safeguard",
+    "Solver",
+    "make_solver",
+    "register_solver",
+    "solver_names",
+]

@@ -1,0 +1,108 @@
+"""Anderson acceleration, with mixing weights for each graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gncadeq.check import check_count, check_number
+from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.solvers.base import Solver, columns
+
+
+class Anderson(Solver):
+    r"""Anderson acceleration (Walker & Ni 2011), with mixing weights for each graph.
+
+    With :math:`g = f(\mathbf{z}) - \mathbf{z}` and the last :math:`m` differences
+    :math:`\Delta\mathbf{z}, \Delta g`,
+
+    .. math::
+        \gamma = \arg\min_\gamma \lVert g - \Delta g\, \gamma \rVert, \qquad
+        \mathbf{z} \leftarrow \mathbf{z} + \tau g - (\Delta\mathbf{z} + \tau \Delta g)\, \gamma .
+
+    Args:
+        history: Number of differences :math:`m`; memory is ``2 * history`` states. More help where
+            the residual falls slowly, as on large graphs.
+        damping: The step :math:`\tau` in (0, 1].
+        ridge: Ridge of the least-squares problem, relative to :math:`\lVert \Delta g \rVert^2`; by
+            default what rounding allows.
+    """
+
+    growth = 2.0
+
+    def __init__(self, history: int = 5, damping: float = 1.0, ridge: float | None = None) -> None:
+        self.history = check_count("history", history, least=1)
+        self.damping = check_number("damping", damping, above=0, most=1)
+        self.ridge = None if ridge is None else check_number("ridge", ridge, least=0)
+
+    def begin(self, z: Tensor, partition: Partition) -> None:
+        """Start without a history."""
+        b, m = partition.num_graphs, self.history
+        self._count = 0
+        self._last: tuple[Tensor, Tensor] | None = None
+        self._dg: list[Tensor] = []  # of unit length
+        self._dx: list[Tensor] = []  # dz + damping * dg, in the same units
+        self._gram = z.new_zeros(b, m, m, dtype=torch.float64)
+        self._valid = torch.zeros(b, m, dtype=torch.bool, device=z.device)
+        self._ridge = self.ridge or (1e-8 if z.dtype == torch.float32 else 1e-14)
+
+    def propose(self, z: Tensor, fz: Tensor) -> Tensor:
+        """Return the accelerated step."""
+        g = fz - z
+        plain = z + self.damping * g if self.damping != 1.0 else fz
+        if self._last is not None:
+            self._remember(z - self._last[0], g - self._last[1])
+        self._last = (z, g)
+        if not self._dg:
+            return plain
+        gamma = self._mixing(self.partition.dots(self._dg, g))
+        gamma = gamma.to(z.dtype)[self.partition.batch]
+        out = plain.clone() if self.damping == 1.0 else plain
+        for j, dx in enumerate(self._dx):
+            out.addcmul_(dx, gamma[:, j, None], value=-1)
+        return out
+
+    def _remember(self, dz: Tensor, dg: Tensor) -> None:
+        slot = self._count % self.history
+        size = self.partition.norm(dg)
+        valid = (size > 0) & size.isfinite()
+        unit = columns(torch.where(valid, size, 1.0), self.partition)
+        keep = columns(valid, self.partition)
+        dx = torch.where(keep, torch.add(dz, dg, alpha=self.damping) / unit, 0.0)
+        dg = torch.where(keep, dg / unit, 0.0)
+        if slot == len(self._dg):
+            self._dg.append(dg)
+            self._dx.append(dx)
+        else:
+            self._dg[slot], self._dx[slot] = dg, dx
+        k = len(self._dg)
+        row = self.partition.dots(self._dg, dg)
+        self._gram[:, slot, :k] = row
+        self._gram[:, :k, slot] = row
+        self._valid[:, slot] = valid
+        self._count += 1
+
+    def _mixing(self, rhs: Tensor) -> Tensor:
+        k = rhs.size(1)
+        valid = self._valid[:, :k]
+        both = valid[:, :, None] & valid[:, None, :]
+        gram = torch.where(both, self._gram[:, :k, :k], 0.0)
+        gram = gram + torch.diag_embed(torch.where(valid, self._ridge, 1.0))
+        rhs = torch.where(valid, rhs, 0.0)
+        gamma = torch.linalg.solve_ex(gram, rhs.unsqueeze(-1))[0].squeeze(-1)
+        return torch.where(gamma.isfinite().all(-1, keepdim=True), gamma, 0.0)
+
+    def restart(self, graphs: Tensor) -> None:
+        """Drop the differences of ``graphs``, and the next one, which would span the jump."""
+        self._valid = self._valid & ~graphs.unsqueeze(1)
+
+    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+        """Keep the history of the graphs that stay."""
+        self._dg = [d[nodes] for d in self._dg]
+        self._dx = [d[nodes] for d in self._dx]
+        if self._last is not None:
+            self._last = (self._last[0][nodes], self._last[1][nodes])
+        self._gram, self._valid = self._gram[graphs], self._valid[graphs]
+
+
+__all__ = ["Anderson"]

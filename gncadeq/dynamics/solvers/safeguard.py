@@ -1,0 +1,88 @@
+"""What holds a proposal that leaves the domain of the map, or makes things worse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.solvers.base import Solver, columns
+
+_STUCK = 0.1  # of a plain step
+
+
+class Safeguard(Solver):
+    r"""Replaces bad proposals of another solver by plain steps, graph by graph.
+
+    The state is kept from which a proposal was made. If the residual there is not finite, or more
+    than ``method.growth`` times as large, the graph goes on with the plain step :math:`f` from the
+    kept state; if that leaves the domain as well, with a half of it, a quarter, and so on. A plain
+    step within the domain is always taken: so a solve costs at most twice the evaluations of plain
+    steps until it is where these lead.
+
+    Args:
+        method: The solver whose proposals are held.
+    """
+
+    growth = None
+
+    def __init__(self, method: Solver) -> None:
+        self.method = method
+        self._growth = float("inf") if method.growth is None else method.growth
+
+    def begin(self, z: Tensor, partition: Partition) -> None:
+        """Begin the method."""
+        self.method.partition, self.method.step = partition, self.step
+        self.method.begin(z, partition)
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self._size = z.new_zeros(partition.num_graphs)
+        # The part of the plain step that was taken; 0 is the method's own proposal.
+        self._part = z.new_zeros(partition.num_graphs)
+        self.stuck = torch.zeros_like(self._part, dtype=torch.bool)
+        """Graphs where hardly a part of the plain step stays within the domain."""
+
+    def propose(self, z: Tensor, fz: Tensor) -> Tensor:
+        """Return the method's proposal, and plain steps where the last one was bad."""
+        p = self.partition
+        self.method.partition, self.method.step = p, self.step
+        size = p.norm(fz - z)
+        if self._kept is None:
+            self._kept, self._size = (z, fz), size
+            return self.method.propose(z, fz)
+        finite = size.isfinite()
+        worse = (self._part == 0) & (size > self._growth * self._size)
+        bad = worse | ~finite
+        if not bool(bad.any()):
+            self._kept, self._size = (z, fz), size
+            self._part, self.stuck = torch.zeros_like(self._part), torch.zeros_like(bad)
+            return self.method.propose(z, fz)
+        rows, lost = columns(bad, p), columns(~finite, p)
+        z_kept, fz_kept = self._kept
+        # What is finite has taught the method something, even if it isn't where to go on from.
+        out = self.method.propose(torch.where(lost, z_kept, z), torch.where(lost, fz_kept, fz))
+        self._kept = (torch.where(rows, z_kept, z), torch.where(rows, fz_kept, fz))
+        self._size = torch.where(bad, self._size, size)
+        part = torch.where(self._part == 0, 1.0, 0.5 * self._part)
+        self._part = torch.where(bad, part, 0.0)
+        self.stuck = (self._part > 0) & (self._part < _STUCK)
+        z_kept, fz_kept = self._kept
+        plain = torch.lerp(z_kept, fz_kept, columns(self._part, p))
+        return torch.where(rows, plain, out)
+
+    def restart(self, graphs: Tensor) -> None:
+        """Go on from the next state whatever it is."""
+        self.method.restart(graphs)
+        self._size = torch.where(graphs, float("inf"), self._size)
+        self._part = torch.where(graphs, 0.0, self._part)
+        self.stuck = self.stuck & ~graphs
+
+    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+        """Keep what is known of the graphs that stay."""
+        self.method.restrict(nodes, graphs)
+        if self._kept is not None:
+            self._kept = (self._kept[0][nodes], self._kept[1][nodes])
+        self._size, self._part = self._size[graphs], self._part[graphs]
+        self.stuck = self.stuck[graphs]
+
+
+__all__ = ["Safeguard"]

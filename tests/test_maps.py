@@ -1,0 +1,63 @@
+"""Maps on which other libraries test their solvers: what the solvers here make of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.maps import MAPS
+from gncadeq.dynamics import Partition, Status, solve
+
+NAMES = [m.name for m in MAPS]
+
+
+def run(m, solver="auto", **options):
+    """The solution and the number of evaluations that were really made."""
+    calls = 0
+
+    def step(z):
+        nonlocal calls
+        calls += 1
+        return m.f(z.squeeze(1)).unsqueeze(1)
+
+    options = {"tol": 1e-6, "max_steps": 200, **options}
+    return solve(
+        step, m.z0.unsqueeze(1), Partition(None, len(m.z0)), solver=solver, **options
+    ), calls
+
+
+def assert_honest(m, solution, calls):
+    """The residual is that of the state, and nothing is called converged that isn't."""
+    z = solution.state.squeeze(1)
+    fz = m.f(z)
+    scale = max(1.0, float(z.abs().max()), float(fz.abs().max()))  # squares of what has diverged would overflow
+    difference = scale * ((fz - z) / scale).norm()
+    torch.testing.assert_close(solution.residual_abs[0], difference, rtol=1e-8, atol=0)
+    floor = torch.finfo(z.dtype).eps * m.z0.norm()
+    relative = difference / torch.maximum(scale * (fz / scale).norm(), floor)
+    torch.testing.assert_close(solution.residual[0], relative, rtol=1e-8, atol=1e-300)
+    assert bool(solution.converged) == bool(relative <= solution.tol)
+    assert int(solution.num_evaluations) == calls <= 201
+
+
+@pytest.mark.parametrize("m", MAPS, ids=NAMES)
+def test_the_default_solves_every_map(m):
+    solution, calls = run(m)
+    assert solution.status.item() == Status.CONVERGED
+    assert_honest(m, solution, calls)
+
+
+@pytest.mark.parametrize("m", MAPS, ids=NAMES)
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "newton", "flow"])
+def test_no_solver_calls_a_map_solved_that_is_not(m, solver):
+    solution, calls = run(m, solver)
+    assert_honest(m, solution, calls)
+    assert bool(solution.state.isfinite().all())
+
+
+@pytest.mark.parametrize("m", [m for m in MAPS if m.solution], ids=lambda m: m.name)
+def test_what_is_found_is_a_fixed_point(m):
+    solution, _ = run(m, tol=1e-12)
+    error = min(float((solution.state.squeeze(1) - z).norm()) for z in m.solution)
+    largest = max(1.0, *(float(z.norm()) for z in m.solution))
+    assert error <= 1e-6 * largest
