@@ -30,7 +30,8 @@ def assert_honest(m, solution, calls):
     """The residual is that of the state, and nothing is called converged that isn't."""
     z = solution.state.squeeze(1)
     fz = m.f(z)
-    scale = max(1.0, float(z.abs().max()), float(fz.abs().max()))  # squares of what has diverged would overflow
+    # Squares of what has diverged would overflow.
+    scale = max(1.0, float(z.abs().max()), float(fz.abs().max()))
     difference = scale * ((fz - z) / scale).norm()
     torch.testing.assert_close(solution.residual_abs[0], difference, rtol=1e-8, atol=0)
     floor = torch.finfo(z.dtype).eps * m.z0.norm()
