@@ -39,6 +39,7 @@ from torch_geometric.utils import stochastic_blockmodel_graph
 from gncadeq import GraphDEQ
 from gncadeq.analysis import saved_bytes
 from gncadeq.cells import IGNNCell, PropagationCell
+from gncadeq.training.losses import check_gradients
 
 MODELS = ["GCN", "SAGE", "GAT", "GIN", "GIN mean", "APPNP", "GCNII", "IGNN"]
 
@@ -167,10 +168,11 @@ def train(model: nn.Module, data: Data, epochs: int) -> dict[str, float]:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
     best, test, begin = -1.0, 0.0, time.perf_counter()
     model.converged.clear()
-    for _ in range(epochs):
+    for epoch in range(epochs):
         model.train()
         optimizer.zero_grad()
         loss_of(model, dropped(data), data).backward()
+        check_gradients(model, epoch)
         optimizer.step()
         model.eval()
         with torch.no_grad():

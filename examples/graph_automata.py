@@ -34,6 +34,7 @@ from gncadeq import Cell, GraphNCA, GrowingCell
 from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
 from gncadeq.datasets import primitives
 from gncadeq.files.atomic import write_atomically
+from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToGraph, NeighborKernels
 from gncadeq.viz import ColorScale, render_surface
 from gncadeq.viz.figures import save_figure
@@ -201,6 +202,7 @@ def train(rule: str, args: argparse.Namespace, seed: int) -> tuple[GrowingCell, 
         )
         optimizer.zero_grad()
         (loss / seen[situation.flatten()]).sum().backward()
+        check_gradients(cell, t)
         optimizer.step()
         schedule.step()
         kept[k] = harder_states(z, loss.detach(), data.batch)

@@ -30,6 +30,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.nn import HeteroConv, SAGEConv
 
 from gncadeq import GraphDEQ, RelationCell
+from gncadeq.training.losses import check_gradients
 
 CITES, HAS, OF = ("paper", "cites", "paper"), ("paper", "has", "word"), ("word", "of", "paper")
 RELATIONS = [CITES, HAS, OF]
@@ -128,6 +129,7 @@ def train(model: nn.Module, data: HeteroData, epochs: int, lr: float) -> dict:
         model.train()
         optimizer.zero_grad()
         F.cross_entropy(model(data)[paper.train_mask], paper.y[paper.train_mask]).backward()
+        check_gradients(model, epoch)
         optimizer.step()
         if epoch % 5:
             continue

@@ -44,7 +44,7 @@ from gncadeq.analysis.independence import cosine, shuffled
 from gncadeq.datasets import maze
 from gncadeq.dynamics import Partition, solve
 from gncadeq.files.atomic import write_atomically
-from gncadeq.training.losses import rest_loss
+from gncadeq.training.losses import check_gradients, rest_loss
 from gncadeq.transforms import ImageToGraph, graph_to_image
 
 MODELS = ("independent", "restless", "fixed", "deq")
@@ -121,6 +121,7 @@ def train(way: str, args: argparse.Namespace, seed: int) -> Model:
             pressure = args.rest * rest_loss(step, z)
         optimizer.zero_grad()
         (loss + pressure).backward()
+        check_gradients(model, i)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         cycle.step()

@@ -32,6 +32,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.utils import to_undirected
 
 from gncadeq import GraphDEQ, RelationCell
+from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import Coarsen, ImageToGraph
 
 CLASSES = 3
@@ -109,6 +110,7 @@ def train(model: Model, batches: list[HeteroData], test: list[HeteroData], epoch
         data = batches[epoch % len(batches)]
         optimizer.zero_grad()
         F.cross_entropy(model(data)[0], data["level0"].y).backward()
+        check_gradients(model, epoch)
         optimizer.step()
     right, distance, steps, converged = [], [], [], []
     with torch.no_grad():

@@ -33,6 +33,7 @@ from gncadeq.files.atomic import write_atomically
 from gncadeq.models import MeanReadout
 from gncadeq.training import TrainConfig
 from gncadeq.training.data import EpochBatches, InOrder, batch_loader
+from gncadeq.training.losses import check_gradients
 from gncadeq.training.run import train
 from gncadeq.transforms import ImageToGraph
 
@@ -61,6 +62,7 @@ def linear_baseline(
         for data in batch_loader(train_set, sampler):
             optimizer.zero_grad()
             F.cross_entropy(logits(data), data.y).backward()
+            check_gradients(readout, epoch)
             optimizer.step()
             cycle.step()
     readout.eval()

@@ -42,6 +42,7 @@ from gncadeq.datasets import load_mesh
 from gncadeq.datasets.figures import PARTS, figure
 from gncadeq.files.atomic import write_atomically
 from gncadeq.models import NodeClassifier
+from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import MeshToGraph, PrincipalCurvatures
 from gncadeq.transforms.surface_operators import mesh_edges, vertex_areas
 from gncadeq.viz import ColorScale, render_surface
@@ -156,6 +157,7 @@ def train(model: nn.Module, data: list[Data], epochs: int, lr: float, batch_size
             logits = model(batch)
             loss = F.cross_entropy(logits, batch.y)
             loss.backward()
+            check_gradients(model, epoch)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()

@@ -34,7 +34,7 @@ from gncadeq import GraphDEQ, PixelGraphClassifier, StencilConv
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import Solution
 from gncadeq.files.atomic import write_atomically
-from gncadeq.training.losses import start_loss
+from gncadeq.training.losses import check_gradients, start_loss
 
 GRAPH = "x, edge_index, edge_attr"
 
@@ -77,6 +77,7 @@ def train(name: str, model: PixelGraphClassifier, known: list, iterations: int) 
         optimizer.zero_grad()
         loss = start_loss(start(u, data.edge_index, data.edge_attr), z)
         loss.backward()
+        check_gradients(start, i)
         optimizer.step()
         cycle.step()
     print(f"{name}: start_loss {float(loss):.4f} after {iterations} steps", flush=True)

@@ -44,6 +44,7 @@ from gncadeq import PixelGraphClassifier, StencilConv
 from gncadeq.datasets import Superpixels
 from gncadeq.dynamics.partition import Partition
 from gncadeq.models.readout import MeanReadout
+from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToSuperpixels
 
 FEATURES, CLASSES, HIDDEN, DEPTH, BATCH = 3, 10, 128, 4, 64
@@ -154,6 +155,7 @@ def train(
             optimizer.zero_grad()
             loss = F.cross_entropy(model(batch), batch.y)
             loss.backward()
+            check_gradients(model, now)
             optimizer.step()
             cycle.step()
         found = accuracy(model, dataset, valid)

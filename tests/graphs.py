@@ -13,17 +13,20 @@ CELLS = {
     "ignn-sym": lambda: IGNNCell(2, 4, kappa=0.8),
     "ignn-row": lambda: IGNNCell(2, 4, kappa=0.8, normalization="row", activation="tanh"),
     "ignn-none": lambda: IGNNCell(2, 4, kappa=0.8, normalization=None),
+    "ignn-neighbors": lambda: IGNNCell(2, 4, kappa=0.8, injection="neighbors"),
     "propagation": lambda: PropagationCell(2, 0.2),
     "monotone": lambda: MonotoneCell(2, 4),
     "monotone-wide": lambda: MonotoneCell(2, 2, kernel_size=5),
 }
-LAW_CELLS = ("ignn-sym", "ignn-row", "ignn-none", "propagation", "monotone")
+LAW_CELLS = ("ignn-sym", "ignn-row", "ignn-none", "ignn-neighbors", "propagation", "monotone")
 
 
 def make_cell(name: str) -> Cell:
     torch.manual_seed(1)
     cell = CELLS[name]().double()
-    with torch.no_grad():  # off the bounds, on both sides
+    with torch.no_grad():  # off the start and the bounds, on both sides
+        if isinstance(cell, IGNNCell):
+            cell.weight_z.uniform_(-0.5, 0.5)
         for p in cell.parameters():
             p.add_(0.3 * p.abs().mean() * torch.randn_like(p))
     return cell

@@ -108,10 +108,11 @@ def test_a_cell_that_promises_nothing_says_so():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IGNNCell(0, 4), "positive 'in_channels'"),
-        (lambda: IGNNCell(1, 4, kappa=1.0), r"'kappa' in \(0, 1\)"),
-        (lambda: IGNNCell(1, 4, activation="gelu"), "non-expansive"),
+        (lambda: IGNNCell(0, 4), "'in_channels' to be a whole number of at least 1"),
+        (lambda: IGNNCell(1, 4, kappa=1.0), "'kappa' to be a finite number above 0 and below 1"),
+        (lambda: IGNNCell(1, 4, activation="gelu"), "'relu', 'tanh' or 'identity'"),
         (lambda: IGNNCell(1, 4, normalization="left"), "'sym', 'row' or None"),
+        (lambda: IGNNCell(1, 4, injection="neighbours"), "Did you mean 'neighbors'"),
         (lambda: MonotoneCell(1, 0), "positive 'in_channels'"),
         (lambda: MonotoneCell(1, 4, monotonicity=0.0), "positive 'monotonicity'"),
         (lambda: MonotoneCell(1, 4, contraction=1.5), r"'contraction' in \(0, 1\)"),

@@ -55,6 +55,14 @@ def growing(**options) -> GrowingCell:
     return cell
 
 
+def ignn(**options) -> IGNNCell:
+    torch.manual_seed(3)
+    cell = IGNNCell(2, 4, **options)
+    for p in cell.parameters():
+        torch.nn.init.normal_(p)
+    return cell
+
+
 CELLS = {
     "conv": (lambda: ConvCell(2, 4, contraction=0.9), "relation"),
     "conv-residual": (lambda: ConvCell(2, 4, update="residual", kernel_size=5), "wide"),
@@ -62,8 +70,9 @@ CELLS = {
     "monotone": (lambda: MonotoneCell(2, 4), "relation"),
     "growing": (lambda: growing(in_channels=2), "kernels"),
     "growing-no-input": (lambda: growing(alive_channel=None), "kernels"),
-    "ignn-sym": (lambda: IGNNCell(2, 4), "weight"),
-    "ignn-row": (lambda: IGNNCell(2, 4, normalization="row", bias=False), "weight"),
+    "ignn-sym": (lambda: ignn(), "weight"),
+    "ignn-row": (lambda: ignn(normalization="row", bias=False), "weight"),
+    "ignn-neighbors": (lambda: ignn(injection="neighbors"), "weight"),
     "propagation": (lambda: PropagationCell(2, 0.2), "weight"),
     "gcn": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "none"),
     "gcn-weighted": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "positive"),

@@ -89,6 +89,25 @@ def test_ignn_certificate_against_the_measured_norm(normalization):
         assert bound <= float(cell.lipschitz_bound()) <= 0.9 + 1e-12
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+def test_a_fresh_ignn_hears_the_far_end_of_a_chain(activation):
+    """W = κ I: the row-normalised chain passes κ/2 of a state on and keeps κ/2 of its own."""
+    length, kappa = 200, 0.9
+    edge_index = torch.stack([torch.arange(length - 1), torch.arange(1, length)])
+    cell = IGNNCell(1, 3, kappa, activation, normalization="row", bias=False).double()
+    torch.testing.assert_close(cell.state_weight(), kappa * torch.eye(3, dtype=torch.double))
+    with torch.no_grad():
+        cell.weight_x.fill_(1e-3)
+    x = torch.zeros(length, 1, dtype=torch.double)
+    x[0] = 1.0
+    z = GraphDEQ(cell, criterion="node", solver="picard", tol=1e-6, max_steps=4000)(x, edge_index)
+    fade = 0.5 * kappa / (1 - 0.5 * kappa)  # from node to node, in the linear range
+    first = 1e-3 / (1 - kappa) if activation != "tanh" else z[0, 0].detach()
+    expected = first * fade ** torch.arange(length, dtype=torch.double)
+    rtol = 1e-4 if activation != "tanh" else 1e-2
+    torch.testing.assert_close(z, expected[:, None].expand(-1, 3), rtol=rtol, atol=0)
+
+
 def test_ignn_is_sharper_on_a_graph_of_small_weights():
     data = weighted_graph(15)
     data.edge_attr = 0.05 * data.edge_attr
@@ -96,14 +115,21 @@ def test_ignn_is_sharper_on_a_graph_of_small_weights():
     assert float(cell.lipschitz_bound(data)) < 0.5 * float(cell.lipschitz_bound())
 
 
-def test_ignn_linear_equilibrium_is_known():
-    """Without activation, vec(z) = (I - Â ⊗ W)⁻¹ vec(d)."""
+@pytest.mark.parametrize("injection", ["node", "neighbors"])
+def test_ignn_linear_equilibrium_is_known(injection):
+    """Without activation, vec(z) = (I - Â ⊗ W)⁻¹ vec(d), d = x Uᵀ + b or Â x Uᵀ + b."""
     data = weighted_graph(12)
-    cell = IGNNCell(2, 3, activation="identity").double()
+    cell = IGNNCell(2, 3, activation="identity", injection=injection).double()
+    with torch.no_grad():
+        cell.weight_z.uniform_(-0.6, 0.6)
+        cell.bias.uniform_(-1, 1)
     adjacency, _ = WeightedAdjacency(data.edge_index, data.edge_attr, 12).with_self_loops(
     ).normalized("sym")  # fmt: skip
     operator = torch.kron(dense(adjacency, 12, 1), cell.state_weight().detach())
-    drive = (data.x @ cell.weight_x.T + cell.bias).detach()
+    drive = (data.x @ cell.weight_x.T).detach()
+    if injection == "neighbors":
+        drive = dense(adjacency, 12, 1) @ drive
+    drive = drive + cell.bias.detach()
     identity = torch.eye(36, dtype=torch.double)
     expected = torch.linalg.solve(identity - operator, drive.flatten()).view(12, 3)
     z = GraphDEQ(cell, tol=1e-12, max_steps=300)(*graph_of(data))

@@ -115,7 +115,8 @@ class WeightedAdjacency:
             The normalised matrix, and :math:`\mathbf{v}` ``[num_nodes]``.
         """
         degree = self.in_degree()
-        degree = torch.where(degree > 0, degree, 1.0)  # a node that hears nobody has a row of zeros
+        # A node that hears nobody, or only what underflows, keeps its row as it is.
+        degree = torch.where(degree < torch.finfo(degree.dtype).tiny, 1.0, degree)
         e = self._rows
         if how == "row":
             return self.with_weight(self.weight / degree[e.row]), torch.ones_like(degree)
@@ -164,7 +165,7 @@ class WeightedAdjacency:
 
         for _ in range(steps):
             av, most = bound(v)
-            v = v + av / most.clamp(min=tiny)
+            v = v + av / torch.where(most < tiny, 1.0, most)
         return v, bound(v)[1]
 
     def restrict(self, nodes: Tensor) -> WeightedAdjacency:

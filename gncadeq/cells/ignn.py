@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -11,12 +10,14 @@ from torch import Tensor, nn
 
 from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 Activation = Literal["relu", "tanh", "identity"]
+Injection = Literal["node", "neighbors"]
 
 
 class IGNNStep:
@@ -93,6 +94,15 @@ class IGNNCell(Cell):
       component (:meth:`~gncadeq.cells.WeightedAdjacency.perron`). That one number, alone of all
       the cell computes, is not local.
 
+    The published *code* injects the neighbours' features, :math:`\sum_j \hat{A}_{ij} \mathbf{U}
+    \mathbf{x}_j`; here a node's own are the default, and ``injection="neighbors"`` is the published
+    form. The bound is the same for both.
+
+    Fresh parameters start at :math:`\mathbf{W} = \kappa \mathbf{I}`: states fade as slowly as the
+    bound allows, and keep their direction. (Along a chain, random entries of both signs lose a
+    factor of ten a node, which is nothing in single precision after some thirty; random positive
+    entries turn all states into one direction within ten.)
+
     The certificate holds in the norm
 
     .. math::
@@ -113,6 +123,8 @@ class IGNNCell(Cell):
             or ``None``.
         bias: Whether to add :math:`\mathbf{b}`; without it a node that no injection reaches stays
             exactly at zero.
+        injection: ``"node"`` injects :math:`\mathbf{U} \mathbf{x}_i`, ``"neighbors"``
+            :math:`\sum_j \hat{A}_{ij} \mathbf{U} \mathbf{x}_j`.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
@@ -140,39 +152,31 @@ class IGNNCell(Cell):
         activation: Activation = "relu",
         normalization: Normalization | None = "sym",
         bias: bool = True,
+        injection: Injection = "node",
     ) -> None:
         super().__init__()
-        if in_channels < 1 or channels < 1:
-            raise ValueError(
-                f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
-            )
-        if not 0.0 < kappa < 1.0:
-            raise ValueError(
-                f"Expected 'kappa' in (0, 1), where an equilibrium is certain (got {kappa})"
-            )
-        if activation not in ("relu", "tanh", "identity"):
-            raise ValueError(
-                "Expected 'activation' to be 'relu', 'tanh' or 'identity', which are non-expansive "
-                f"(got {activation!r})"
-            )
-        if normalization not in ("sym", "row", None):
-            raise ValueError(
-                f"Expected 'normalization' to be 'sym', 'row' or None (got {normalization!r})"
-            )
+        check_count("in_channels", in_channels, 1)
+        check_count("channels", channels, 1)
+        hint = "Below 1 an equilibrium is certain"
+        check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
+        check_choice("activation", activation, ("relu", "tanh", "identity"))
+        check_choice("normalization", normalization, ("sym", "row", None))
+        check_choice("injection", injection, ("node", "neighbors"))
         self.in_channels, self.channels, self.kappa = in_channels, channels, kappa
         self.activation: Activation = activation
         self.normalization: Normalization | None = normalization
+        self.injection: Injection = injection
         self.weight_x = nn.Parameter(torch.empty(channels, in_channels))
         self.weight_z = nn.Parameter(torch.empty(channels, channels))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters; the rows of the state's matrix start around their bound."""
-        nn.init.uniform_(self.weight_x, -1.0, 1.0)
-        nn.init.uniform_(self.weight_z, -1.0, 1.0)
-        self.weight_x.data /= math.sqrt(self.in_channels)
-        self.weight_z.data *= 2.0 / self.channels
+        """Draw a fresh injection; the state's matrix starts at the identity times its bound."""
+        bound = self.in_channels**-0.5
+        nn.init.uniform_(self.weight_x, -bound, bound)
+        nn.init.eye_(self.weight_z)
+        self.weight_z.data *= self.kappa
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -225,7 +229,11 @@ class IGNNCell(Cell):
             adjacency = adjacency.with_weight(adjacency.weight / scale)
         else:
             adjacency, _ = adjacency.with_self_loops().normalized(self.normalization)
-        drive = F.linear(x, self.weight_x, self.bias)
+        drive = F.linear(x, self.weight_x)
+        if self.injection == "neighbors":
+            drive = adjacency(drive)
+        if self.bias is not None:
+            drive = drive + self.bias
         return IGNNStep(adjacency, self.state_weight(), drive, self.activation)
 
     def extra_repr(self) -> str:
@@ -233,6 +241,7 @@ class IGNNCell(Cell):
         return (
             f"{self.in_channels}, {self.channels}, kappa={self.kappa:g}, "
             f"activation={self.activation!r}, normalization={self.normalization!r}"
+            + (", injection='neighbors'" if self.injection == "neighbors" else "")
         )
 
 

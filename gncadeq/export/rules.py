@@ -191,6 +191,8 @@ rule.register(GrowingCell, lambda cell, edge_attr=None: _Growing(cell))
 
 class _IGNN(Rule):
     weight: Tensor
+    weight_x: Tensor
+    bias: Tensor
 
     def __init__(self, cell: IGNNCell) -> None:
         super().__init__(cell)
@@ -203,13 +205,15 @@ class _IGNN(Rule):
         self.keep(weight=cell.state_weight(), weight_x=cell.weight_x)
         bias = cell.bias if cell.bias is not None else cell.weight_x.new_zeros(cell.channels)
         self.keep(bias=bias)
-        self.activation = cell.activation
+        self.activation, self.injection = cell.activation, cell.injection
 
     def forward(self, graph: Graph, x: Tensor, edge_attr: OptTensor, scale: OptTensor) -> Step:
         assert edge_attr is not None
         adjacency: Any = PlainAdjacency(graph, edge_attr, self.normalization)
-        drive = F.linear(x, self.weight_x, self.bias)  # type: ignore[arg-type]
-        return IGNNStep(adjacency, self.weight, drive, self.activation)
+        drive = F.linear(x, self.weight_x)
+        if self.injection == "neighbors":
+            drive = adjacency(drive)
+        return IGNNStep(adjacency, self.weight, drive + self.bias, self.activation)
 
     def example(self, edges: tuple[int, ...]) -> Tensor:
         return torch.ones(edges, dtype=self.weight.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gncadeq.typing import OptTensor, Step
 
@@ -126,8 +126,9 @@ def start_loss(z0: Tensor, z: Tensor) -> Tensor:
         {\lVert \mathbf{z}^\star \rVert^2}
 
     After the loss of `Skip DEQ <https://arxiv.org/abs/2201.12240>`_ (Pal et al. 2023), with the
-    equilibrium as a fixed target. One for a start from zeros; add it to the loss of the task. Where
-    the encoder shouldn't learn from it, predict from ``x.detach()``.
+    equilibrium as a fixed target. Where that is zero, the distance isn't divided. One for a start
+    from zeros; add it to the loss of the task. Where the encoder shouldn't learn from it, predict
+    from ``x.detach()``.
 
     Args:
         z0: The prediction ``[num_nodes, channels]``, ``deq.start(x, edge_index, edge_attr)``.
@@ -152,7 +153,8 @@ def start_loss(z0: Tensor, z: Tensor) -> Tensor:
             f"Expected 'z0' of the shape of 'z', {list(z.shape)} (got {list(z0.shape)})"
         )
     target = z.detach()
-    size = target.square().sum().clamp(min=torch.finfo(target.dtype).tiny)
+    size = target.square().sum()
+    size = torch.where(size < torch.finfo(size.dtype).tiny, 1.0, size)
     return (z0 - target).square().sum() / size
 
 
@@ -187,6 +189,40 @@ def normalize_gradients(parameters: Iterable[Tensor], eps: float = 1e-8) -> floa
             p.grad.div_(norm + eps)
             norms.append(norm)
     return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def check_gradients(module: nn.Module, step: int) -> None:
+    """Stop a training before an update turns weights into NaN.
+
+    Call it after ``backward()`` and before ``optimizer.step()``. Without it, training goes on with
+    weights that answer nothing, and a choice by validation returns the epoch before.
+
+    Args:
+        module: What is trained.
+        step: The training step or epoch, for the message.
+
+    Raises:
+        FloatingPointError: If a gradient holds NaN or infinity.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> model(torch.tensor([[float("nan")]])).sum().backward()
+        >>> check_gradients(model, step=3)
+        Traceback (most recent call last):
+        FloatingPointError: Expected finite gradients (got NaN or infinity for 'weight' in step 3).
+        Lower the learning rate, or look for a division by zero in the model or its input
+    """
+    wrong = [
+        name
+        for name, p in module.named_parameters()
+        if p.grad is not None and not bool(p.grad.isfinite().all())
+    ]
+    if wrong:
+        raise FloatingPointError(
+            f"Expected finite gradients (got NaN or infinity for {', '.join(map(repr, wrong))} in "
+            f"step {step}). Lower the learning rate, or look for a division by zero in the model "
+            "or its input"
+        )
 
 
 def distance_loss(pos: Tensor, target: Tensor, pairs: OptTensor = None) -> Tensor:
@@ -229,6 +265,7 @@ def distance_loss(pos: Tensor, target: Tensor, pairs: OptTensor = None) -> Tenso
 
 
 __all__ = [
+    "check_gradients",
     "distance_loss",
     "jacobian_penalty",
     "normalize_gradients",

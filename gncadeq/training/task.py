@@ -23,6 +23,7 @@ from gncadeq.files.checkpoints import Checkpoints, read_checkpoint, write_checkp
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.training.config import TrainConfig
 from gncadeq.training.data import EpochBatches
+from gncadeq.training.losses import check_gradients
 from gncadeq.training.processes import gathered, stop_together
 from gncadeq.training.stopping import StopSignals
 from gncadeq.training.warm import WarmStarts
@@ -99,6 +100,10 @@ class PixelClassification(L.LightningModule):
                 "the cell (contraction=0.95) or try solver='picard'"
             )
         return f"Expected a finite loss (got NaN or infinity in step {self.global_step}); {cause}"
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        """Stop the run before an update that would turn weights into NaN."""
+        check_gradients(self.model, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """Adam or SGD, with a one-cycle or a constant rate."""
