@@ -9,33 +9,38 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import scatter
 
 from gncadeq.cells import GrowingCell
 from gncadeq.choices import Damage
 from gncadeq.dynamics import GraphNCA
 from gncadeq.transforms.damage import ball, cut
-from gncadeq.typing import Adj
+from gncadeq.typing import Adj, OptTensor
 
 
-def color_error(z: Tensor, color: Tensor, num_graphs: int = 1) -> Tensor:
-    r"""The mean squared error of the first four channels, for each of equally large graphs.
+def color_error(z: Tensor, color: Tensor, batch: OptTensor = None) -> Tensor:
+    r"""The mean squared error of the first four channels, for each graph.
 
     .. math::
-        \frac{1}{4 |\mathcal{V}|} \sum_{i} \sum_{c < 4} (z_{ic} - t_{ic})^2
+        \frac{1}{4 |\mathcal{V}|} \sum_{i \in \mathcal{V}} \sum_{c < 4} (z_{ic} - t_{ic})^2
 
     Args:
-        z: States ``[num_graphs * num_nodes, channels]``.
+        z: States ``[num_nodes, channels]``.
         color: The target ``[num_nodes, 4]``, colours multiplied by alpha.
-        num_graphs: How many states of the one graph there are.
+        batch: The graph of every node, ascending; ``None`` for a single graph.
 
     Returns:
         ``[num_graphs]``.
 
     Example:
-        >>> color_error(torch.zeros(4, 6), torch.ones(2, 4), num_graphs=2)
+        >>> color_error(torch.zeros(3, 6), torch.ones(3, 4), torch.tensor([0, 0, 1]))
         tensor([1., 1.])
     """
-    return (z[:, :4].view(num_graphs, -1, 4) - color).square().mean((1, 2))
+    error = (z[:, :4] - color).square().mean(1)
+    if batch is None:
+        return error.mean(0, keepdim=True)
+    mean: Tensor = scatter(error, batch, reduce="mean")
+    return mean
 
 
 def relative_residual(z: Tensor, fz: Tensor) -> float:

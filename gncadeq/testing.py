@@ -165,6 +165,45 @@ def assert_local(cell: Cell, data: Data, steps: int = 3) -> None:
     assert bool(moved[0]), "Node 0 did not move when its injection changed"
 
 
+def assert_bounded_perception(data: Data, largest: float = 6.0, atol: float = 1e-4) -> None:
+    r"""Kernel weights are finite, blind to constants, and no larger than on an even mesh.
+
+    .. math::
+        \sum_{e = (j \to i)} w_{ek} = 0, \qquad \sum_{e = (j \to i)} |w_{ek}| \le c
+
+    for every node and kernel, loops included: what a node perceives is at most :math:`c` times the
+    largest state around it. Laplacians have :math:`c = 2`; gradients of
+    :class:`gncadeq.transforms.MeshToGraph` 6, and of :class:`gncadeq.transforms.PointsToGraph` 6 in
+    the plane and 9 in space.
+
+    Args:
+        data: A graph whose ``edge_attr`` ``[num_edges, num_kernels]`` are kernel weights.
+        largest: The bound :math:`c`.
+        atol: Largest rounding error of the sums.
+
+    Raises:
+        AssertionError: If a weight is not finite, or a node's row breaks a law.
+
+    Example:
+        >>> from gncadeq.datasets import primitives
+        >>> from gncadeq.transforms import MeshToGraph
+        >>> assert_bounded_perception(MeshToGraph("tangent")(primitives.torus(9, 5)))
+    """
+    weight, target = data.edge_attr.double(), data.edge_index[1]
+    bad = (~weight.isfinite()).any(1).nonzero().flatten()
+    assert not bad.numel(), f"Edge {int(bad[0])} has the weights {weight[bad[0]].tolist()}"
+    zero = weight.new_zeros(int(data.num_nodes), weight.size(1))
+    for what, rows, most in (
+        ("add up to", zero.index_add(0, target, weight), 0.0),
+        ("have the norm", zero.index_add(0, target, weight.abs()), largest),
+    ):
+        node = int(rows.abs().amax(1).argmax()) if rows.numel() else 0
+        found = rows[node].tolist() if rows.numel() else []
+        assert all(abs(value) <= most + atol for value in found), (
+            f"The weights of node {node} {what} {found}, beyond {most:g}"
+        )
+
+
 def assert_batch_independent(
     deq: GraphDEQ, batch: Batch, atol: float = 1e-9, step_slack: int = 0
 ) -> None:
@@ -426,6 +465,7 @@ def assert_gradients_exact(
 
 __all__ = [
     "assert_batch_independent",
+    "assert_bounded_perception",
     "assert_deterministic",
     "assert_gradients_close",
     "assert_gradients_exact",

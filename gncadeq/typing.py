@@ -50,11 +50,25 @@ class AdjointStep(Protocol):
         ...
 
 
+@runtime_checkable
+class PartialStep(Protocol):
+    """A step that does more with its state than add an update (who lives, for instance)."""
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Return the next state."""
+        ...
+
+    def partial(self, z: Tensor, rate: OptTensor) -> Tensor:
+        """Return the next state with the update multiplied by ``rate``, the rest done after."""
+        ...
+
+
 __all__ = [
     "Adj",
     "AdjointStep",
     "EdgeType",
     "OptTensor",
+    "PartialStep",
     "RestrictableStep",
     "Step",
 ]

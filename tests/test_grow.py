@@ -234,8 +234,10 @@ def test_the_residual_of_a_moment_is_that_of_one_more_step():
 
 
 def test_errors_are_of_each_graph_alone():
-    z = torch.cat([torch.zeros(3, 5), torch.ones(3, 5)])
-    assert color_error(z, torch.ones(3, 4), 2).tolist() == [1.0, 0.0]
+    z = torch.cat([torch.zeros(3, 5), torch.ones(2, 5)])
+    batch = torch.tensor([0, 0, 0, 1, 1])
+    assert color_error(z, torch.ones(5, 4), batch).tolist() == [1.0, 0.0]
+    assert color_error(z, torch.ones(5, 4)).tolist() == pytest.approx([0.6])
 
 
 def test_the_commands(tmp_path, picture, monkeypatch):

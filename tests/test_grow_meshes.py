@@ -200,7 +200,7 @@ def run(tmp_path_factory):
 
 
 def test_a_rule_grows_on_a_sphere_and_on_another_resolution(run):
-    for on, vertices, most in ((None, 162, 0.25), ("icosphere:3", 642, 0.5)):
+    for on, vertices, most in ((None, 162, 0.4), ("icosphere:3", 642, 0.5)):
         cell, data, z0, card = load_grown(run, on)
         assert data.num_nodes == vertices
         trial = Trial(cell, data, z0, fire_rate=1.0)

@@ -31,8 +31,8 @@ def pixels(height=9, width=7, periodic=False, living=None):
     return PixelKernels(NAMES)(graph)
 
 
-def published(made: GrowingCell, z, periodic):
-    """The update of the paper, written with convolutions."""
+def published(made: GrowingCell, z, periodic, mask=1.0):
+    """The update of the paper, written with convolutions: mask the update, then see who lives."""
     filters = torch.tensor([FILTERS[n] for n in NAMES], dtype=z.dtype)
     c = z.size(1)
 
@@ -42,7 +42,7 @@ def published(made: GrowingCell, z, periodic):
 
     senses = torch.cat([z, *(correlate(z, k) for k in filters)], dim=1)
     hidden = F.conv2d(senses, made.weight_z[:, :, None, None], made.bias).relu()
-    out = z + F.conv2d(hidden, made.weight_out[:, :, None, None])
+    out = z + mask * F.conv2d(hidden, made.weight_out[:, :, None, None])
 
     def alive(image):
         a = image[:, 3:4]
@@ -67,6 +67,54 @@ def test_on_pixels_it_is_the_published_convolution(periodic, block, monkeypatch)
             flat = image.flatten(2).squeeze(0).t()
             torch.testing.assert_close(z, flat, atol=1e-10, rtol=1e-10)
     assert 9 < int((z.abs().sum(1) > 0).sum()) <= 63  # it has grown
+
+
+@pytest.mark.parametrize("block", [4, 4096])
+def test_a_random_update_follows_the_published_order(block, monkeypatch):
+    """At fire rate 1/2 a node that does not update may die all the same, of its neighbours."""
+    monkeypatch.setattr(perception, "_BLOCK", block)
+    data, made = pixels(), cell()
+    made.weight_out.data[3] *= -0.3  # some nodes die
+    z = torch.rand(63, 8, dtype=torch.double) * 0.4
+    graph = data.x[:, :0], data.edge_index, data.edge_attr
+    draw = torch.Generator().manual_seed(3)
+    masks = [torch.rand(63, 1, generator=draw) < 0.5 for _ in range(8)]
+    image, unordered = z.t().view(1, 8, 9, 7), z
+    with torch.no_grad():
+        for mask in masks:
+            image = published(made, image, False, mask.t().view(1, 1, 9, 7).double())
+            unordered = torch.where(mask, made(unordered, *graph), unordered)
+        nca = GraphNCA(made, steps=8, fire_rate=0.5)
+        found = nca(*graph, z0=z, generator=torch.Generator().manual_seed(3))
+    expected = image.flatten(2).squeeze(0).t()
+    assert 0 < int((expected.abs().sum(1) == 0).sum()) < 63
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    assert not torch.allclose(unordered, expected, atol=1e-3)  # life first, then the mask
+
+
+def test_the_step_size_scales_the_update_before_life_is_decided():
+    data, made = pixels(), cell()
+    z = torch.rand(63, 8, dtype=torch.double) * 0.4
+    image = published(made, z.t().view(1, 8, 9, 7), False, 0.25)
+    nca = GraphNCA(made, steps=1, step_size=0.25)
+    found = nca(data.x[:, :0], data.edge_index, data.edge_attr, z0=z)
+    torch.testing.assert_close(found, image.flatten(2).squeeze(0).t())
+
+
+def test_a_bound_holds_for_every_state():
+    data, made = pixels(), cell(scale=5.0)
+    graph = data.x[:, :0], data.edge_index, data.edge_attr
+    bounded = GrowingCell(**{**made.config, "bound": 2.0}).double()
+    bounded.load_state_dict(made.state_dict())
+    z = torch.rand(63, 8, dtype=torch.double)
+    free = GraphNCA(made, steps=200, fire_rate=0.5)
+    assert float(free(*graph, z0=z).detach().abs().max()) > 1e50
+    held = GraphNCA(bounded, steps=200, fire_rate=0.5)(*graph, z0=z)
+    assert float(held.detach().abs().max()) == 2.0
+    small = z * 1e-3  # within the bound nothing changes
+    assert torch.equal(bounded(small, *graph), made(small, *graph))
+    with pytest.raises(ValueError, match="'bound' to be a finite number above 0"):
+        GrowingCell(bound=0.0)
 
 
 def test_with_and_without_autograd_it_is_the_same():

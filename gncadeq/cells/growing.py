@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.perception import Perception, check_kernels
+from gncadeq.check import check_number
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -22,12 +23,23 @@ class GrowingStep:
         weight: tuple[Tensor, Tensor, Tensor],
         drive: OptTensor,
         alive: tuple[int, float] | None,
+        bound: float | None = None,
     ) -> None:
-        self.perception, self.weight, self.drive, self.alive = perception, weight, drive, alive
+        self.perception, self.weight, self.drive = perception, weight, drive
+        self.alive, self.bound = alive, bound
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
-        # z' = a(z) a(z + g) (z + g),  g = W₂ ReLU(W₁ [z, y¹, …, y^K, x] + b)
+        return self.partial(z, None)
+
+    def partial(self, z: Tensor, rate: OptTensor) -> Tensor:
+        """The next state where the update is multiplied by ``rate``, before it is told who lives.
+
+        Args:
+            z: The state.
+            rate: ``[num_nodes, 1]``, or a scalar; ``None`` for one.
+        """
+        # z' = a(z) a(v) v,  v = z + r g,  g = W₂ ReLU(W₁ [z, y¹, …, y^K, x] + b)
         inside, bias, outside = self.weight
         parts = []
         for rows, y in self.perception.in_blocks(z):
@@ -35,8 +47,13 @@ class GrowingStep:
             hidden = F.linear(senses, inside, None if self.drive is not None else bias)
             if self.drive is not None:
                 hidden = hidden + self.drive[rows]
-            parts.append(z[rows] + F.linear(hidden.relu_(), outside))
+            update = F.linear(hidden.relu_(), outside)
+            if rate is not None:
+                update = update * (rate[rows] if rate.dim() else rate)
+            parts.append(z[rows] + update)
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.bound is not None:
+            out = out.clamp(-self.bound, self.bound)
         if self.alive is None:
             return out
         alive = self._alive(z, *self.alive) & self._alive(out, *self.alive)
@@ -50,7 +67,9 @@ class GrowingStep:
     def restrict(self, nodes: Tensor) -> GrowingStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         drive = None if self.drive is None else self.drive[nodes]
-        return GrowingStep(self.perception.restrict(nodes), self.weight, drive, self.alive)
+        return GrowingStep(
+            self.perception.restrict(nodes), self.weight, drive, self.alive, self.bound
+        )
 
 
 class GrowingCell(Cell):
@@ -70,9 +89,15 @@ class GrowingCell(Cell):
     :class:`gncadeq.transforms.PixelKernels` (Sobel and Laplacian filters, which make this the
     convolution of the paper) and :class:`gncadeq.transforms.MeshToGraph` write them.
 
-    The update mask belongs to the dynamics: ``GraphNCA(cell, fire_rate=0.5)`` applies
-    :math:`\mathbf{z} + \mathbf{m} \odot (f(\mathbf{z}) - \mathbf{z})`, so a fixed point is one for
-    every mask, alive cells and dead.
+    The update mask belongs to the dynamics, in the published order: with ``GraphNCA(cell,
+    fire_rate=0.5)`` the mask multiplies the update :math:`\mathbf{g}`, and then nodes live or die,
+    those that did not update as well:
+
+    .. math::
+        \mathbf{z}' = a(\mathbf{z}) \, a(\mathbf{z} + \mathbf{m} \odot \mathbf{g}) \,
+        (\mathbf{z} + \mathbf{m} \odot \mathbf{g})
+
+    A fixed point without a mask is one for every mask, alive cells and dead.
 
     Args:
         channels: Channels of the state ``z``.
@@ -82,6 +107,8 @@ class GrowingCell(Cell):
             ``[num_nodes, 0]``.
         alive_channel: The channel that tells whether a node lives, or ``None`` if all do.
         alive_threshold: The least value of a living node in that channel.
+        bound: Clamp :math:`\mathbf{z} + \mathbf{g}` to :math:`[-b, b]`: no graph and no number of
+            steps takes a state beyond. ``None``, as published, does not.
         max_degree: Refuse graphs on which a node senses more than so many by its one kernel, for
             weights that were made for at most that (:meth:`gncadeq.TotalisticCell.to_growing`).
 
@@ -115,6 +142,7 @@ class GrowingCell(Cell):
         alive_channel: int | None = 3,
         alive_threshold: float = 0.1,
         max_degree: int | None = None,
+        bound: float | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -133,6 +161,7 @@ class GrowingCell(Cell):
         self.num_kernels, self.hidden_channels = num_kernels, hidden_channels
         self.alive_channel, self.alive_threshold = alive_channel, alive_threshold
         self.max_degree = max_degree
+        self.bound = None if bound is None else check_number("bound", bound, above=0.0)
         senses = channels * (1 + num_kernels)
         self.weight_z = nn.Parameter(torch.empty(hidden_channels, senses))
         if in_channels:
@@ -162,7 +191,7 @@ class GrowingCell(Cell):
         weight = self.weight_z, self.bias, self.weight_out
         channel = self.alive_channel
         alive = None if channel is None else (channel, self.alive_threshold)
-        return GrowingStep(perception, weight, drive, alive)
+        return GrowingStep(perception, weight, drive, alive, self.bound)
 
     def _check_degree(self, perception: Perception, x: Tensor) -> None:
         if self.max_degree is None or not x.size(0) or torch.compiler.is_compiling():
@@ -180,7 +209,7 @@ class GrowingCell(Cell):
         """The arguments that make a cell like this one, without its weights."""
         names = (
             "channels", "num_kernels", "hidden_channels", "in_channels", "alive_channel",
-            "alive_threshold", "max_degree",
+            "alive_threshold", "max_degree", "bound",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 

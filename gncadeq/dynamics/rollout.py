@@ -33,8 +33,10 @@ class GraphNCA(nn.Module):
     The state keeps the type of its start: under autocast the cell runs in half precision, and its
     image is converted back.
 
-    Neither the step size :math:`\tau` nor the fire rate :math:`p` moves the fixed points of
-    :math:`f`. Gradients flow through all steps (back-propagation through time).
+    A :class:`gncadeq.GrowingCell` takes :math:`\tau \mathbf{m}` into its own step, as it was
+    published: nodes live or die after the mask. Neither the step size :math:`\tau` nor the fire
+    rate :math:`p` moves the fixed points of :math:`f`. Gradients flow through all steps
+    (back-propagation through time).
 
     Args:
         cell: The rule; shared, never copied.
@@ -296,7 +298,16 @@ class GraphNCA(nn.Module):
 
 
 def advance(step: Step, z: Tensor, step_size: float = 1.0, mask: OptTensor = None) -> Tensor:
-    """One step of the automaton, of the nodes that ``mask`` ``[num_nodes, 1]`` updates."""
+    """One step of the automaton, of the nodes that ``mask`` ``[num_nodes, 1]`` updates.
+
+    A step with a method ``partial`` (:class:`gncadeq.typing.PartialStep`) applies rate and mask to
+    its update itself, where the rule says.
+    """
+    partial = getattr(step, "partial", None)
+    if partial is not None and (mask is not None or step_size != 1.0):
+        rate = z.new_tensor(step_size) if mask is None else mask.to(z.dtype) * step_size
+        masked: Tensor = partial(z, rate).to(z.dtype)
+        return masked
     # z' = z + τ m (f(z) - z)
     new = step(z).to(z.dtype)
     if step_size != 1.0:

@@ -175,12 +175,14 @@ class _Growing(Rule):
         self.driven, self.num_kernels = cell.weight_x is not None, cell.num_kernels
         channel = cell.alive_channel
         self.alive = None if channel is None else (channel, cell.alive_threshold)
+        self.bound = cell.bound
 
     def forward(self, graph: Graph, x: Tensor, edge_attr: OptTensor, scale: OptTensor) -> Step:
         assert edge_attr is not None
         perception: Any = PlainPerception(graph, edge_attr)
         drive = F.linear(x, self.weight_x, self.bias) if self.driven else None  # type: ignore[arg-type]
-        return GrowingStep(perception, (self.inside, self.bias, self.outside), drive, self.alive)
+        weight = self.inside, self.bias, self.outside
+        return GrowingStep(perception, weight, drive, self.alive, self.bound)
 
     def example(self, edges: tuple[int, ...]) -> Tensor:
         return torch.ones(*edges, self.num_kernels, dtype=self.inside.dtype)

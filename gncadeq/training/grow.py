@@ -31,7 +31,7 @@ from gncadeq.training.targets import (
     seed_state,
 )
 
-FAR_OUT = 5.0  # times the bound on states
+STATE_BOUND = 2.0  # of the cell, times the bound from which the loss pulls states back
 LOOK_EVERY = 16  # steps between two looks at the residual
 
 
@@ -45,15 +45,20 @@ class Growth:
 
     def __init__(self, config: GrowConfig, data: Data) -> None:
         self.config, self.data = config, check_target(data).clone()
-        self.data.x = anchor(data, config.seed_node, int(config.anchor))
         torch.manual_seed(config.seed)
         self.cell = GrowingCell(
-            config.channels, data.edge_attr.size(1), config.hidden_channels, int(config.anchor)
-        )
+            config.channels, data.edge_attr.size(1), config.hidden_channels, int(config.anchor),
+            bound=STATE_BOUND * config.overflow_bound,
+        )  # fmt: skip
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
-        seed = seed_state(self.data, config.channels, config.seed_node)
+        self.data.x = anchor(data, config.seed_node, int(config.anchor))
+        graphs, seeds = [self.data], [seed_state(self.data, config.channels, config.seed_node)]
+        for graph in config.draw_variants(self.data):
+            graph.x = anchor(graph, None, int(config.anchor))
+            graphs.append(graph)
+            seeds.append(seed_state(graph, config.channels))
         elders = int(config.elders * config.pool_size)
-        self.pool = SamplePool(self.data, seed, config.pool_size, config.seed, elders)
+        self.pool = SamplePool(graphs, seeds, config.pool_size, config.seed, elders)
         self.nca = GraphNCA(
             self.cell, fire_rate=config.fire_rate, checkpoint_every=config.checkpoint_every
         )
@@ -78,14 +83,14 @@ class Growth:
         grown_up = self.step >= c.damage_from * c.steps
         if not self._implicit() and grown_up and c.settle and self.step % 2:
             self._settle(index, batch, generator)
-        before = color_error(batch.z, self.data.color, c.batch_size)
+        before = color_error(batch.z, batch.color, batch.batch)
         z = self.pool.refresh(
             index, before, reset=int(self.step % c.reset_every == 0),
             damage=c.damage if grown_up else 0, alive_channel=self.cell.alive_channel,
             alive_threshold=self.cell.alive_threshold,
         )  # fmt: skip
         z, steps = self._run(batch, z, generator)
-        loss = color_error(z, self.data.color, c.batch_size).mean()
+        loss = color_error(z, batch.color, batch.batch).mean()
         over = overflow_loss(z, c.overflow_bound)
         rest = rest_loss(self.cell.prepare(*self._graph(batch)), z) if c.rest else z.new_zeros(())
         total = loss + c.overflow * over + c.rest_weight(self.step) * rest
@@ -136,7 +141,7 @@ class Growth:
         if self._implicit():
             end, done = self._iterate(batch, z, generator)
             # What runs away has no equilibrium to differentiate at: it is trained through time.
-            if float(end.abs().max()) < FAR_OUT * c.overflow_bound:
+            if float(end.abs().max()) < STATE_BOUND * c.overflow_bound:
                 end = self.deq(*graph, batch.batch, z0=end, batch_size=batch.num_graphs)
                 return end, torch.full((batch.num_graphs,), done)
         steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch_geometric.data import Data
 
+from gncadeq.check import check_count
 from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
 from gncadeq.training.config import RunConfig
 
@@ -51,6 +52,9 @@ class GrowConfig(RunConfig):
         phantom_steps: Steps of the phantom gradient.
         tol: Relative residual that is rest, and to which ``"ift"`` solves (``"implicit"``).
         max_steps: Most steps on the way to rest (``"implicit"``).
+        variants: Other triangulations of a surface to train on beside it
+            (:func:`gncadeq.training.variants.draw_variants`), so that the rule doesn't depend on
+            that of the file; not for grids and graph files. At most one less than ``pool_size``.
         pool_size: States in the pool.
         elders: Share of them, in [0, 1), that are never sent back to the seed, so that they grow
             old.
@@ -97,6 +101,7 @@ class GrowConfig(RunConfig):
     phantom_steps: int = 16
     tol: float = 1e-3
     max_steps: int = 96
+    variants: int = 3
     pool_size: int = 16
     elders: float = 0.5
     batch_size: int = 4
@@ -148,6 +153,7 @@ class GrowConfig(RunConfig):
                 f"Expected 'max_steps' of at least 'max_rollout' = {self.max_rollout} "
                 f"(got {self.max_steps})"
             )
+        check_count("variants", self.variants)
         if self.pool_size < self.batch_size:
             raise ValueError(
                 f"Expected 'pool_size' of at least 'batch_size' = {self.batch_size} "
@@ -185,6 +191,18 @@ class GrowConfig(RunConfig):
             self.target, on or self.on, self.size, self.kernels, self.scale, self.up,
             self.projection,
         )  # fmt: skip
+
+    def draw_variants(self, data: Data) -> list[Data]:
+        """The target on other triangulations of its surface, drawn by the run's seed."""
+        if not self.on_surface() or data.get("face") is None:
+            return []
+        from gncadeq.training.targets import seed_node
+        from gncadeq.training.variants import draw_variants
+
+        node = data.face.new_tensor([seed_node(data, self.seed_node)])
+        mesh = Data(pos=data.pos, face=data.face, color=data.color, seed_node=node)
+        count = min(self.variants, self.pool_size - 1)
+        return draw_variants(mesh, count, self.kernels, self.scale, self.up, self.seed)
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a training step."""

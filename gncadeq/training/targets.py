@@ -254,7 +254,7 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
     if channels < 4:
         raise ValueError(f"Expected 'channels' of at least 4, red to alpha (got {channels})")
     z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
-    z[_seed_node(data, node), 3:] = 1.0
+    z[seed_node(data, node), 3:] = 1.0
     return z
 
 
@@ -275,11 +275,12 @@ def anchor(data: Data, node: int | None = None, channels: int = 1) -> Tensor:
         tensor([0., 1., 0.])
     """
     x: Tensor = data.pos.new_zeros(data.num_nodes, channels)
-    x[_seed_node(data, node)] = 1.0
+    x[seed_node(data, node)] = 1.0
     return x
 
 
-def _seed_node(data: Data, node: int | None) -> int:
+def seed_node(data: Data, node: int | None = None) -> int:
+    """The number of the node that lives at first: ``node``, or as :func:`seed_state` takes it."""
     if node is None and data.get("seed_node") is not None:
         node = int(data.seed_node)
     if node is None:
@@ -298,5 +299,6 @@ __all__ = [
     "read_graph",
     "read_rgba",
     "save_target",
+    "seed_node",
     "seed_state",
 ]

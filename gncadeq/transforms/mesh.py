@@ -46,7 +46,9 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     Without a ``scale`` they are dimensionless one-ring operators, alike in size on any mesh: the
     Laplacian is :math:`\sum_j \hat w_{ij} (z_j - z_i)` with :math:`\hat w_{ij} \ge 0, \sum_j \hat
     w_{ij} = 1` (spectrum in [-2, 0]), the gradient a least squares fit in units of the vertex's
-    mean edge length. With ``scale=ℓ`` they are those of the surface and not of its triangles:
+    mean edge length, damped where the triangles are needles, so that its rows are bounded on every
+    mesh (:func:`gncadeq.testing.assert_bounded_perception`). With ``scale=ℓ`` they are those of the
+    surface and not of its triangles:
 
     .. math::
         \mathbf{G}_\ell - \mathbf{I} \;\text{ and }\; \ell \nabla, \quad (\mathbf{G}_\ell z)_i =

@@ -34,8 +34,9 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
     :math:`\sum_j \hat w_{ij} (z_j - z_i)` with :math:`\sum_j \hat w_{ij} = 1`; ``"harmonics"`` is
     ``[Laplacian, ∂x, ∂y(, ∂z)]``, the gradient by weighted least squares in units of a point's mean
     distance to its neighbours. Points with a unit ``normal`` lie on a surface, and the gradient is
-    that along it. Without one, a direction in which the neighbours hardly spread, less than 3 % of
-    their distance, has no derivative.
+    that along it. Without one, the derivative in a direction in which the neighbours hardly spread,
+    by less than 5 % of their mean square distance, is damped. Rows of kernels are bounded on every
+    cloud (:func:`gncadeq.testing.assert_bounded_perception`).
 
     Args:
         k: Every point senses its ``k`` nearest; those need not sense it.

@@ -1,7 +1,8 @@
 r"""Differential operators of a triangle mesh, from each vertex and its one ring.
 
 Everything is computed in float64, without a loop over vertices, and stays finite on any mesh:
-faces without area contribute nothing, and vertices that no face shapes fall back to distances.
+faces without area contribute nothing, and vertices that no face shapes fall back to distances. The
+kernels are bounded on every mesh (:func:`gncadeq.testing.assert_bounded_perception`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ Weights = Literal["cotangent", "distance", "uniform"]
 
 _SLIVER = 1e-6
 """The sine of a face's angle below which its direction is rounding."""
+_LEAST_SPREAD = 0.05
+"""The share of the mean square distance below which a direction's derivative is damped."""
+_LARGEST = 3.0
+"""The largest sum of a gradient's coefficients, in units of that of evenly spread neighbours."""
 _SHORTEST = 1e-2
 """Edges count as no shorter than this fraction of the mean one: coincident vertices stay finite."""
 
@@ -165,32 +170,46 @@ def normalized_rows(weight: Tensor, target: Tensor, num_nodes: int) -> Tensor:
 def least_squares_gradient(
     offset: Tensor, length: Tensor, weight: Tensor, target: Tensor, unit: Tensor
 ) -> Tensor:
-    r"""Coefficients ``[E, D]`` of the gradient that fits :math:`z_j - z_i` best.
+    r"""Coefficients ``[E, D]`` of the gradient that fits :math:`z_j - z_i` best, within a bound.
 
     .. math::
-        \mathbf{g}_i = \ell_i \, \mathbf{M}_i^{+} \sum_j \omega_{ij} \mathbf{u}_{ij} (z_j - z_i),
-        \quad \mathbf{M}_i = \sum_j \omega_{ij} \mathbf{u}_{ij} \mathbf{u}_{ij}^\top
+        \mathbf{g}_i = \sum_j \mathbf{c}_{ij} (z_j - z_i), \quad \mathbf{c}_{ij} = \ell_i \,
+        \frac{\omega_{ij}}{s_i} \, [\mathbf{M}_i]^{-1} \mathbf{u}_{ij}, \quad \mathbf{M}_i =
+        \sum_j \frac{\omega_{ij}}{s_i} \mathbf{u}_{ij} \mathbf{u}_{ij}^\top, \quad s_i = \sum_j
+        \omega_{ij} d_{ij}^2
 
-    It is exact for linear functions. Directions in which the neighbours hardly differ, a thousandth
-    of their mean square distance, have no derivative rather than a wild one.
+    where :math:`[\mathbf{M}]` has the eigenvectors of :math:`\mathbf{M}`, and its eigenvalues or
+    0.05, whichever is larger. The fit is exact for linear functions where the neighbours spread
+    by that share of their mean square distance in every direction. In a direction in which they
+    spread less the derivative is too small, and fades to zero continuously with the spread: on a
+    needle a fit would multiply rounding errors. Where the coefficients are still large, together
+    with the vertex's own :math:`-\sum_j \mathbf{c}_{ij}`, all of them are scaled down to
+
+    .. math::
+        \sum_j \lVert \mathbf{c}_{ij} \rVert + \Big\lVert \sum_j \mathbf{c}_{ij} \Big\rVert \le 3 D
+
+    where neighbours at equal distances that are spread evenly all around have :math:`D`.
 
     Args:
         offset: :math:`\mathbf{u}_{ij}` ``[E, D]``, from the target, maybe projected onto a plane.
-        length: The neighbours' distances ``[E]``.
+        length: The neighbours' distances :math:`d_{ij}` ``[E]``.
         weight: :math:`\omega_{ij} \ge 0` ``[E]``.
         target: The target of every edge.
         unit: The length :math:`\ell_i` ``[N]`` in which the gradient is measured.
     """
     num_nodes, dim = unit.numel(), offset.size(1)
+    spread = weight.new_zeros(num_nodes).index_add_(0, target, weight * length.square())
+    weighted = (weight / spread.clamp_min(1e-300)[target])[:, None] * offset
     moment = offset.new_zeros(num_nodes, dim, dim)
-    weighted = weight[:, None] * offset
     for row in range(dim):
         moment[:, row].index_add_(0, target, weighted[:, row : row + 1] * offset)
-    spread = weight.new_zeros(num_nodes).index_add_(0, target, weight * length.square())
-    spread = spread.clamp_min(1e-300)
-    inverse = torch.linalg.pinv(moment / spread[:, None, None], hermitian=True, atol=1e-3, rtol=0.0)
-    inverse = inverse * (unit / spread)[:, None, None]
-    return torch.einsum("edk,ek->ed", inverse[target], weighted)
+    value, axis = torch.linalg.eigh(moment)
+    inverse = (axis / value.clamp_min(_LEAST_SPREAD)[:, None]) @ axis.transpose(1, 2)
+    out = torch.einsum("edk,ek->ed", inverse[target], weighted) * unit[target, None]
+    own = out.new_zeros(num_nodes, dim).index_add_(0, target, out).norm(dim=1)
+    size = own.index_add(0, target, out.norm(dim=1))
+    scaled: Tensor = out * (_LARGEST * dim / size.clamp_min(_LARGEST * dim))[target, None]
+    return scaled
 
 
 def tangent_frames(normal: Tensor, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> Tensor:
