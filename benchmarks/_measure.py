@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 
 FOLDER = Path("runs/benchmarks")
 _TURN = 0.02  # seconds that a turn lasts at least
@@ -111,7 +110,7 @@ def _processor() -> str:
 def save(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Write ``runs/benchmarks/NAME.json``."""
     record = {"machine": machine(), **more, "rows": rows}
-    write_atomically(FOLDER / f"{name}.json", json.dumps(record, indent=2).encode())
+    write_json(FOLDER / f"{name}.json", record)
 
 
 def show(title: str, rows: list[dict[str, Any]], formats: Mapping[str, str] | None = None) -> None:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 
 WAYS = {
     "ift": {"gradient": "ift"},
@@ -101,7 +101,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows[way] = json.loads(done.stdout.splitlines()[-1])
         print(way, json.dumps(rows[way]), flush=True)
-    write_atomically(Path(args.out) / "table.json", json.dumps(rows, indent=2).encode())
+    write_json(Path(args.out) / "table.json", rows)
     print(
         f"\n{'':10s}{'accuracy':>10s}{'32 steps':>10s}{'500 steps':>10s}{'time':>9s}{'memory':>10s}"
     )

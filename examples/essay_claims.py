@@ -9,7 +9,6 @@ Writes ``runs/essay_claims/claims.json`` and ``panoramas.png``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.viz import figures as draw
 
 RADII = (0, 6, 10, 14)
@@ -137,7 +136,7 @@ def main() -> None:
     for i, picture in enumerate(shown):
         figure, _, _ = draw.label_map_figure(model, model.to_graph(picture))
         draw.save_figure(figure, out / f"panorama_{i + 2}.png")
-    write_atomically(out / "claims.json", json.dumps(claims, indent=2).encode())
+    write_json(out / "claims.json", claims)
     for title, rows in claims.items():
         print(title)
         for name, value in rows.items():

@@ -12,7 +12,6 @@ settle step by step, ``settling.png``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from torch_geometric.data import Batch
 from gncadeq import GraphNCA, PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.export import graph_inputs, to_onnx
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 
 FORMS = ("scatter", "gather")
 MOMENTS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300)
@@ -156,7 +155,7 @@ def main() -> None:
         "weights": args.weights, "images": args.images, "steps": args.steps, "bytes": sizes,
         "ways": rows, "settling": settling,
     }  # fmt: skip
-    write_atomically(folder / "table.json", json.dumps(table, indent=2).encode())
+    write_json(folder / "table.json", table)
     draw(settling, folder / "settling.png")
     print(f"{'':12s} accuracy  label as automaton  as equilibrium  logits differ by")
     for name, row in rows.items():

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import tempfile
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch_geometric.utils import to_dense_adj
 
 from gncadeq import ElasticCell, GraphNCA, SamplePool, load_mesh
 from gncadeq.analysis import saved_bytes
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import distance_loss, normalize_gradients
 from gncadeq.viz import SurfaceRenderer, render_strip
 
@@ -298,7 +297,7 @@ def main() -> None:
     show(table, None if args.smoke else PEERS.get(args.target))
     results = {"arguments": vars(args), "parameters": sum(p.numel() for p in cell.parameters()),
                "edges": data.num_edges, "saved bytes a step": saved, **table}  # fmt: skip
-    write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
+    write_json(out / "results.json", results)
     draw(states, data, ring, out / "strip.png")
     print(f"Weights, results and picture: {out}")
 

@@ -15,7 +15,6 @@ Writes ``results.json`` and ``automata.png``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import warnings
 from fractions import Fraction
@@ -33,7 +32,7 @@ from torch_geometric.utils import from_networkx, scatter
 from gncadeq import Cell, GraphNCA, GrowingCell
 from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
 from gncadeq.datasets import primitives
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToGraph, NeighborKernels
 from gncadeq.viz import ColorScale, render_surface
@@ -360,7 +359,7 @@ def main() -> None:
                 f"{len(row['wrong_inputs'])} of {row['inputs']} inputs: {row['wrong_inputs'][:8]}",
                 flush=True,
             )
-    write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
+    write_json(out / "results.json", results)
     if len(cells) == len(RULES):
         draw(out / "automata.png", cells, args.smoke)
     print(f"Wrote {out}")

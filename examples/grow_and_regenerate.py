@@ -16,7 +16,6 @@ interrupted training is continued, a finished one only measured again.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.growth import Trial
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
@@ -75,7 +74,7 @@ def main() -> None:
     for rate in (1.0, 0.5):  # an asynchronous automaton needs about twice the steps
         results["trials"][f"fire rate {rate:g}"] = measure(cell, data, z0, config, rate, args)
     draw(cell, data, z0, config, args)
-    write_atomically(Path(args.out) / "results.json", json.dumps(results, indent=2).encode())
+    write_json(Path(args.out) / "results.json", results)
     print(f"Pictures and results.json are in {args.out}")
 
 

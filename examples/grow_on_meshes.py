@@ -16,14 +16,13 @@ one only measured again.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 
 from grow_and_regenerate import draw, measure
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
 
@@ -81,7 +80,7 @@ def main() -> None:
             results["trials"][name] = {"num_nodes": data.num_nodes, **trial}
         place = Path(args.out) / ("" if on is None else on.replace(":", "-").replace("/", "-"))
         draw(cell, data, z0, config, argparse.Namespace(out=place, seed=args.seed))
-    write_atomically(Path(args.out) / "results.json", json.dumps(results, indent=2).encode())
+    write_json(Path(args.out) / "results.json", results)
     print(f"Trained in {results['training_cpu_seconds']} CPU seconds; pictures: {args.out}")
 
 

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 
 METHODS: dict[str, dict[str, Any]] = {
     "bptt": {"method": "bptt"},
@@ -134,7 +134,7 @@ def main() -> None:
             f"{row['error_10000']:16.5f}{row['error_mended']:16.5f}"
             f"{row['residual_200']:16.1e}{row['residual_10000']:16.1e}", flush=True,
         )  # fmt: skip
-        write_atomically(Path(args.out) / "table.json", json.dumps(rows, indent=2).encode())
+        write_json(Path(args.out) / "table.json", rows)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from gncadeq.analysis import asymptotic_alignment
 from gncadeq.analysis.independence import cosine, shuffled
 from gncadeq.datasets import maze
 from gncadeq.dynamics import Partition, solve
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import check_gradients, rest_loss
 from gncadeq.transforms import ImageToGraph, graph_to_image
 
@@ -269,7 +269,7 @@ def main() -> None:
                 table[f"{args.task} {way} {size} seed {seed}"] = row
                 lines.append(f"| {way} | {seed} | {size} | {line(row)} |")
                 print(lines[-1], flush=True)
-            write_atomically(place, json.dumps(table, indent=1).encode())
+            write_json(place, table)
             if args.task == "mazes":
                 data = tests[sizes[-1]][0]
                 draw(model, data, out / f"{way}_{seed}.png", (10, 100, 1000))

@@ -29,7 +29,7 @@ from gncadeq.cells import StencilConv
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, Partition
 from gncadeq.evaluation import evaluate
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.models import MeanReadout
 from gncadeq.training import TrainConfig
 from gncadeq.training.data import EpochBatches, InOrder, batch_loader
@@ -112,14 +112,15 @@ def main() -> None:
                 cell, solver, tol=1e-3, max_steps=steps, start="normal", on_failure="ignore"
             )
             result = evaluate(model, test_set, title=name)
-            row[name] = result.accuracy
+            # Of the state where the solve ended, whether it had converged or not.
+            row[name] = float((result.prediction == result.label).double().mean())
             row[f"{name}, converged"] = float(result.converged.double().mean())
         row["mean of u alone"] = linear_baseline(
             args.data_root, dataset, living, args.epochs, args.limit
         )
         rows[pixels] = row
         print(pixels, json.dumps(row, indent=2), flush=True)
-    write_atomically(Path(args.out) / "table.json", json.dumps(rows, indent=2).encode())
+    write_json(Path(args.out) / "table.json", rows)
 
 
 if __name__ == "__main__":

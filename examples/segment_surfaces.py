@@ -41,6 +41,7 @@ from gncadeq import IGNNCell
 from gncadeq.datasets import load_mesh
 from gncadeq.datasets.figures import PARTS, figure
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.models import NodeClassifier
 from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import MeshToGraph, PrincipalCurvatures
@@ -270,11 +271,11 @@ def main() -> None:
                 train(model, training, args.epochs, args.lr, args.batch_size)
                 torch.save(model.state_dict(), weights)
                 run = {"recipe": recipe, **measure(model, tests, args.steps)}
-                write_atomically(kept, json.dumps(run, indent=1).encode())
+                write_json(kept, run)
                 print(json.dumps(run), flush=True)
             shown.setdefault(name, model)
             results["models"].setdefault(name, []).append({"seed": seed, **run})
-    write_atomically(out / "results.json", json.dumps(results, indent=1).encode())
+    write_json(out / "results.json", results)
     table(results, list(sets))
     draw(shown, tests, [real(path) for path in args.meshes], out / "segmentation.png")
     print(f"results.json and segmentation.png are in {out}")

@@ -10,11 +10,10 @@ relative residual of 1e-3. Writes ``runs/smallest/table.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.training import TrainConfig
 from gncadeq.training.run import train
 
@@ -50,7 +49,7 @@ def main() -> None:
             f"{size:18s} {parameters:6,} parameters {100 * result.accuracy:6.2f} %  "
             f"{100 * float(result.converged.double().mean()):.0f} % converged", flush=True,
         )  # fmt: skip
-        write_atomically(Path(args.out) / "table.json", json.dumps(rows, indent=2).encode())
+        write_json(Path(args.out) / "table.json", rows)
 
 
 if __name__ == "__main__":

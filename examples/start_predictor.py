@@ -21,7 +21,6 @@ Writes ``runs/start_predictor/table.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from torch_geometric.nn import Sequential
 from gncadeq import GraphDEQ, PixelGraphClassifier, StencilConv
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import Solution
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import check_gradients, start_loss
 
 GRAPH = "x, edge_index, edge_attr"
@@ -159,7 +158,7 @@ def main() -> None:
             )
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, json.dumps(table, indent=1).encode())
+    write_json(place, table)
 
 
 if __name__ == "__main__":

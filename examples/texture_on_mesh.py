@@ -17,7 +17,6 @@ Writes ``texture.png``, ``results.json`` and, for each texture, ``NAME.safetenso
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ from gncadeq.cells import MicroCell
 from gncadeq.datasets.mesh_trimesh import load_trimesh
 from gncadeq.datasets.textures import TEXTURES, texture
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.growth import relative_residual
 from gncadeq.models.pretrained import load_pretrained, save_pretrained
 from gncadeq.training.surfaces import read_surface
@@ -120,7 +120,7 @@ def main() -> None:
         for place, looks in trials.items():
             for moment in looks:
                 print(f"  {place:20s}", *(f"{k} {v:.5g}" for k, v in moment.items()), flush=True)
-        write_atomically(out / "results.json", json.dumps(results, indent=2).encode())
+        write_json(out / "results.json", results)
     strip = render_strip(pictures, captions, columns=2 + len(args.meshes))
     write_atomically(out / "texture.png", png(strip))
     print(f"Pictures and results.json are in {out}")

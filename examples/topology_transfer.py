@@ -18,7 +18,6 @@ the spectral radius at the last state) and ``topology_transfer.png``.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from torch_geometric.data import Data
 from gncadeq.analysis import spectral_radius
 from gncadeq.datasets import primitives
 from gncadeq.dynamics import ConvergenceError
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 from gncadeq.growth import Trial, color_error
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
@@ -174,7 +173,7 @@ def main() -> None:
         "arguments": vars(args), "parameters": sum(p.numel() for p in cell.parameters()),
         "table": table,
     }  # fmt: skip
-    write_atomically(Path(args.out) / "results.json", json.dumps(results, indent=1).encode())
+    write_json(Path(args.out) / "results.json", results)
     draw(table, pictures, args.radius, Path(args.out) / "topology_transfer.png")
     print(f"results.json and topology_transfer.png are in {args.out}")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gncadeq.datasets import PixelGraphs
-from gncadeq.dynamics import Status
+from gncadeq.dynamics import GraphNCA, Status
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.training.data import InOrder, batch_loader
 
@@ -22,10 +22,13 @@ class Evaluation:
 
     Attributes:
         label: ``[num_graphs]``, the right classes.
-        prediction: ``[num_graphs]``, the predicted classes.
+        prediction: ``[num_graphs]``, the classes that the states decode to; −1 for a graph without
+            a finite state.
         residual: ``[num_graphs]``, relative residual of the state that was decoded.
         num_steps: ``[num_graphs]``, steps taken.
         converged: ``[num_graphs]``, whether the residual is within the tolerance.
+        answered: ``[num_graphs]``, whether the prediction is an answer: that of an equilibrium that
+            was reached, or of an automaton's finite state after its steps.
         seconds: Wall time.
     """
 
@@ -34,20 +37,32 @@ class Evaluation:
     residual: Tensor
     num_steps: Tensor
     converged: Tensor
+    answered: Tensor
     seconds: float
 
     @property
+    def right(self) -> Tensor:
+        """``[num_graphs]``, whether a graph's answer is right; one without an answer isn't."""
+        return (self.prediction == self.label) & self.answered
+
+    @property
     def accuracy(self) -> float:
-        """Share of right predictions."""
-        return float((self.prediction == self.label).double().mean())
+        """Share of all graphs with a right answer."""
+        return float(self.right.double().mean())
+
+    @property
+    def without_answer(self) -> int:
+        """Number of graphs without an answer."""
+        return int((~self.answered).sum())
 
     def agreement(self, other: Evaluation) -> float:
-        """Share of graphs on which two evaluations predict the same."""
-        return float((self.prediction == other.prediction).double().mean())
+        """Share of all graphs to which two evaluations give the same answer."""
+        both = self.answered & other.answered
+        return float(((self.prediction == other.prediction) & both).double().mean())
 
     def confusion(self, num_classes: int = 10) -> Tensor:
-        """``[num_classes, num_classes]`` counts, right classes in rows."""
-        flat = self.label * num_classes + self.prediction
+        """``[num_classes, num_classes]`` counts of answers, right classes in rows."""
+        flat = (self.label * num_classes + self.prediction)[self.answered]
         return torch.bincount(flat, minlength=num_classes**2).view(num_classes, num_classes)
 
     def summary(self) -> dict[str, Any]:
@@ -57,6 +72,7 @@ class Evaluation:
         quantile = residual.sort().values[((len(residual) - 1) * q).ceil().long()].tolist()
         return {
             "graphs": len(self.label),
+            "without_answer": self.without_answer,
             "accuracy": self.accuracy,
             "converged": float(self.converged.double().mean()),
             "residual_median": quantile[0],
@@ -91,7 +107,7 @@ def evaluate(
         progress: Whether to show a progress bar.
         title: Its label.
     """
-    was_training = model.training
+    was_training, is_automaton = model.training, isinstance(model.dynamics, GraphNCA)
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -106,15 +122,19 @@ def evaluate(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
             batch_size=data.num_graphs, generator=generator, return_solution=True,
         )  # fmt: skip
+        converged = solution.status == Status.CONVERGED
+        lost = (solution.status == Status.NON_FINITE) | ~logits.isfinite().all(1)
+        # An automaton's answer is its state after so many steps, at rest or not.
+        settled = converged | (solution.status == Status.MAX_STEPS) if is_automaton else converged
         rows.append(
-            (data.y, logits.argmax(1), solution.residual, solution.num_steps,
-             solution.status == Status.CONVERGED)
+            (data.y, logits.argmax(1).masked_fill(lost, -1), solution.residual,
+             solution.num_steps, converged, settled & ~lost)
         )  # fmt: skip
     model.train(was_training)
     columns = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
-    label, prediction, residual, steps, converged = columns
+    label, prediction, residual, steps, converged, answered = columns
     seconds = time.perf_counter() - start
-    return Evaluation(label, prediction, residual, steps, converged, seconds)
+    return Evaluation(label, prediction, residual, steps, converged, answered, seconds)
 
 
 __all__ = ["Evaluation", "evaluate"]

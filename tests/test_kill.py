@@ -49,9 +49,9 @@ def run_grow(folder: Path, resume: bool) -> None:
 def run_texture(folder: Path, resume: bool) -> None:
     from gncadeq.models.pretrained import save_pretrained
 
-    target = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
     config = TextureConfig(
-        4, size=16, steps=STEPS["texture"], min_rollout=2, max_rollout=4, pool_size=4, batch_size=2
+        4, size=20, steps=STEPS["texture"], min_rollout=2, max_rollout=4, pool_size=4, batch_size=2
     )
     cell = train_texture(target, config, False, folder / "checkpoints", SAVED["texture"])
     save_pretrained(cell, folder / "model.safetensors")

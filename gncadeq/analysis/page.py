@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from gncadeq.files.json_files import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def page(title: str, facts: dict[str, str], sections: Sequence[Section]) -> str:
         for i, s in enumerate(sections)
     )
     body = "".join(_render(i, s) for i, s in enumerate(sections))
-    numbers = json.dumps(_plain({s.title: s.numbers for s in sections}), allow_nan=False)
+    numbers = json.dumps(plain({s.title: s.numbers for s in sections}), allow_nan=False)
     data = numbers.replace("<", "\\u003c")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -88,17 +89,6 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: NaN and infinities become text."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 __all__ = ["Section", "page"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from gncadeq.choices import DynamicsName, StartName
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
-from gncadeq.commands.printing import print_summary
+from gncadeq.commands.printing import errors, print_summary, unanswered
 from gncadeq.commands.weights import load_run, load_test_set
 
 
@@ -39,13 +38,14 @@ def evaluate(
 ) -> None:
     """Measure weights on the test set, as an equilibrium and as an automaton.
 
-    With *--as nca* both are measured, and how often they agree.
+    With *--as nca* both are measured, and how often they agree. A graph whose equilibrium was not
+    reached has no answer and counts as wrong; if there is such a graph, the exit status is 1.
     """
     import torch
 
     from gncadeq.dynamics import GraphDEQ, GraphNCA
     from gncadeq.evaluation import evaluate as measure
-    from gncadeq.files.atomic import write_atomically
+    from gncadeq.files.json_files import write_json
 
     if as_ == "deq":
         for option, value, default in (
@@ -65,14 +65,18 @@ def evaluate(
         start=start if start and as_ == "deq" else "zeros",
     )  # fmt: skip
     reference = measure(model, test_set, index=index, seed=seed, title="equilibrium")
-    columns = {"equilibrium": reference.summary()}
+    columns, failed = {"equilibrium": reference.summary()}, [unanswered(reference)]
     if as_ == "nca":
         model.dynamics = GraphNCA(cell, steps, fire_rate, step_size, start or "normal", tol=tol)
         result = measure(model, test_set, index=index, seed=seed, title="automaton")
         columns["automaton"] = {**result.summary(), "agreement": result.agreement(reference)}
+        failed.append(unanswered(result, "a finite state after all steps"))
     print_summary(columns)
     if json_file:
-        write_atomically(json_file, json.dumps(columns, indent=2).encode())
+        write_json(json_file, columns)
+    if any(failed):
+        errors.print("\n".join(filter(None, failed)), highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1)
 
 
 def register(app: typer.Typer) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from gncadeq.evaluation import Evaluation
 
 console = Console()
 errors = Console(stderr=True)
@@ -52,6 +55,17 @@ def print_summary(columns: dict[str, dict[str, Any]]) -> None:
     console.print(made)
 
 
+def unanswered(result: Evaluation, expected: str = "an equilibrium") -> str:
+    """A sentence if graphs have no answer, else an empty string."""
+    count, total = result.without_answer, len(result.label)
+    if not count:
+        return ""
+    return (
+        f"Expected {expected} for every graph (got none for {count} of {total}: these have no "
+        "answer, and count as wrong). Raise --max-steps or --tol, or train with --contraction"
+    )
+
+
 def _shown(key: str, value: Any) -> str:
     if value is None:
         return ""
@@ -62,4 +76,4 @@ def _shown(key: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-__all__ = ["console", "errors", "print_summary", "resumable", "say", "table"]
+__all__ = ["console", "errors", "print_summary", "resumable", "say", "table", "unanswered"]

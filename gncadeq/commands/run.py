@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gncadeq.commands.options import folder_name
 from gncadeq.commands.printing import console, say, table
+
+if TYPE_CHECKING:
+    from gncadeq.growth import Moment
 
 
 def run(
@@ -44,7 +47,7 @@ def run(
     On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
     which 'gncadeq render' makes other pictures and coloured meshes.
     """
-    from gncadeq.files.atomic import write_atomically
+    from gncadeq.files.json_files import write_json
     from gncadeq.growth import Trial
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
@@ -55,12 +58,12 @@ def run(
     rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
     trial = Trial(cell, data, z0, rate, seed)
     every = max(1, (steps + recovery) // frames)
-    for _ in trial.film(steps, every):
-        pass
+    for moment in trial.film(steps, every):
+        _check_finite(moment)
     if damage != "none":
         trial.damage(damage)
-        for _ in trial.film(recovery, every, "recovery"):
-            pass
+        for moment in trial.film(recovery, every, "recovery"):
+            _check_finite(moment)
     made = table("", "steps", "error", "residual", "alive")
     last = {m.event: m for m in trial.moments}
     for event, title in (("growth", "grown"), ("damage", "injured"), ("recovery", "recovered")):
@@ -76,7 +79,7 @@ def run(
         "on": on, "num_nodes": data.num_nodes, "fire_rate": rate, "seed": seed,
         "moments": [m.summary() for m in trial.moments],
     }  # fmt: skip
-    write_atomically(folder / "trial.json", json.dumps(report, indent=2).encode())
+    write_json(folder / "trial.json", report)
     written = [
         folder / "trial.json",
         save_strip(trial.moments, data, folder / "strip.png", up=up),
@@ -87,6 +90,14 @@ def run(
         written.append(save_viewer(trial.moments, data, folder / "viewer.html", up, title))
         written.append(save_moments(trial.moments, data, folder / "trajectory.safetensors"))
     say(*written)
+
+
+def _check_finite(moment: Moment) -> None:
+    if not (math.isfinite(moment.error) and math.isfinite(moment.residual)):
+        raise FloatingPointError(
+            f"Expected finite states (got NaN or infinity by step {moment.steps}). The rule grows "
+            "without bound here: run it on the graph that it was trained on, or train it for longer"
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
-from gncadeq.commands.printing import say
+from gncadeq.commands.printing import say, unanswered
 from gncadeq.commands.weights import load_run, load_test_set, place_of
 
 
@@ -57,6 +58,8 @@ def show(
             done(draw.save_figure(figure, target / "learning_curve.png"))
         result = measure(model, test_set, title="confusion matrix")
         done(draw.save_figure(draw.confusion_figure(result), target / "confusion.png"))
+    if missing := unanswered(result):
+        warnings.warn(missing, stacklevel=2)
     say(*written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -19,7 +20,7 @@ from gncadeq.choices import (
     Update,
 )
 from gncadeq.commands.options import DataRoot, configure, count_or_none, explicit, number_or_none
-from gncadeq.commands.printing import print_summary, resumable, say
+from gncadeq.commands.printing import print_summary, resumable, say, unanswered
 
 if TYPE_CHECKING:
     from gncadeq.training import TrainConfig
@@ -156,6 +157,8 @@ def _train(config: TrainConfig, resume: bool) -> None:
         model, result = train(config, resume=resume)
     parameters = sum(p.numel() for p in model.parameters())
     print_summary({f"{config.dataset} test set, equilibrium": result.summary()})
+    if missing := unanswered(result):
+        warnings.warn(missing, stacklevel=2)
     say(
         f"{100 * result.accuracy:.2f} % with {parameters:,} parameters. The run is in {config.out}",
         "Look at it with: " + shlex.join(["gncadeq", "show", config.out]),

@@ -21,7 +21,7 @@ from gncadeq.choices import (
     StartName,
     Update,
 )
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.json_files import write_json
 
 _RUN = "run"
 _PLACES = ("data_root", "out")
@@ -83,7 +83,7 @@ class RunConfig:
         """
         run = run_id(path) or secrets.token_hex(8)
         options = {_RUN: run, **dataclasses.asdict(self)}  # type: ignore[call-overload]
-        write_atomically(path, json.dumps(options, indent=2).encode())
+        write_json(path, options)
         return run
 
     @classmethod

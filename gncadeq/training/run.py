@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import logging
 import platform
 import signal
@@ -20,8 +19,8 @@ from torch import nn
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.evaluation import Evaluation, evaluate
-from gncadeq.files.atomic import write_atomically
 from gncadeq.files.checkpoints import Checkpoints
+from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.training.config import TrainConfig, run_id
@@ -162,7 +161,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         training, model.dynamics = model.dynamics, solving
         result = evaluate(model, train_set, index=held_out, progress=progress, title="validate")
         model.dynamics = training
-        return int((result.prediction == result.label).sum()), len(held_out)
+        return int(result.right.sum()), len(held_out)
 
     checkpoints = _checkpoints(folder)
     log = RunLog(folder, card, checkpoints, sampler, validate if config.validation else None)
@@ -235,7 +234,7 @@ def _finish(
             "training_seconds": seconds[-1] if seconds else 0.0,
         }  # fmt: skip
         model.save_pretrained(str(folder / "model.safetensors"), model.card)
-        write_atomically(folder / "evaluation.json", json.dumps(model.card, indent=2).encode())
+        write_json(folder / "evaluation.json", model.card)
     return model, result
 
 

@@ -282,7 +282,10 @@ def confusion_figure(result: Evaluation) -> Figure:
     axis.set_yticks(range(count.size(0)))
     axis.set_xlabel("predicted")
     axis.set_ylabel("right")
-    axis.set_title(f"{100 * result.accuracy:.2f} % of {len(result.label)}", fontsize=10)
+    title = f"{100 * result.accuracy:.2f} % of {len(result.label)}"
+    if result.without_answer:
+        title += f", {result.without_answer} without an answer"
+    axis.set_title(title, fontsize=10)
     return figure
 
 
