@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from conv_table import CONVS, C, Works
 from conv_table import graph as conv_graph
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import GATConv, GCNConv
+from torch_geometric.nn import GATConv, GCNConv, GINConv
 from typer.testing import CliRunner
 
 from gncadeq import (
@@ -77,9 +77,10 @@ CELLS = {
     "gcn": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "none"),
     "gcn-weighted": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "positive"),
     "gat": (lambda: WrappedConvCell(GATConv(4, 2, heads=2), 2), "none"),
-    "gat-state": (lambda: WrappedConvCell(GATConv(4, 4), 2, attention="state"), "none"),
+    "gat-state": (lambda: measured(WrappedConvCell(GATConv(4, 4), 2, attention="state")), "none"),
+    "gin": (lambda: WrappedConvCell(GINConv(torch.nn.Linear(4, 4)), 2, 4), "none"),
 }
-ONLY_SCATTER = ("monotone", "gcn", "gcn-weighted", "gat", "gat-state")
+ONLY_SCATTER = ("monotone", "gcn", "gcn-weighted", "gat", "gat-state", "gin")
 FORMS = [(name, form) for name in CELLS for form in ("scatter", "gather")
          if form == "scatter" or name not in ONLY_SCATTER]  # fmt: skip
 
@@ -98,6 +99,17 @@ def graph(kind: str, n: int, e: int, dtype=torch.double) -> Data:
     }[kind]()
     x = torch.randn(n, 2, generator=g, dtype=dtype)
     return Data(x=x, edge_index=edge_index, edge_attr=edge_attr, num_nodes=n)
+
+
+def measured(cell: WrappedConvCell) -> WrappedConvCell:
+    data = graph("none", 12, 40, torch.float)
+    cell.measure(data.x, data.edge_index)
+    return cell
+
+
+def test_a_growth_that_was_never_measured_cannot_be_exported():
+    with pytest.raises(ValueError, match="Call the model on a graph once"):
+        StepProgram(WrappedConvCell(GATConv(4, 4), 2, attention="state"))
 
 
 @pytest.mark.parametrize("size", [(7, 30), (5, 0), (1, 3)], ids=str)
@@ -159,7 +171,12 @@ def files(tmp_path_factory):
         "propagation": (GraphNCA(PropagationCell(2), steps=5), "weight", {"form": "gather"}),
         "gat": (GraphNCA.from_conv(GATConv(4, 2, heads=2), 2, steps=5), "none", {}),
         "gat-state": (
-            GraphDEQ.from_conv(GATConv(4, 4), 2, attention="state"),
+            GraphNCA(measured(WrappedConvCell(GATConv(4, 4), 2, attention="state")), steps=5),
+            "none",
+            {},
+        ),
+        "gin": (
+            GraphDEQ.from_conv(GINConv(torch.nn.Linear(4, 4)), 2, channels=4),
             "none",
             {"program": "step"},
         ),
@@ -171,7 +188,7 @@ def files(tmp_path_factory):
 
 
 NAMES = ("classifier", "classifier-gather", "growing", "growing-step", "ignn", "monotone", "gcn",
-         "propagation", "gat", "gat-state")  # fmt: skip
+         "propagation", "gat", "gat-state", "gin")  # fmt: skip
 
 
 def pixels(model: PixelGraphClassifier, *sizes: tuple[int, int]) -> Batch:

@@ -92,7 +92,6 @@ def test_no_bound_where_nothing_is_proven():
         cell_of(pyg.AGNNConv()),
         cell_of(pyg.GCNConv(4, 4), norm="LayerNorm"),
         cell_of(pyg.GCNConv(4, 4), activation="gelu"),
-        cell_of(pyg.GCNConv(4, 4, normalize=False)),
         cell_of(pyg.GCNConv(4, 4, aggr="max")),
         cell_of(pyg.SAGEConv(4, 4, aggr="max")),
         cell_of(pyg.ChebConv(4, 4, 2, normalization=None)),
@@ -122,13 +121,14 @@ def test_growth_rate_is_the_spectral_radius():
 @pytest.mark.parametrize("attention", ["injection", "state"])
 @pytest.mark.parametrize("build", [lambda: pyg.GATConv(2, 2), lambda: pyg.GCNConv(2, 2)])
 def test_the_gradient_of_the_scale_is_exact(build, attention):
-    """Against finite differences, where the scale is active."""
+    """Against finite differences, where the scale is active: a proven one follows the weights, a
+    measured one is a constant."""
     data = graph(Works(lambda: None), 3)
     torch.manual_seed(0)
     options = {"power_steps": 4, "activation": "tanh", "attention": attention}
     cell = cell_of(build(), channels=2, contraction=0.3, **options)
     step = cell.prepare(data.x, data.edge_index)
-    assert float(step.scale.max()) < 1
+    assert float(step.scale.detach().max()) < 1
     deq = GraphDEQ(cell, tol=1e-13, max_steps=200)
     parameters = dict(deq.named_parameters())
     names = [n for n in parameters if "inject" not in n]

@@ -5,7 +5,8 @@ from gncadeq.cells.base import Cell
 from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_attention import can_hold_attention, held_bound
-from gncadeq.cells.conv_bounds import growth_rate, proven_bound
+from gncadeq.cells.conv_bounds import proven_bound
+from gncadeq.cells.conv_growth import MeasuredGrowth, growth_rate
 from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
@@ -39,6 +40,7 @@ __all__ = [
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
+    "MeasuredGrowth",
     "MicroCell",
     "MonotoneCell",
     "NodeEdgeCell",

@@ -21,9 +21,10 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import SumAggregation
 
-from gncadeq.cells.conv_bounds import spectral_norm
+from gncadeq.cells.conv_bounds import has_hooks, is_exact, is_known, spectral_norm
 from gncadeq.cells.conv_step import RestrictableConvStep, WrappedConvStep
 from gncadeq.sparse import SparseRows
+from gncadeq.typing import OptTensor
 
 
 class _Parts(NamedTuple):
@@ -32,16 +33,16 @@ class _Parts(NamedTuple):
     bias: Any
 
 
-def _parts(conv: Any) -> _Parts | None:
-    """The linear maps of an attention conv, ``None`` for any other; subclasses are others."""
-    kind, parts = type(conv), None
-    if kind is pyg.GATConv and conv.lin is not None:
-        parts = _Parts(conv.lin, conv.res, conv.bias)
-    elif kind is pyg.GATv2Conv:
-        parts = _Parts(conv.lin_l, conv.res, conv.bias)
-    elif kind is pyg.TransformerConv and not conv.beta:
-        parts = _Parts(conv.lin_value, conv.lin_skip if conv.root_weight else None, None)
-    return parts if parts and isinstance(conv.aggr_module, SumAggregation) else None
+_HELD = (pyg.GATConv, pyg.GATv2Conv, pyg.TransformerConv)
+
+
+def _parts(conv: Any) -> _Parts:
+    """The linear maps of an attention conv."""
+    if isinstance(conv, pyg.GATConv):
+        return _Parts(conv.lin, conv.res, conv.bias)
+    if isinstance(conv, pyg.GATv2Conv):
+        return _Parts(conv.lin_l, conv.res, conv.bias)
+    return _Parts(conv.lin_value, conv.lin_skip if conv.root_weight else None, None)
 
 
 def can_hold_attention(conv: nn.Module) -> bool:
@@ -51,10 +52,15 @@ def can_hold_attention(conv: nn.Module) -> bool:
         >>> can_hold_attention(pyg.GATv2Conv(4, 2, heads=2)), can_hold_attention(pyg.AGNNConv())
         (True, False)
     """
-    return _parts(conv) is not None
+    attention: Any = conv
+    if not is_exact(conv, _HELD) or type(attention.aggr_module) is not SumAggregation:
+        return False
+    if "explain_message" in vars(conv):  # an explainer that looks at every message
+        return False
+    return not getattr(conv, "beta", False) and getattr(conv, "lin", True) is not None
 
 
-def held_bound(conv: nn.Module) -> Tensor:
+def held_bound(conv: nn.Module) -> OptTensor:
     r"""A Lipschitz constant of an attention conv with held weights, on every graph.
 
     The smaller of two, each in its own norm. Where a node's size is its Euclidean norm,
@@ -68,7 +74,8 @@ def held_bound(conv: nn.Module) -> Tensor:
         conv: A conv of which :func:`can_hold_attention` is true.
 
     Returns:
-        A scalar, differentiable to the conv's parameters.
+        A scalar, differentiable to the conv's parameters; ``None`` if its linear maps were replaced
+        or hooked.
 
     Example:
         >>> conv = pyg.GATConv(4, 2, heads=2)
@@ -76,8 +83,9 @@ def held_bound(conv: nn.Module) -> Tensor:
         >>> held_bound(conv)
         tensor(1., grad_fn=<MinimumBackward0>)
     """
+    if not is_known(conv, _HELD):
+        return None
     parts, width = _parts(conv), int(getattr(conv, "out_channels", 1))
-    assert parts is not None
     value: Tensor = parts.value.weight
     size = spectral_norm(value.view(-1, width, value.size(1)))  # of every head
     skip = size.new_zeros(()) if parts.skip is None else spectral_norm(parts.skip.weight)
@@ -113,11 +121,16 @@ class HeldAttentionStep(RestrictableConvStep):
             ValueError: If the conv doesn't map states to states.
         """
         conv: Any = step.conv
+        if has_hooks(conv):
+            raise ValueError(
+                f"Expected {type(conv).__name__} without forward hooks of its own, which held "
+                "attention doesn't call (got some). Hook the cell, or use attention='state'"
+            )
         y, (edge_index, weight) = step.call(start, return_attention_weights=True)
         step.check(start, y)
         if getattr(conv, "explain", None):
             weight = conv.explain_message(weight, start.size(0))
-        if type(conv) is pyg.TransformerConv:  # which returns them as they are before
+        if isinstance(conv, pyg.TransformerConv):  # which returns them as they are before
             weight = F.dropout(weight, conv.dropout, conv.training)
         if conv.training and conv.dropout > 0:  # what is left may be more than an average
             target = edge_index[_target(conv)]
@@ -126,7 +139,7 @@ class HeldAttentionStep(RestrictableConvStep):
         new = cls(step.cell, step.edge_index, step.drive, step.arguments)
         new.heads = weight.size(1)
         new.carried = None
-        if type(conv) is pyg.TransformerConv and conv.lin_edge is not None:
+        if isinstance(conv, pyg.TransformerConv) and conv.lin_edge is not None:
             edge = conv.lin_edge(step.arguments["edge_attr"])
             edge = weight.unsqueeze(2) * edge.view(*weight.shape, conv.out_channels)
             carried = edge.new_zeros(start.size(0), *edge.shape[1:])
@@ -146,7 +159,6 @@ class HeldAttentionStep(RestrictableConvStep):
         """The conv of a state."""
         conv: Any = self.conv
         parts = _parts(conv)
-        assert parts is not None
         value = parts.value(z).view(-1, conv.out_channels)
         # Under autocast the weights are wider than the values.
         y: Tensor = self.rows.matmul(value, self.weight.to(value.dtype))

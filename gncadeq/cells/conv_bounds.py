@@ -1,4 +1,4 @@
-r"""How much a PyG conv can stretch distances: proven for linear convs, measured for any.
+r"""How much a linear conv can stretch distances, proven.
 
 The proofs are about undirected graphs with weights that aren't negative. There the matrices
 
@@ -7,24 +7,112 @@ The proofs are about undirected graphs with weights that aren't negative. There 
 
 have eigenvalues in [−1, 1] and shrink distances: in the Euclidean norm the first, and the second in
 that norm with every node weighted by its degree. (A conv that only ever uses one of the two is
-bounded in that one's norm.)
+bounded in that one's norm.) A conv that takes the weights of edges as they come
+(``normalize=False``) is bounded on every graph, with weights of any sign: with
+:math:`|\mathbf{A}| \mathbf{v} \le \lambda \mathbf{v}` for a positive :math:`\mathbf{v}`,
+:math:`\mathbf{A}` stretches :math:`\max_i \lVert \mathbf{z}_i \rVert / v_i` by
+:math:`\lambda` at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy as parameter_is_lazy
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _Orthogonal, _WeightNorm
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.utils import is_undirected
 
 NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
-_SETTLING = 3
-_TINY = 1e-30
+LINEAR = (nn.Linear, nn.LazyLinear, pyg.Linear)
+_PARTS = (*LINEAR, nn.ModuleList, SumAggregation, MeanAggregation)
+_RECOMPUTED = (_WeightNorm, _Orthogonal)
+_EXPLAINER = ("explain_message", "propagate")  # what PyG's explainers set on a conv
+
+
+def is_exact(module: nn.Module, kinds: Iterable[type]) -> bool:
+    """Whether what a module computes follows from its class, its submodules and its hooks.
+
+    It has exactly one of the given classes (subclasses are others), no method that was replaced,
+    and no parametrisation but ``weight_norm`` and ``orthogonal`` of
+    :mod:`torch.nn.utils.parametrizations`, which are computed anew wherever the weight is read. The
+    older ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` compute it when the module
+    is called, so that what is read before is the weight of the last call.
+
+    Example:
+        >>> linear = nn.Linear(2, 2)
+        >>> is_exact(linear, LINEAR), is_exact(torch.nn.utils.spectral_norm(linear), LINEAR)
+        (True, False)
+    """
+    kind: Any = parametrize.type_before_parametrizations(module)
+    if kind not in kinds:
+        return False
+    if any(name not in _EXPLAINER and callable(getattr(kind, name, None)) for name in vars(module)):
+        return False
+    if any(type(h).__module__.startswith("torch.nn.utils") for h in _hooks(module)):
+        return False
+    if not parametrize.is_parametrized(module):
+        return True
+    lists: Any = module.parametrizations
+    return all(type(p) in _RECOMPUTED for several in lists.values() for p in several)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody's hooks see, and may change, what a module or one within it computes.
+
+    Example:
+        >>> conv = pyg.GCNConv(4, 4)
+        >>> _ = conv.lin.register_forward_hook(lambda module, inputs, output: 2 * output)
+        >>> is_hooked(conv)
+        True
+    """
+    return any(map(has_hooks, module.modules()))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module itself has hooks; those that make the weights of a lazy one don't count.
+
+    Example:
+        >>> has_hooks(pyg.Linear(-1, 4)), has_hooks(nn.Identity())
+        (False, False)
+    """
+    if not _hooks(module):
+        return False
+    return not any(map(parameter_is_lazy, module.parameters(recurse=False)))
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    # Those of torch, and those of PyG's message passing.
+    kinds = [
+        v for n, v in vars(module).items() if n.endswith(("forward_hooks", "forward_pre_hooks"))
+    ]
+    return [hook for hooks in kinds for hook in hooks.values()]
+
+
+def is_known(module: nn.Module, kinds: Iterable[type], parts: Iterable[type] = _PARTS) -> bool:
+    """Whether a module is exact, and its submodules likewise, of the classes ``parts``.
+
+    A bound is claimed for known modules without hooks alone.
+
+    Example:
+        >>> conv = pyg.GCNConv(4, 4)
+        >>> is_known(conv, [pyg.GCNConv])
+        True
+        >>> conv.lin = nn.Sequential(conv.lin)
+        >>> is_known(conv, [pyg.GCNConv])
+        False
+    """
+    parts = tuple(parts)
+    return is_exact(module, kinds) and all(
+        is_known(child, parts, parts)
+        for name, child in module.named_children()
+        if name != "parametrizations"
+    )
 
 
 def spectral_norm(weight: Tensor) -> Tensor:
@@ -43,77 +131,102 @@ def _norm(linear: Any) -> Tensor:
     return spectral_norm(linear.weight)
 
 
-def _sum(linears: Any) -> Tensor:
-    return torch.stack([_norm(linear) for linear in linears]).sum()
+def _is_sum(conv: Any) -> bool:
+    return type(conv.aggr_module) is SumAggregation
 
 
-def _is_mean(conv: Any) -> bool:
-    return isinstance(conv.aggr_module, MeanAggregation)
+def _gcn(conv: Any, growth: Tensor) -> Tensor | None:
+    return growth * _norm(conv.lin) if _is_sum(conv) else None
 
 
-def _is_normalized(conv: Any) -> bool:
-    return bool(getattr(conv, "normalize", True)) and isinstance(conv.aggr_module, SumAggregation)
+def _ssg(conv: Any, growth: Tensor) -> Tensor | None:
+    # α z + (1 - α) / K Σ_k Â^k z, then W
+    return _norm(conv.lin) if _is_sum(conv) else None
 
 
-def _gcn(conv: Any) -> Tensor | None:
-    return _norm(conv.lin) if _is_normalized(conv) else None
-
-
-def _sage(conv: Any) -> Tensor | None:
-    if not _is_mean(conv) or conv.normalize or getattr(conv, "project", False):
+def _sage(conv: Any, growth: Tensor) -> Tensor | None:
+    mean = type(conv.aggr_module) is MeanAggregation
+    if not mean or conv.normalize or getattr(conv, "project", False):
         return None
     return _norm(conv.lin_l) + (_norm(conv.lin_r) if conv.root_weight else 0.0)
 
 
-def _tag(conv: Any) -> Tensor | None:
-    return _sum(conv.lins) if _is_normalized(conv) else None
+def _tag(conv: Any, growth: Tensor) -> Tensor | None:
+    terms = [growth**k * _norm(linear) for k, linear in enumerate(conv.lins)]
+    return torch.stack(terms).sum(0) if _is_sum(conv) else None
 
 
-def _cheb(conv: Any) -> Tensor | None:
+def _cheb(conv: Any, growth: Tensor) -> Tensor | None:
     # L̂ = L - I = -Â with λ_max = 2, and |T_k| ≤ 1 on [-1, 1]
-    return _sum(conv.lins) if conv.normalization == "sym" and _is_normalized(conv) else None
+    if conv.normalization != "sym" or not _is_sum(conv):
+        return None
+    return torch.stack([_norm(linear) for linear in conv.lins]).sum()
 
 
-def _gcn2(conv: Any) -> Tensor | None:
+def _gcn2(conv: Any, growth: Tensor) -> Tensor | None:
     # (1 - α) Â z ((1 - β) I + β W), and without α where W₂ acts on the initial residual
-    if not _is_normalized(conv):
+    if not _is_sum(conv):
         return None
     weight: Tensor = conv.weight1
     eye = torch.eye(weight.size(0), dtype=weight.dtype, device=weight.device)
     alpha, beta = float(conv.alpha), float(conv.beta)
-    return (1 - alpha) * spectral_norm((1 - beta) * eye + beta * weight)
+    return growth * (1 - alpha) * spectral_norm((1 - beta) * eye + beta * weight)
 
 
-def _one(conv: Any) -> Tensor | None:
-    return torch.ones(()) if _is_normalized(conv) else None
+def _lg(conv: Any, growth: Tensor) -> Tensor | None:
+    return growth if _is_sum(conv) else None
 
 
-def _appnp(conv: Any) -> Tensor | None:
-    return torch.ones(()) if _is_normalized(conv) and conv.dropout == 0 else None
+def _appnp(conv: Any, growth: Tensor) -> Tensor | None:
+    # z ← (1 - α) Â z + α h, K times from z = h
+    if not _is_sum(conv):
+        return None
+    share = float(conv.alpha)
+    bound = torch.ones_like(growth)
+    for _ in range(conv.K):
+        bound = (1 - share) * growth * bound + share
+    return bound
 
 
-_BOUNDS: dict[type, Callable[[Any], Tensor | None]] = {
+_BOUNDS: dict[type, Callable[[Any, Tensor], Tensor | None]] = {
     pyg.GCNConv: _gcn,
     pyg.SGConv: _gcn,
-    pyg.SSGConv: _gcn,
+    pyg.SSGConv: _ssg,
     pyg.SAGEConv: _sage,
     pyg.TAGConv: _tag,
     pyg.ChebConv: _cheb,
     pyg.GCN2Conv: _gcn2,
-    pyg.LGConv: _one,
+    pyg.LGConv: _lg,
     pyg.APPNP: _appnp,
 }
 
 
-def proven_bound(conv: nn.Module) -> Tensor | None:
-    r"""A Lipschitz constant of a linear conv on undirected graphs, read off its weights.
+def takes_weights_as_they_are(conv: nn.Module) -> bool:
+    """Whether a conv of :func:`proven_bound` doesn't normalise its edges: ``normalize=False``.
+
+    Example:
+        >>> takes_weights_as_they_are(pyg.GCNConv(4, 4, normalize=False))
+        True
+    """
+    kind: Any = parametrize.type_before_parametrizations(conv)
+    return kind in _BOUNDS and kind is not pyg.SAGEConv and not getattr(conv, "normalize", True)
+
+
+def proven_bound(conv: nn.Module, growth: Tensor | None = None) -> Tensor | None:
+    r"""A Lipschitz constant of a linear conv, read off its weights.
 
     Args:
-        conv: The conv.
+        conv: The conv. Dropout of edges (:class:`~torch_geometric.nn.APPNP`) is left out: the
+            bound is that of evaluation.
+        growth: For a conv that takes the weights of edges as they are (``normalize=False``), a
+            bound on the spectral radius of :math:`|\mathbf{A}|`, the matrix of their absolute
+            values (:meth:`~gncadeq.cells.WeightedAdjacency.perron`).
 
     Returns:
-        A scalar, differentiable to the conv's parameters, in the norm of this module; ``None``
-        where nothing is proven. Subclasses are other convs: they have no proof.
+        The bound, differentiable to the conv's parameters, in the norm of this module on undirected
+        graphs; of the shape of ``growth``, in its norm on every graph, for a conv that needs it.
+        ``None`` where nothing is proven: for subclasses, which are other convs, and for convs with
+        replaced parts or forward hooks.
 
     Example:
         >>> from torch_geometric.nn import GATConv, GCNConv
@@ -123,8 +236,25 @@ def proven_bound(conv: nn.Module) -> Tensor | None:
         >>> proven_bound(GATConv(4, 4)) is None
         True
     """
-    find = _BOUNDS.get(type(conv))
-    return None if find is None else find(conv)
+    return None if is_hooked(conv) else weight_bound(conv, growth)
+
+
+def weight_bound(conv: nn.Module, growth: Tensor | None = None) -> Tensor | None:
+    """The :func:`proven_bound` that a conv has without its hooks.
+
+    Example:
+        >>> float(weight_bound(pyg.LGConv()))
+        1.0
+    """
+    if not is_known(conv, _BOUNDS):
+        return None
+    if not takes_weights_as_they_are(conv):
+        like = next(conv.parameters(), torch.ones(()))
+        growth = like.new_ones((), dtype=torch.promote_types(like.dtype, torch.float))
+    elif growth is None:
+        return None
+    kind: Any = parametrize.type_before_parametrizations(conv)
+    return _BOUNDS[kind](conv, growth)
 
 
 def proofs_hold(edge_index: Tensor, weight: Tensor | None) -> bool:
@@ -134,118 +264,16 @@ def proofs_hold(edge_index: Tensor, weight: Tensor | None) -> bool:
     return bool(is_undirected(edge_index, weight))
 
 
-def settled_growth(
-    image: Callable[[Tensor], Tensor],
-    activation: Callable[[Tensor], Tensor],
-    drive: Tensor,
-    component: Tensor,
-    count: int,
-    steps: int,
-    add_drive: bool = True,
-) -> Tensor:
-    r"""The :func:`growth_rate` near the equilibrium that a map will have once it is scaled.
-
-    It is measured three steps after :math:`\sigma(\mathbf{d})`, in which the map's output is scaled
-    to the size of its input.
-
-    Args:
-        image: The map of states.
-        activation: :math:`\sigma`.
-        drive: :math:`\mathbf{d}` ``[num_nodes, channels]``.
-        component: ``[num_nodes]``, the component of every node.
-        count: Number of components.
-        steps: Number of vector-Jacobian products, at least 2.
-        add_drive: Whether a step adds the drive to the map's output.
-
-    Returns:
-        ``[num_nodes, 1]``, the rate of every node's component, differentiable.
-
-    Example:
-        >>> label = torch.tensor([0, 0, 1])
-        >>> settled_growth(lambda z: 3 * z, torch.tanh, torch.ones(3, 2), label, 2, 4).flatten()
-        tensor([3., 3., 3.])
-    """
-
-    def size(z: Tensor) -> Tensor:
-        square = z.new_zeros(count).index_add(0, component, z.square().sum(1))
-        return square.clamp(min=_TINY).sqrt()
-
-    z = activation(drive)
-    for _ in range(_SETTLING):
-        y = image(z)
-        y = y * (size(z) / size(y))[component].unsqueeze(1)
-        z = activation(y + drive if add_drive else y)
-    # Any vector would do but one without the growing direction: not the same in all channels.
-    ramp = torch.arange(1, z.size(1) + 1, dtype=z.dtype, device=z.device).cos()
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels differentiate only once
-        rate = growth_rate(image, z, z + ramp, component, count, steps)
-    return rate[component].unsqueeze(1)
-
-
-def growth_rate(
-    image: Callable[[Tensor], Tensor],
-    z: Tensor,
-    start: Tensor,
-    component: Tensor,
-    count: int,
-    steps: int,
-) -> Tensor:
-    r"""The rate at which the Jacobian of a map at ``z`` makes vectors grow: nearly its spectral
-    radius.
-
-    .. math::
-        \rho \approx \Big( \frac{\lVert (\mathbf{J}^\top)^{s} \mathbf{w} \rVert}
-        {\lVert (\mathbf{J}^\top)^{s/2} \mathbf{w} \rVert} \Big)^{2/s} , \qquad s = \text{steps}
-
-    on every component alone. It is an estimate, from one point and one vector, and no bound; it is
-    computed from the vector in differentiable steps, so its gradient is exactly that of the number
-    returned.
-
-    Args:
-        image: The map of states.
-        z: The state ``[num_nodes, channels]`` at which to differentiate.
-        start: The vector :math:`\mathbf{w}` ``[num_nodes, channels]``.
-        component: ``[num_nodes]``, the component of every node.
-        count: Number of components.
-        steps: Number of vector-Jacobian products, at least 2.
-
-    Returns:
-        ``[count]``, differentiable to whatever ``image`` depends on.
-
-    Example:
-        >>> z = torch.zeros(3, 2)
-        >>> label = torch.tensor([0, 0, 1])
-        >>> growth_rate(lambda z: 0.5 * z, z, torch.ones(3, 2), label, 2, steps=4)
-        tensor([0.5000, 0.5000])
-    """
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = z if z.requires_grad else z.detach().requires_grad_()
-        y = image(z)
-        if not y.requires_grad:
-            return z.new_zeros(count)
-        w, grown = start, z.new_zeros(count)
-        tiny = torch.finfo(z.dtype).tiny
-        for t in range(steps):
-            (w_next,) = torch.autograd.grad(
-                y, z, w, retain_graph=True, create_graph=differentiable, allow_unused=True
-            )
-            if w_next is None:
-                return z.new_zeros(count)
-            square = z.new_zeros(count).index_add(0, component, w_next.square().sum(1))
-            size = square.clamp(min=tiny).sqrt()
-            w = w_next / size[component].unsqueeze(1)
-            if t >= steps // 2:
-                grown = grown + size.log()
-        rate = (grown / (steps - steps // 2)).exp()
-        return rate if differentiable else rate.detach()
-
-
 __all__ = [
+    "LINEAR",
     "NON_EXPANSIVE",
-    "growth_rate",
+    "has_hooks",
+    "is_exact",
+    "is_hooked",
+    "is_known",
     "proofs_hold",
     "proven_bound",
-    "settled_growth",
     "spectral_norm",
+    "takes_weights_as_they_are",
+    "weight_bound",
 ]

@@ -2,22 +2,81 @@
 
 from __future__ import annotations
 
-import copy
 import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.adjacency import WeightedAdjacency
+from gncadeq.cells.conv_growth import recorded
 from gncadeq.rows import Part
 from gncadeq.typing import OptTensor
 
 if TYPE_CHECKING:
     from gncadeq.cells.wrap import WrappedConvCell
 
-_CACHES = ("_cached_edge_index", "_cached_adj_t")
-_STATE_CACHES = ("_cached_x", "_cached_h")
+_EDGES = ("_cached_edge_index", "_cached_adj_t")
+_STATES = ("_cached_x", "_cached_h")
+_ABSENT = object()
+_LOCK = threading.RLock()
+
+
+class EdgeCache:
+    """What a conv caches of its edges, kept by a step instead of by the conv.
+
+    It is lent to the conv for the duration of a call, under a lock, since steps on several graphs
+    may share one conv. The conv's own cache, of another graph or state, is set aside meanwhile. A
+    conv that can cache its edges does so; those within it do if they are asked to.
+
+    Args:
+        conv: The conv.
+    """
+
+    def __init__(self, conv: nn.Module) -> None:
+        self._lent: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self.filled = False
+        """Whether a call fills the cache, of the outermost conv at least."""
+        compiling = torch.compiler.is_compiling()  # which finds by itself what every step repeats
+        for module in conv.modules():
+            mine = {name: None for name in (*_EDGES, *_STATES) if hasattr(module, name)}
+            value: dict[str, Any] = dict(mine)
+            asked = bool(getattr(module, "cached", False))
+            if mine and hasattr(module, "cached"):
+                wanted = module is conv and not compiling
+                value["cached"] = _EDGES[0] in mine and (asked or wanted)
+                self.filled = self.filled or (module is conv and value["cached"])
+            if module is conv and hasattr(conv, "__norm__") and not compiling:
+                laplacian: Any = conv.__norm__  # of ChebConv
+                value["__norm__"] = functools.cache(laplacian)
+                self.filled = True
+            if value and (asked or not compiling):
+                self._lent.append((vars(module), value))
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the conv use the cache within."""
+        if not self._lent:
+            yield
+            return
+        with nullcontext() if torch.compiler.is_compiling() else _LOCK:
+            own = [
+                (held, {name: held.get(name, _ABSENT) for name in value})
+                for held, value in self._lent
+            ]
+            for held, value in self._lent:
+                held.update(value)
+            try:
+                yield
+            finally:
+                for (held, value), (_, before) in zip(self._lent, own, strict=True):
+                    value.update({name: held[name] for name in value})
+                    held.update(before)
+                    for name in [n for n, v in before.items() if v is _ABSENT]:
+                        del held[name]
 
 
 class WrappedConvStep:
@@ -28,7 +87,12 @@ class WrappedConvStep:
     ) -> None:
         self.cell, self.edge_index, self.drive, self.arguments = cell, edge_index, drive, arguments
         self.scale: OptTensor = None
-        self.conv, self.caches = _with_empty_cache(cell.conv)
+        self.cache = EdgeCache(cell.conv)
+
+    @property
+    def conv(self) -> nn.Module:
+        """The conv of the cell."""
+        return self.cell.conv
 
     @staticmethod
     def of(
@@ -41,6 +105,15 @@ class WrappedConvStep:
         kind = RestrictableConvStep if cut else WrappedConvStep
         return kind(cell, edge_index, drive, arguments)
 
+    def recorded(self) -> WrappedConvStep:
+        """The same step, apart from what it was computed from, on tensors that autograd may save.
+
+        Those of inference mode it may not.
+        """
+        arguments = {name: recorded(value) for name, value in self.arguments.items()}
+        edge_index, drive = recorded(self.edge_index), recorded(self.drive)
+        return WrappedConvStep(self.cell, edge_index, drive, arguments)
+
     def call(self, z: Tensor, **more: Any) -> Any:
         """What the conv returns for a state, given ``more`` than it takes of the graph.
 
@@ -52,7 +125,8 @@ class WrappedConvStep:
             passed["x_0"] = self.drive
         passed[self.cell.signature.graph] = self.edge_index
         try:
-            return self.conv(z, **passed, **more)
+            with self.cache.lent():
+                return self.conv(z, **passed, **more)
         except (AssertionError, TypeError, AttributeError) as error:
             edge = self.cell.signature.edge
             missing = edge is not None and edge not in passed
@@ -142,25 +216,4 @@ class RestrictableConvStep(WrappedConvStep):
         return step
 
 
-def _with_empty_cache(conv: nn.Module) -> tuple[nn.Module, bool]:
-    """The conv with a cache of edges that lives as long as a step, and whether it has one.
-
-    A shallow copy: its submodules and parameters are the conv's own. What it may cache are edges; a
-    cache of states would be that of another step.
-    """
-    if torch.compiler.is_compiling() and not getattr(conv, "cached", False):
-        return conv, False  # the compiler finds by itself what every step repeats
-    new: Any = copy.copy(conv)
-    for name in (*_CACHES, *_STATE_CACHES):
-        if hasattr(conv, name):
-            setattr(new, name, None)
-    caches = hasattr(conv, _CACHES[0]) and hasattr(conv, "cached")
-    if hasattr(conv, "cached"):
-        new.cached = caches
-    if hasattr(conv, "__norm__"):  # ChebConv's Laplacian
-        normalize: Any = conv.__norm__
-        new.__norm__, caches = functools.cache(normalize), True
-    return new, caches
-
-
-__all__ = ["WrappedConvStep"]
+__all__ = ["RestrictableConvStep", "WrappedConvStep"]

@@ -20,29 +20,27 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 
-from gncadeq.cells.conv_bounds import NON_EXPANSIVE, spectral_norm
+from gncadeq.cells.conv_bounds import LINEAR, NON_EXPANSIVE, is_known, spectral_norm
 from gncadeq.typing import OptTensor
 
-
-def _is_known(module: Any) -> bool:
-    """Whether a network of one node's channels is one of :func:`_lipschitz`; it may be lazy."""
-    if type(module) is nn.Sequential:
-        return all(_is_known(part) for part in module)
-    return isinstance(module, (nn.Linear, pyg.Linear, *NON_EXPANSIVE))
+_NETWORK = (*LINEAR, *NON_EXPANSIVE, nn.Sequential, nn.ModuleList, nn.Dropout, pyg.MLP)
+_PARTS = (*_NETWORK, SumAggregation, MeanAggregation)
 
 
 def _lipschitz(module: Any) -> Tensor:
-    if isinstance(module, nn.Linear | pyg.Linear):
+    """Of a network of the classes above, dropout left out."""
+    if isinstance(module, (nn.Linear, pyg.Linear)):
         return spectral_norm(module.weight)
     product = torch.ones(())
-    for part in module if isinstance(module, nn.Sequential) else ():
+    parts = module.lins if isinstance(module, pyg.MLP) else module
+    for part in parts if isinstance(module, nn.Sequential | pyg.MLP) else ():
         product = product * _lipschitz(part)
     return product
 
 
 def _parts(conv: Any) -> tuple[Tensor, Tensor]:
     """:math:`L_0` and :math:`L_1`."""
-    if type(conv) is pyg.GraphConv:
+    if isinstance(conv, pyg.GraphConv):
         return _lipschitz(conv.lin_root), _lipschitz(conv.lin_rel)
     inner = _lipschitz(conv.nn)
     return inner * (1 + conv.eps).abs().squeeze(), inner
@@ -51,20 +49,17 @@ def _parts(conv: Any) -> tuple[Tensor, Tensor]:
 def sums_neighbors(conv: nn.Module) -> bool:
     """Whether the bound of this module is known for a conv.
 
+    Networks within may be made of linear maps, non-expansive activations and dropout, in a
+    :class:`torch.nn.Sequential` or a :class:`~torch_geometric.nn.MLP` without a norm. The bound is
+    that of evaluation, where dropout does nothing.
+
     Example:
         >>> sums_neighbors(pyg.GINConv(nn.Linear(4, 4))), sums_neighbors(pyg.GraphConv(4, 4))
         (True, True)
         >>> sums_neighbors(pyg.GINConv(nn.Linear(4, 4), aggr="max"))
         False
     """
-    summing = cast(Any, conv)
-    if type(conv) in (pyg.GINConv, pyg.GINEConv):  # subclasses are other convs
-        known = _is_known(summing.nn)
-    elif type(conv) is pyg.GraphConv:
-        known = _is_known(summing.lin_root) and _is_known(summing.lin_rel)
-    else:
-        return False
-    return known and isinstance(summing.aggr_module, SumAggregation | MeanAggregation)
+    return is_known(conv, (pyg.GINConv, pyg.GINEConv, pyg.GraphConv), _PARTS)
 
 
 def node_bound(

@@ -11,8 +11,14 @@ from torch_geometric.nn import HANConv, HeteroConv
 from torch_geometric.nn.resolver import activation_resolver
 
 from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.conv_bounds import settled_growth
-from gncadeq.cells.conv_signature import check_width, output_width, read_signature
+from gncadeq.cells.conv_growth import (
+    MeasuredCell,
+    MeasuredGrowth,
+    measuring,
+    recorded,
+    settled_growth,
+)
+from gncadeq.cells.conv_signature import check_width, is_lazy, output_width, read_signature
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
@@ -77,11 +83,11 @@ class HeteroConvStep:
             edges[relation] = old.edges[relation][mine]
         return HeteroConvStep(
             self.cell, Typed(layout, edge_index, edges), self.drive[nodes], self.edge_attr,
-            None if self.scale is None else self.scale[nodes],
+            self.scale,
         )  # fmt: skip
 
 
-class HeteroConvCell(TypedCell):
+class HeteroConvCell(TypedCell, MeasuredCell):
     r"""Any heterogeneous conv of PyTorch Geometric that keeps the widths of all states, as a cell.
 
     .. math::
@@ -89,7 +95,7 @@ class HeteroConvCell(TypedCell):
         \mathbf{U}_t \mathbf{x}_t + \mathbf{b}_t \big) , \qquad
         s = \min \big( 1, \, \kappa / L \big)
 
-    where :math:`L` is measured on every connected component, across its types, as for
+    where :math:`L` is measured, across all types, and part of the model, as for
     :class:`gncadeq.WrappedConvCell`: it makes most solves converge and promises nothing; the
     solution's status tells. :class:`gncadeq.RelationCell` has a proof.
 
@@ -168,7 +174,7 @@ class HeteroConvCell(TypedCell):
         if power_steps < 2:
             raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
         self.contraction, self.power_steps = contraction, power_steps
-        self.conv = conv
+        self.conv, self.growth = conv, MeasuredGrowth()
         self.activation = nn.Identity() if activation is None else activation_resolver(activation)
         super().reset_parameters()
 
@@ -177,6 +183,7 @@ class HeteroConvCell(TypedCell):
         reset: Any = getattr(self.conv, "reset_parameters", None)
         if reset is not None:
             reset()
+        self.growth.reset()
         super().reset_parameters()
 
     def flatten(
@@ -205,13 +212,34 @@ class HeteroConvCell(TypedCell):
         """Bind graph and injection, as rows; see :class:`gncadeq.TypedCell`."""
         typed = self.typed(x, edge_index, **context)
         step = HeteroConvStep(self, typed, x, edge_attr)
+        if is_lazy(self.conv):
+            with torch.inference_mode(False), torch.no_grad():  # whose weights can't be trained
+                self._recorded(x, edge_index, edge_attr, context).image(recorded(x))
         if self.contraction is not None:
-            adjacency = WeightedAdjacency(edge_index, None, x.size(0), like=x)
-            rate = settled_growth(
-                step.image, step.activate, x, *adjacency.components(), self.power_steps
-            )
-            step.scale = (self.contraction / rate.clamp(min=self.contraction)).to(x.dtype)
+            if self.growth.is_due(self):
+                self.growth.update(self._measure(x, edge_index, edge_attr, context))
+            bound = self.growth.value.clamp(min=self.contraction)
+            step.scale = (self.contraction / bound).to(x.dtype)
         return step
+
+    def _recorded(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor]
+    ) -> HeteroConvStep:
+        edge_attr = None if edge_attr is None else recorded(edge_attr)
+        context = {name: recorded(value) for name, value in context.items()}
+        edges = recorded(edge_index) if isinstance(edge_index, Tensor) else edge_index
+        typed = self.typed(recorded(x), edges, **context)
+        return HeteroConvStep(self, typed, recorded(x), edge_attr)
+
+    def _measure(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor, context: dict[str, Tensor]
+    ) -> Tensor:
+        with measuring(self):
+            step = self._recorded(x, edge_index, edge_attr, context)
+            components = WeightedAdjacency(edge_index, None, x.size(0), like=x).components()
+            return settled_growth(
+                step.image, step.activate, step.drive, *components, self.power_steps
+            )
 
     def edge_arguments(self, typed: Typed, edge_attr: OptTensor) -> dict[str, Any]:
         """The keyword arguments of the conv: ``edge_attr_dict``, ``edge_weight_dict``."""

@@ -18,9 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
+from gncadeq.stateful import drops, has_statistics, scratch_buffers
 from gncadeq.typing import Step
 
 
@@ -29,7 +28,7 @@ class Frozen:
 
     Args:
         seed: What every evaluation draws from.
-        norms: Modules whose running statistics change in an evaluation.
+        norms: Modules whose buffers change in an evaluation.
     """
 
     def __init__(self, seed: int, norms: list[nn.Module]) -> None:
@@ -47,7 +46,7 @@ class Frozen:
         """
         training = [m for m in cell.modules() if m.training]
         _check_alone(training)
-        norms = [m for m in training if isinstance(m, _NormBase) and m.track_running_stats]
+        norms = [m for m in training if has_statistics(m)]
         if not norms and not any(_draws(m) for m in training):
             return None
         device = None if generator is None else generator.device
@@ -66,7 +65,7 @@ class Frozen:
         with ExitStack() as stack:
             stack.enter_context(_seeded(self.seed + stream, device))
             if not update:
-                stack.enter_context(_scratch_statistics(self.norms))
+                stack.enter_context(scratch_buffers(self.norms))
             yield
 
     def step(self, step: Step) -> Step:
@@ -91,10 +90,9 @@ def _check_alone(modules: list[nn.Module]) -> None:
 
 
 def _draws(module: nn.Module) -> bool:
-    if isinstance(module, _DropoutNd | nn.RReLU) or getattr(module, "draws_randomness", False):
-        return True
-    rate = getattr(module, "dropout", None)
-    return isinstance(rate, int | float) and rate > 0
+    return (
+        drops(module) or isinstance(module, nn.RReLU) or getattr(module, "draws_randomness", False)
+    )
 
 
 @contextmanager
@@ -111,19 +109,6 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         with module.device(device) if hasattr(module, "device") else nullcontext():
             module.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _scratch_statistics(norms: list[nn.Module]) -> Iterator[None]:
-    # Copies take the updates. Writing the old values back would trip autograd's version checks.
-    kept = [(m, name, b) for m in norms for name, b in m._buffers.items() if b is not None]
-    for module, name, buffer in kept:
-        module._buffers[name] = buffer.clone()
-    try:
-        yield
-    finally:
-        for module, name, buffer in kept:
-            module._buffers[name] = buffer
 
 
 __all__ = ["Frozen"]

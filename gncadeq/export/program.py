@@ -123,7 +123,7 @@ class StepProgram(nn.Module):
             x: The injection ``[num_nodes, in_channels]``, a classifier's pixels; ``None`` if there
                 are no channels.
             update_mask: Which nodes update, booleans ``[num_nodes]``; ``None`` for all.
-            scale: ``[num_nodes, 1]``, the factor that a wrapped conv has measured on its graph.
+            scale: ``[num_nodes, 1]``, the factors of a wrapped conv that follow from its graph.
             batch: The graph of every node ``[num_nodes]``, of a classifier.
 
         Returns:

@@ -256,7 +256,7 @@ class _Wrapped(Rule):
         if edge_attr is not None and cell.signature.edge is None:
             raise ValueError(f"Expected edge_attr=None, as {name} takes nothing of an edge")
         self.cell, self.like = cell, edge_attr
-        bound = cell.proven_bound()
+        bound = None if cell.contraction is None else cell.fixed_bound()
         self.takes_scale = cell.contraction is not None and bound is None
         if cell.contraction is not None and bound is not None:
             self.keep(scale=cell.contraction / bound.clamp(min=cell.contraction))

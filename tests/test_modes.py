@@ -1,0 +1,588 @@
+"""The same answer in every mode: training and evaluation, inference mode, saved and loaded.
+
+The growth of a conv that isn't proven is part of the model. Public reports are named where they
+have shown what breaks.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from conv_table import Works, graph
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+from torch_geometric.explain import Explainer, GNNExplainer
+from torch_geometric.explain.algorithm import GraphMaskExplainer
+
+from gncadeq import GraphDEQ, GraphNCA, WrappedConvCell
+from gncadeq.cells import proven_bound
+from gncadeq.testing import assert_batch_independent
+
+CITES = ("a", "cites", "a")
+
+
+def data_of(num_nodes: int = 12, seed: int = 0) -> Data:
+    return graph(Works(lambda: None), num_nodes, seed)
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4))
+
+
+MEASURED = {
+    "agnn": lambda: pyg.AGNNConv(),
+    "gated": lambda: pyg.ResGatedGraphConv(4, 4),
+    "gat-state": lambda: pyg.GATConv(4, 4),
+    "gin-norm": lambda: pyg.GINConv(normed()),
+    "gps": lambda: pyg.GPSConv(4, pyg.SAGEConv(4, 4), heads=2, norm="layer_norm"),
+}
+
+
+def deq_of(conv: nn.Module, **options) -> GraphDEQ:
+    options = {"tol": 1e-8, "max_steps": 300, "attention": "state", "contraction": 0.5, **options}
+    torch.manual_seed(1)
+    return GraphDEQ.from_conv(conv, 3, channels=4, **options).double()
+
+
+def measured(name: str) -> GraphDEQ:
+    torch.manual_seed(0)
+    return deq_of(MEASURED[name]())
+
+
+def evaluations(module: nn.Module) -> list[int]:
+    """Counts the calls of a module, in a list of one number."""
+    calls = [0]
+    module.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    return calls
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_inference_mode(name):
+    """pytorch-lightning #17653, #19910, #14497, torchmd-net #211."""
+    data, deq = data_of(), measured(name).eval()
+    with torch.inference_mode():
+        fresh = deq(data.x, data.edge_index)  # measures
+        again = deq(data.x, data.edge_index)
+    assert torch.equal(fresh, again)
+    torch.testing.assert_close(deq(data.x, data.edge_index), fresh)
+    torch.testing.assert_close(measured(name).eval()(data.x, data.edge_index), fresh)
+    deq(data.x, data.edge_index).sum().backward()
+
+
+def hetero() -> GraphDEQ:
+    torch.manual_seed(0)
+    conv = pyg.HeteroConv({CITES: pyg.GINConv(normed())})
+    options = {"tol": 1e-8, "max_steps": 300, "contraction": 0.5}
+    return GraphDEQ.from_conv(conv, {"a": 3}, channels=4, **options).double()
+
+
+def test_inference_mode_of_hetero_convs():
+    data, deq = data_of(), hetero().eval()
+    graph = {"a": data.x}, {CITES: data.edge_index}
+    with torch.inference_mode():
+        fresh = deq(*graph)["a"]
+    torch.testing.assert_close(hetero().eval()(*graph)["a"], fresh)
+    torch.testing.assert_close(deq(*graph)["a"], fresh)
+    assert float(deq.cell.growth.value) > 0.5  # the scale counts
+    assert deq.cell.measure(*graph) == deq.cell.growth.value
+    deq(*graph)["a"].sum().backward()
+
+
+@pytest.mark.parametrize("conv", [lambda: pyg.ResGatedGraphConv(-1, 4), lambda: pyg.GCNConv(-1, 4)])
+def test_weights_made_in_inference_mode_can_be_trained(conv):
+    data, deq = data_of(), deq_of(conv())
+    with torch.inference_mode():
+        expected = deq(data.x, data.edge_index)
+    deq(data.x, data.edge_index).sum().backward()
+    torch.testing.assert_close(deq.eval()(data.x, data.edge_index), expected)
+    assert all(p.grad is not None for p in deq.cell.inject.parameters())
+
+
+def test_lightning_evaluates_what_it_trains():
+    """pytorch-lightning #17653: validate, test and predict run in inference mode."""
+    lightning = pytest.importorskip("lightning", reason="needs lightning")
+    data, deq = data_of(), measured("gated")
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deq = deq
+
+        def step(self, batch: Data, index: int) -> Tensor:
+            return self.deq(batch.x, batch.edge_index).square().mean()
+
+        training_step = step
+
+        def validation_step(self, batch: Data, index: int) -> None:
+            self.log("loss", self.step(batch, index), batch_size=1)
+
+        test_step = validation_step
+
+        def predict_step(self, batch: Data, index: int) -> Tensor:
+            return self.deq(batch.x, batch.edge_index)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    loader = torch.utils.data.DataLoader([data], batch_size=None)
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    module = Module()
+    trainer.validate(module, loader, verbose=False)
+    trainer.fit(module, loader, loader)
+    found = trainer.test(module, loader, verbose=False)[0]["loss"]
+    (state,) = trainer.predict(module, loader)
+    expected = deq.eval()(data.x, data.edge_index)
+    torch.testing.assert_close(state, expected, atol=1e-7, rtol=0)
+    assert found == pytest.approx(float(expected.square().mean().detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(MEASURED) - {"gin-norm"}))
+def test_training_and_evaluation_solve_one_map(name):
+    data, deq = data_of(), measured(name)
+    optimizer = torch.optim.SGD(deq.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        deq(data.x, data.edge_index).square().mean().backward()
+        optimizer.step()
+    trained = deq(data.x, data.edge_index)
+    scale = deq.cell.prepare(data.x, data.edge_index).scale
+    torch.testing.assert_close(deq.eval()(data.x, data.edge_index), trained)
+    assert torch.equal(deq.cell.prepare(data.x, data.edge_index).scale, scale)
+
+
+def test_with_a_batch_norm_the_modes_differ_by_its_statistics_alone():
+    data, deq = data_of(), measured("gin-norm")
+    deq(data.x, data.edge_index)
+    norm = deq.cell.conv.nn[1]
+    assert int(norm.num_batches_tracked) == 1  # once a solve
+    step = deq.cell.prepare(data.x, data.edge_index)
+    scale = deq.eval().cell.prepare(data.x, data.edge_index).scale
+    assert torch.equal(step.scale, scale)
+    # A norm with the statistics of the batch at the equilibrium evaluates as it trains.
+    z, solution = deq.train()(data.x, data.edge_index, return_solution=True)
+    assert bool(solution.converged.all())
+    inner = deq.cell.conv.nn[0]((z + _sum(z, data.edge_index)).detach())
+    norm.running_mean.copy_(inner.detach().mean(0))
+    norm.running_var.copy_(inner.detach().var(0, unbiased=False))
+    step = deq.eval().cell.prepare(data.x, data.edge_index)
+    torch.testing.assert_close(step(z), z, atol=1e-6, rtol=0)
+
+
+def _sum(z: Tensor, edge_index: Tensor) -> Tensor:
+    return torch.zeros_like(z).index_add(0, edge_index[1], z[edge_index[0]])
+
+
+def test_dropout_in_the_network_of_a_sum_does_not_change_evaluation():
+    def cell_of(*parts: nn.Module) -> WrappedConvCell:
+        torch.manual_seed(0)
+        first, last = nn.Linear(4, 4), nn.Linear(4, 4)
+        torch.manual_seed(1)
+        conv = pyg.GINConv(nn.Sequential(first, nn.ReLU(), *parts, last))
+        return WrappedConvCell(conv, 3, 4).double()
+
+    data, z = data_of(), torch.randn(12, 4, dtype=torch.double)
+    plain, dropping = cell_of(), cell_of(nn.Dropout(0.5))
+    assert dropping.proven
+    for mode in (True, False):
+        scales = [c.train(mode).prepare(data.x, data.edge_index).scale for c in (plain, dropping)]
+        assert torch.equal(*scales)
+    assert torch.equal(plain(z, data.x, data.edge_index), dropping(z, data.x, data.edge_index))
+    assert float(dropping.lipschitz_bound()) == pytest.approx(0.9)
+    assert float(dropping.train().lipschitz_bound()) == float("inf")
+    propagation = WrappedConvCell(pyg.APPNP(3, 0.1, dropout=0.5), 3, 4)
+    assert float(propagation.lipschitz_bound()) == float("inf")
+    assert float(propagation.eval().lipschitz_bound()) == pytest.approx(0.9)
+
+
+def test_evaluation_needs_no_more_of_the_conv_than_its_steps():
+    data, deq = data_of(), measured("gated")
+    deq(data.x, data.edge_index)
+    calls = evaluations(deq.cell.conv)
+    with torch.no_grad():
+        _, solution = deq.eval()(data.x, data.edge_index, return_solution=True)
+    assert calls[0] <= int(solution.num_steps) + 1
+
+
+def test_training_measures_when_weights_have_changed():
+    data, deq = data_of(), measured("gated")
+    growth = deq.cell.growth
+    deq(data.x, data.edge_index)
+    first, calls = growth.value.clone(), evaluations(deq.cell.conv)
+    deq(data_of(9, 5).x, data_of(9, 5).edge_index)  # other graphs are no reason
+    assert torch.equal(growth.value, first)
+    few = calls[0]
+    values = [deq.cell.conv.lin_value.weight, deq.cell.conv.lin_skip.weight]
+    with torch.no_grad():
+        for weight in values:
+            weight.mul_(4)
+    deq(data.x, data.edge_index)
+    assert calls[0] > few
+    assert float(growth.value) > 1.5 * float(first)  # more growth counts at once
+    large = growth.value.clone()
+    with torch.no_grad():
+        for weight in values:
+            weight.div_(4)
+    deq.eval()(data.x, data.edge_index)
+    assert torch.equal(growth.value, large)
+    deq.train()(data.x, data.edge_index)
+    assert 0.9 * float(large) <= float(growth.value) < float(large)  # less counts slowly
+    deq.cell.measure(data.x, data.edge_index)
+    assert float(growth.value) < 0.7 * float(large)
+    deq.reset_parameters()
+    assert bool(growth.value.isnan())
+
+
+def test_a_graph_in_a_batch_gets_what_it_gets_alone():
+    graphs = [data_of(n, n) for n in (6, 14, 9)]
+    deq = measured("gated")
+    deq.tol = 1e-10
+    batch = Batch.from_data_list(graphs)
+    assert_batch_independent(deq, batch, atol=1e-8, step_slack=1)
+    broken = Batch.from_data_list(graphs)
+    broken.x[broken.batch == 1] = float("nan")
+    fresh = measured("gated")
+    fresh.on_failure = "ignore"
+    fresh(broken.x, broken.edge_index, batch=broken.batch)
+    rates = [float(measured("gated").cell.measure(g.x, g.edge_index)) for g in graphs]
+    assert float(fresh.cell.growth.value) == pytest.approx(max(rates[0], rates[2]))
+    assert float(deq.cell.growth.value) == pytest.approx(max(rates))
+
+
+def test_growth_is_saved_copied_and_averaged():
+    data, deq = data_of(), measured("gated")
+    deq(data.x, data.edge_index)
+    other = data_of(20, 3)
+    expected = deq.eval()(other.x, other.edge_index)
+    loaded = measured("gated").eval()
+    loaded.load_state_dict(deq.state_dict())
+    for model in (loaded, copy.deepcopy(deq), pickle.loads(pickle.dumps(deq))):
+        assert torch.equal(model(other.x, other.edge_index), expected)
+    average = torch.optim.swa_utils.AveragedModel(measured("gated"), use_buffers=True)
+    for _ in range(3):
+        average.update_parameters(deq)
+    torch.testing.assert_close(average.module.cell.growth.value, deq.cell.growth.value)
+    half = torch.optim.swa_utils.AveragedModel(measured("gated"), use_buffers=True)
+    half.update_parameters(measured("gated"))  # nothing measured yet
+    half.update_parameters(deq)
+    torch.testing.assert_close(half.module.cell.growth.value, deq.cell.growth.value)
+
+
+def test_weights_saved_before_growth_was_part_of_the_model():
+    data, deq = data_of(), measured("gated").eval()
+    old = {name: v for name, v in deq.state_dict().items() if "growth" not in name}
+    expected = deq(data.x, data.edge_index)
+    assert deq.load_state_dict(old).missing_keys == []
+    assert torch.equal(deq(data.x, data.edge_index), expected)
+
+
+def test_gradients_are_those_of_the_map_with_a_constant_scale():
+    data, deq = data_of(5), measured("gated").eval()
+    deq.tol = 1e-13
+    deq(data.x, data.edge_index)
+    parameters = dict(deq.named_parameters())
+    names = [n for n in parameters if "lin_value" in n or "lin_key" in n]
+    values = [parameters[n].detach().clone().requires_grad_() for n in names]
+
+    def run(*values: Tensor) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(deq, given, (data.x, data.edge_index))
+
+    assert torch.autograd.gradcheck(run, values, atol=1e-6)
+
+
+def test_what_is_measured_says_so_and_refuses_the_rest():
+    data, deq = data_of(), measured("gated")
+    assert "deq.cell.measure" in deq.cell.caveat(data.edge_index)
+    with pytest.raises(ValueError, match="A proven scale needs no measurement"):
+        deq_of(pyg.GCNConv(4, 4)).cell.measure(data.x, data.edge_index)
+    with pytest.raises(ValueError, match="contraction=None has none"):
+        deq_of(pyg.AGNNConv(), contraction=None).cell.measure(data.x, data.edge_index)
+    with pytest.raises(ValueError, match=r"growth of AGNNConv to be measured .* Call the model"):
+        deq_of(pyg.AGNNConv()).cell.fixed_bound()
+    nca = GraphNCA(deq_of(pyg.AGNNConv()).cell, 3)
+    assert nca(data.x, data.edge_index).isfinite().all()
+
+
+class Adapted(nn.Module):
+    """A low-rank adapter around a linear map."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear, self.weight, self.bias = linear, linear.weight, linear.bias
+        self.left, self.right = nn.Parameter(torch.ones(4, 1)), nn.Parameter(torch.ones(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + x @ (self.left @ self.right).T
+
+
+def _hooked(conv: nn.Module) -> nn.Module:
+    conv.lin.register_forward_hook(lambda module, inputs, output: 5 * output)
+    return conv
+
+
+def _adapted(conv: nn.Module) -> nn.Module:
+    conv.lin = Adapted(conv.lin)
+    return conv
+
+
+def _replaced_method(conv: nn.Module) -> nn.Module:
+    message = conv.message
+    conv.message = lambda x_j, edge_weight: 3 * message(x_j, edge_weight)
+    return conv
+
+
+def _weight_norm(conv: nn.Module) -> nn.Module:
+    torch.nn.utils.weight_norm(conv.lin)
+    return conv
+
+
+def _spectral_norm(conv: nn.Module) -> nn.Module:
+    torch.nn.utils.spectral_norm(conv.lin)
+    return conv
+
+
+def _spectral_norm_parametrised(conv: nn.Module) -> nn.Module:
+    torch.nn.utils.parametrizations.spectral_norm(conv.lin)
+    return conv
+
+
+def _pruned(conv: nn.Module) -> nn.Module:
+    torch.nn.utils.prune.l1_unstructured(conv.lin, "weight", 0.25)
+    return conv
+
+
+ALTERED = [
+    _hooked, _adapted, _replaced_method, _weight_norm, _spectral_norm, _spectral_norm_parametrised,
+    _pruned,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("alter", ALTERED)
+def test_nothing_is_claimed_of_altered_convs_which_train_all_the_same(alter):
+    """pytorch #61470, higher #14, locuslab/deq #23: the weight of the last call, freed."""
+    torch.manual_seed(0)
+    data = data_of()
+    conv = alter(pyg.GCNConv(4, 4))
+    deq = deq_of(conv, contraction=0.8)
+    assert not deq.cell.proven
+    assert float(deq.cell.lipschitz_bound(Data(edge_index=data.edge_index))) == float("inf")
+    if alter is not _replaced_method:
+        assert proven_bound(conv) is None
+    optimizer = torch.optim.SGD(deq.parameters(), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        z, solution = deq(data.x, data.edge_index, return_solution=True)
+        assert bool(solution.converged.all())
+        (z - 1).square().mean().backward()
+        optimizer.step()
+    deq.eval()
+    with torch.no_grad():
+        for parameter in conv.lin.parameters():
+            parameter.mul_(0.8)
+        one, two = (deq(data.x, data.edge_index) for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_hooks_that_look_on_change_nothing():
+    data = data_of()
+    for conv in (pyg.GCNConv(4, 4), pyg.GINConv(nn.Linear(4, 4)), pyg.TAGConv(4, 4)):
+        deq = deq_of(conv)
+        expected = deq(data.x, data.edge_index)
+        for module in conv.modules():
+            module.register_forward_hook(lambda module, inputs, output: None)
+        torch.testing.assert_close(deq(data.x, data.edge_index), expected)
+    attention = pyg.GATConv(4, 4)
+    deq = deq_of(attention, attention="injection")
+    attention.register_forward_hook(lambda module, inputs, output: None)
+    with pytest.raises(ValueError, match="use attention='state'"):
+        deq(data.x, data.edge_index)
+
+
+@pytest.mark.parametrize("parametrise", ["weight_norm", "orthogonal"])
+def test_parametrisations_that_are_computed_anew_keep_the_proof(parametrise):
+    data = data_of()
+    for conv, name in ((pyg.GCNConv(4, 4), "lin"), (pyg.GCN2Conv(4, 0.1, 0.5, 1), "")):
+        owner = conv.get_submodule(name)
+        getattr(torch.nn.utils.parametrizations, parametrise)(
+            owner, "weight1" if not name else "weight"
+        )
+        deq = deq_of(conv)
+        deq(data.x, data.edge_index).sum().backward()
+        assert deq.cell.proven
+        with torch.no_grad():
+            for parameter in owner.parametrizations.parameters():
+                parameter.mul_(1.5)
+        bound = float(proven_bound(conv).detach())
+        weight = (
+            conv.lin.weight if name else torch.lerp(torch.eye(4).double(), conv.weight1, conv.beta)
+        )
+        expected = float(torch.linalg.matrix_norm(weight.detach(), 2)) * (1.0 if name else 0.9)
+        assert bound == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_largest_eigenvalue_given_by_hand():
+    """ChebConv's bound is one for the eigenvalue 2, of the symmetric Laplacian."""
+    torch.manual_seed(0)
+    data = data_of()
+    deq = deq_of(pyg.ChebConv(4, 4, 4), contraction=0.8)
+    bound = deq.cell.lipschitz_bound
+    assert float(bound(data)) <= 0.8 + 1e-6
+    data.lambda_max = torch.tensor(0.3).double()
+    assert float(bound(data)) == float("inf")
+    assert "measured" in deq.cell.caveat(data.edge_index, lambda_max=data.lambda_max)
+    _, solution = deq(data.x, data.edge_index, lambda_max=data.lambda_max, return_solution=True)
+    assert bool(solution.converged.all())
+    assert float(deq.cell.growth.value) > 1
+
+
+def test_networks_of_pyg_in_a_sum_are_known():
+    def known(**options) -> bool:
+        options = {"norm": None, "act": "relu", **options}
+        return WrappedConvCell(pyg.GINConv(pyg.MLP([4, 6, 4], **options)), 3, 4).proven
+
+    assert known()
+    assert known(dropout=0.5)
+    assert known(act="tanh", plain_last=False)
+    assert known(act=None)
+    assert not known(norm="batch_norm")
+    assert not known(act="elu")
+    torch.manual_seed(0)
+    mlp = pyg.MLP([4, 6, 4], norm=None)
+    twin = nn.Sequential(mlp.lins[0], nn.ReLU(), mlp.lins[1])
+    data = data_of()
+    cells = [WrappedConvCell(pyg.GINConv(net), 3, 4).double() for net in (mlp, twin)]
+    scales = [cell.prepare(data.x, data.edge_index).scale for cell in cells]
+    torch.testing.assert_close(*scales)
+
+
+def test_what_a_conv_stores_is_there_afterwards():
+    class Storing(pyg.AGNNConv):
+        def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+            self.seen = x
+            return super().forward(x, edge_index)
+
+    data, conv = data_of(), Storing()
+    z = deq_of(conv)(data.x, data.edge_index)
+    torch.testing.assert_close(conv.seen, z, atol=1e-6, rtol=0)
+    super_gat = pyg.SuperGATConv(4, 4)
+    z = deq_of(super_gat)(data.x, data.edge_index)
+    (z.sum() + super_gat.get_attention_loss()).backward()
+    assert float(super_gat.att_l.grad.norm()) > 0
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_cache_lives_as_long_as_a_solve(inner):
+    def conv() -> nn.Module:
+        torch.manual_seed(0)
+        gcn = pyg.GCNConv(4, 4, bias=False, cached=True)
+        return pyg.AntiSymmetricConv(4, gcn) if inner else gcn
+
+    one, two = data_of(), data_of(12, 7)
+    deq, expected = deq_of(conv()).eval(), []
+    for data in (one, two):
+        fresh = deq_of(conv()).eval()
+        fresh.load_state_dict(deq.state_dict())
+        expected.append(fresh(data.x, data.edge_index))
+        deq.load_state_dict(fresh.state_dict())
+    steps = [deq.cell.prepare(data.x, data.edge_index) for data in (one, two)]
+    for step, z in zip(steps, expected, strict=True):  # two graphs at a time
+        torch.testing.assert_close(step(z), z, atol=1e-6, rtol=0)
+    caches = [m for m in deq.modules() if hasattr(m, "_cached_edge_index")]
+    assert [m._cached_edge_index for m in caches] == [None]
+    assert [m.cached for m in caches] == [True]
+
+
+class Net(nn.Module):
+    """A classifier of nodes around an equilibrium."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.deq = deq_of(conv, attention="injection", tol=1e-4).float()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.head(self.deq(x, edge_index))
+
+
+@pytest.mark.parametrize("algorithm", ["gnn", "mask"])
+@pytest.mark.parametrize("conv", [pyg.GCNConv, pyg.GATConv, pyg.TransformerConv, pyg.AGNNConv])
+def test_explainers(conv, algorithm):
+    """pytorch_geometric #8401: an explainer replaces methods of the conv."""
+    if algorithm == "mask" and conv in (pyg.TransformerConv, pyg.AGNNConv):
+        pytest.skip("GraphMaskExplainer takes convs that name x_i and x_j, or give weights")
+    torch.manual_seed(0)
+    net, data = Net(conv() if conv is pyg.AGNNConv else conv(4, 4)).eval(), data_of()
+    x = data.x.float()
+    expected = net(x, data.edge_index)
+    masks = GraphMaskExplainer(1, epochs=3, log=False)
+    explainer = Explainer(
+        net, GNNExplainer(epochs=3) if algorithm == "gnn" else masks,
+        explanation_type="model", edge_mask_type="object",
+        model_config={"mode": "multiclass_classification", "task_level": "node",
+                      "return_type": "raw"},
+    )  # fmt: skip
+    mask = explainer(x, data.edge_index, index=0).edge_mask
+    assert mask.shape == (data.num_edges,)
+    if algorithm == "gnn":
+        assert float(mask.abs().sum()) > 0
+        assert torch.equal(net(x, data.edge_index), expected)
+
+
+UNNORMALISED = {
+    "gcn": (lambda n: pyg.GCNConv(4, 4, normalize=n)),
+    "gcn2": (lambda n: pyg.GCN2Conv(4, 0.1, 0.5, 1, normalize=n)),
+    "tag": (lambda n: pyg.TAGConv(4, 4, normalize=n)),
+    "lg": (lambda n: pyg.LGConv(normalize=n)),
+    "appnp": (lambda n: pyg.APPNP(3, 0.1, normalize=n)),
+}
+
+
+@pytest.mark.parametrize("name", UNNORMALISED)
+def test_edges_normalised_beforehand_give_the_same_equilibrium(name):
+    """With torch_geometric.transforms.GCNNorm, as PyG's own examples do."""
+    from torch_geometric.nn.conv.gcn_conv import gcn_norm
+
+    data = data_of()
+    loops = name not in ("tag", "lg")
+    edges, weight = gcn_norm(data.edge_index, None, 12, add_self_loops=loops, dtype=torch.double)
+    inside, outside = (deq_of(UNNORMALISED[name](n)) for n in (True, False))
+    outside.load_state_dict(inside.state_dict())
+    expected = inside(data.x, data.edge_index)
+    found = outside(data.x, edges, weight)
+    assert outside.cell.proven
+    torch.testing.assert_close(found, expected, atol=1e-2 if name == "appnp" else 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
+@pytest.mark.parametrize("name", UNNORMALISED)
+def test_the_bound_with_weights_as_they_come_holds(name, flow):
+    """On directed graphs with weights of both signs, whichever units a ReLU switches off."""
+    torch.manual_seed(0)
+    n, conv = 9, UNNORMALISED[name](False)
+    conv.flow = flow
+    edge_index = torch.randint(0, n, (2, 25)).unique(dim=1)
+    weight = 2 * torch.randn(edge_index.size(1), dtype=torch.double)
+    x = torch.randn(n, 3, dtype=torch.double)
+    cell = WrappedConvCell(conv, 3, 4, activation=None, contraction=0.8).double()
+    step = cell.prepare(x, edge_index, weight)
+    zero = torch.zeros(n, 4, dtype=torch.double)
+    basis = torch.eye(4 * n, dtype=torch.double).view(-1, n, 4)
+    matrix = torch.stack([(step(e) - step(zero)).flatten() for e in basis], 1).detach()
+    most = 0.0
+    for _ in range(50):
+        mask = (torch.rand(4 * n) < 0.7).double()
+        radius = float(torch.linalg.eigvals(mask.unsqueeze(1) * matrix).abs().max())
+        most = max(most, radius)
+        assert radius <= 0.8 + 1e-9
+    assert most > 0.1
+    assert float(cell.lipschitz_bound(Data(x, edge_index, weight))) == pytest.approx(0.8)
+    free = WrappedConvCell(conv, 3, 4, contraction=None).double()
+    assert float(free.lipschitz_bound(Data(x, edge_index, weight))) > 0.8
