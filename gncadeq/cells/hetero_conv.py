@@ -118,7 +118,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
         bias: Whether to add :math:`\mathbf{b}_t`.
-        power_steps: Vector-Jacobian products for :math:`L`.
+        power_steps: Vector-Jacobian products in a measurement of :math:`L`.
 
     Shapes:
         - **input:** states :math:`(|\mathcal{V}_t|, C_t)`, injections :math:`(|\mathcal{V}_t|,

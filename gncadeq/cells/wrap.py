@@ -58,13 +58,15 @@ class WrappedConvCell(MeasuredCell):
     :class:`~torch_geometric.nn.FAConv`), :math:`\mathbf{U} \mathbf{x} + \mathbf{b}` is that, and
     isn't added again.
 
-    :math:`L` is what keeps a stack of convs from having an equilibrium, and :math:`s`, computed
-    once in :meth:`prepare`, takes it away:
+    :math:`L` is what keeps a stack of convs from having an equilibrium, and :math:`s` takes it
+    away:
 
     - **Proven.** For linear convs with a normalised adjacency (GCN, SAGE with means, TAG, Cheb, SG,
       SSG, LG, GCN2, APPNP) :math:`L` is a Lipschitz constant on every undirected graph, from the
       spectral norms of the weights (:func:`~gncadeq.cells.proven_bound`): the cell is a
-      contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so.
+      contraction by :math:`\kappa`, and :meth:`lipschitz_bound` says so. With ``normalize=False``
+      (edges normalised beforehand, or weighted as one likes) it holds on every graph, by the
+      spectral radius of the absolute weights.
       Attention is held: what one node thinks of another (``GATConv``, ``GATv2Conv``,
       ``TransformerConv``) is computed once, at :math:`\sigma(\mathbf{U} \mathbf{x} + \mathbf{b})`,
       and the solve averages with that. The conv is then linear, and :math:`L` holds on directed
@@ -72,19 +74,26 @@ class WrappedConvCell(MeasuredCell):
       Sums and averages of neighbours between networks of ReLUs (``GINConv``, ``GINEConv``,
       ``GraphConv``) are scaled node by node, by degree, on every graph, too: a hub doesn't silence
       the others (:func:`~gncadeq.cells.node_bound`).
+      A proof is about PyG's own classes, made of PyG's own parts: not about subclasses, adapters,
+      hooks, or the older ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``. (Its
+      ``parametrizations.weight_norm`` and ``orthogonal`` keep it.)
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
-      grow on every connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
-      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`). It makes most solves converge and
-      promises nothing; the solution's status tells. That one number a component, alone of all the
-      cell computes, is not local.
+      grow on a connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
+      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`), the largest of all components. It makes
+      most solves converge and promises nothing; the solution's status tells.
+      It is one number for the conv, and part of the model as a batch norm's statistics are
+      (:class:`~gncadeq.cells.MeasuredGrowth`): the first call measures it, and in training every
+      call after the parameters have changed. In evaluation it is a constant, whatever the graph and
+      its batch-mates; :meth:`measure` measures it anew.
 
-    Both are differentiable: the gradient of a solve is that of the map with :math:`s` in it.
+    The gradient of a solve is that of the map with :math:`s` in it, where :math:`s` is a function
+    of the weights if it is proven, and a constant if it is measured.
 
     What the conv calls ``edge_weight``, ``edge_attr`` or ``edge_type`` is the dynamics'
     ``edge_attr``, or can be given by its own name; whatever else its forward takes (``pos``,
     ``node_type``) by name. A normalisation of the edges that the conv would repeat in every step
-    (``ChebConv``, ``GCNConv`` and all that have ``cached``) is computed once a solve. The conv
-    itself is left as it is; its own cache is never used, so graphs may change.
+    (``ChebConv``, ``GCNConv`` and all that have ``cached``) is computed once a solve. The conv's
+    own cache is never used, so graphs may change.
 
     Args:
         conv: The conv.
@@ -105,7 +114,7 @@ class WrappedConvCell(MeasuredCell):
             square matrices ``[C, C]`` by identities, here and in :meth:`reset_parameters`: the
             state then starts as the injection smoothed over the graph, which trains better than a
             random mixture of it.
-        power_steps: Vector-Jacobian products for a measured :math:`L`.
+        power_steps: Vector-Jacobian products in a measurement of :math:`L`.
         rows: What the rows of tensors that the conv takes by name belong to, where PyG gives their
             name no meaning: ``{"dist": "edge"}``, see :data:`gncadeq.rows.Rows`. Without it, their
             size tells in the call, and graphs of a batch are solved until the last has converged.
@@ -244,16 +253,16 @@ class WrappedConvCell(MeasuredCell):
     @property
     def proven(self) -> bool:
         """Whether the scale of the conv follows from a proof, and isn't measured."""
-        known = self.sums_neighbors or self.weight_bound(torch.ones(())) is not None
+        known = self.sums_neighbors or self._weight_bound(torch.ones(())) is not None
         return known and not is_hooked(self.conv)
 
-    def weight_bound(self, growth: OptTensor = None) -> OptTensor:
-        """The conv's Lipschitz constant before scaling, its hooks left out; ``None`` where none is
-        known for it on all graphs, or its weights aren't there yet.
+    def proven_bound(self) -> OptTensor:
+        """The conv's Lipschitz constant before scaling, ``None`` where none is proven for it on all
+        graphs, or its weights aren't there yet."""
+        return None if is_hooked(self.conv) else self._weight_bound()
 
-        Args:
-            growth: Of the matrix of edge weights, see :func:`~gncadeq.cells.proven_bound`.
-        """
+    def _weight_bound(self, growth: OptTensor = None) -> OptTensor:
+        """The same, hooks left out, given the growth of the matrix of edge weights."""
         if self.norm is not None or is_lazy(self.conv):
             return None
         return held_bound(self.conv) if self.holds_attention else weight_bound(self.conv, growth)
@@ -264,7 +273,7 @@ class WrappedConvCell(MeasuredCell):
         if self.sums_neighbors:
             return True
         unit = torch.ones(())
-        return takes_weights_as_they_are(self.conv) and self.weight_bound(unit) is not None
+        return takes_weights_as_they_are(self.conv) and self._weight_bound(unit) is not None
 
     def fixed_bound(self) -> OptTensor:
         """What the conv is scaled by on every graph; ``None`` where a graph decides.
@@ -274,7 +283,7 @@ class WrappedConvCell(MeasuredCell):
         """
         if self.bounded_by_graph:
             return None
-        bound = self.weight_bound()
+        bound = self._weight_bound()
         if bound is not None and not is_hooked(self.conv):
             return bound
         if not bool(self.growth.weight > 0):
@@ -323,7 +332,7 @@ class WrappedConvCell(MeasuredCell):
             weight = graph.get("edge_weight", graph.edge_attr)
             weight = weight if self.signature.edge == "edge_weight" else None
             return self._graph_bound(graph.edge_index, weight, int(graph.num_nodes)).max()
-        bound = self.weight_bound()
+        bound = self._weight_bound()
         if bound is None:
             return nothing
         if graph is not None and not self.holds_attention:
@@ -385,7 +394,7 @@ class WrappedConvCell(MeasuredCell):
             weight = step.arguments.get("edge_weight")
             bound: OptTensor = self._graph_bound(step.edge_index, weight, step.drive.size(0))
         else:
-            bound = self.weight_bound()
+            bound = self._weight_bound()
         if bound is not None and not self._is_altered(step.arguments):
             return bound
         if self.growth.is_due(self):
