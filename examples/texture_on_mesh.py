@@ -28,7 +28,6 @@ from torch_geometric.data import Data
 
 from gncadeq import GraphNCA
 from gncadeq.cells import MicroCell
-from gncadeq.datasets.mesh_trimesh import load_trimesh
 from gncadeq.datasets.textures import TEXTURES, texture
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
@@ -142,7 +141,13 @@ def finer(mesh: Data, vertices: int) -> Data:
     """The mesh, subdivided (Loop 1987) until it has as many vertices at least."""
     if mesh.num_nodes >= vertices:
         return mesh
-    trimesh = load_trimesh(Path("subdivided meshes"))
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ImportError(
+            f"Expected trimesh to subdivide a mesh of {mesh.num_nodes} vertices (not installed). "
+            "pip install trimesh, or give a finer mesh"
+        ) from error
     shape = trimesh.Trimesh(mesh.pos.numpy(), mesh.face.T.numpy(), process=False)
     shape.remove_unreferenced_vertices()
     while len(shape.vertices) < vertices:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WrappedConvCell,
     )
     from gncadeq.datasets.graph_files import load_graph
-    from gncadeq.datasets.mesh_files import load_mesh
+    from gncadeq.datasets.mesh_files import load_mesh, load_points
     from gncadeq.dynamics import (
         ConvergenceError,
         ConvergenceWarning,
@@ -77,6 +77,7 @@ __all__ = [
     "WrappedConvCell",
     "load_graph",
     "load_mesh",
+    "load_points",
 ]
 
 _PLACES = ("cells", "dynamics", "models", "datasets.graph_files", "datasets.mesh_files",

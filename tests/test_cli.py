@@ -112,7 +112,7 @@ def test_a_large_picture_is_scaled_by_its_longer_side(tmp_path):
 def test_doctor_and_help():
     result = runner.invoke(app, ["doctor"])
     assert result.exit_code == 0
-    for part in ("torchdeq", "trimesh (extra mesh)", "playwright (extra dev)", "browser"):
+    for part in ("torchdeq", "trimesh (extra dev)", "playwright (extra dev)", "browser"):
         assert part in result.output
     for command in ("train", "evaluate", "show", "analyze", "predict", "grow", "run", "render",
                     "export"):  # fmt: skip

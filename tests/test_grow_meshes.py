@@ -273,8 +273,6 @@ def test_a_numbered_seed_keeps_its_place(tmp_path):
 
 
 def test_the_commands_run_render_and_grow(run, tmp_path):
-    pytest.importorskip("trimesh", reason="needs trimesh, of the mesh extra")
-
     def call(*words):
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, result.output
@@ -324,4 +322,4 @@ def test_the_commands_run_render_and_grow(run, tmp_path):
     config = GrowConfig.load(tmp_path / "torus" / "config.json")
     assert (config.kernels, config.up, config.projection) == ("harmonics", "z", "top")
     assert load_grown(tmp_path / "torus")[0].num_kernels == 4
-    assert "trimesh (extra mesh)" in call("doctor")
+    assert "trimesh (extra dev)" in call("doctor")

@@ -38,9 +38,9 @@ def doctor() -> None:
             broken = True
             table.add_row(name, f"[red]does not import: {error}[/red]")
     extras = {
-        "lightning": "train", "scikit-learn": "train", "trimesh": "mesh",
+        "lightning": "train", "scikit-learn": "train",
         "scikit-image": "superpixels", "onnx": "export", "onnxscript": "export",
-        "onnxruntime": "export", "playwright": "dev",
+        "onnxruntime": "export", "playwright": "dev", "trimesh": "dev",
     }  # fmt: skip
     for name, extra in extras.items():
         try:

@@ -3,7 +3,7 @@
 from gncadeq.datasets import primitives
 from gncadeq.datasets.graph_files import load_graph
 from gncadeq.datasets.mazes import maze
-from gncadeq.datasets.mesh_files import load_mesh, save_mesh
+from gncadeq.datasets.mesh_files import load_mesh, load_points, save_mesh
 from gncadeq.datasets.mesh_report import MeshReport, MeshWarning, mesh_report
 from gncadeq.datasets.pixel_graphs import PixelGraphs
 from gncadeq.datasets.sources import default_root
@@ -17,6 +17,7 @@ __all__ = [
     "default_root",
     "load_graph",
     "load_mesh",
+    "load_points",
     "maze",
     "mesh_report",
     "primitives",
