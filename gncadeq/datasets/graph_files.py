@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +13,34 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import from_networkx
 
+from gncadeq.files.content import FileError, bad, read_bytes, suffix_of
+from gncadeq.files.graphs import are_points, read_edges, read_gml, read_graphml, table_rows
+
 if TYPE_CHECKING:
     import networkx as nx
 
 READABLE = (".graphml", ".gml", ".edgelist", ".edges", ".txt", ".csv")
 
 
+class GraphWarning(UserWarning):
+    """A graph was read that has self-loops or repeated edges; the message counts them."""
+
+
 def load_graph(path: str | Path, weight: str = "weight") -> Data:
     r"""Read a graph from a GraphML, GML or edge-list file.
 
-    An edge list (``.edgelist``, ``.edges``, ``.txt``, or ``.csv`` with commas) has a line for each
-    edge, two names and maybe a number, its weight; ``#`` starts a comment. It is undirected, as is
-    what GraphML or GML call so: both directions of every edge are there. Nodes whose names are all
-    whole numbers are numbered in their order, so that the names 0 … N-1 stay what they are; others
-    in the file's. Other attributes are not read: for those, use
+    An edge list (``.edgelist``, ``.edges``, ``.txt``, ``.csv``) has a line for each edge, two names
+    and maybe a number, its weight, between spaces, tabs, commas or semicolons; ``#`` starts a
+    comment, and so does ``%`` at the start of a line. The first line may name the columns
+    (``source,target,weight``). An edge list is undirected, as is what GraphML or GML call so: both
+    directions of every edge are there. Nodes whose names are all whole numbers are numbered in
+    their order, so that the names 0 … N-1 stay what they are; others in the file's. Other
+    attributes are not read: for those, use
     ``torch_geometric.utils.from_networkx(networkx.read_graphml(path), group_node_attrs=[…])``. The
-    way back is :func:`torch_geometric.utils.to_networkx`.
+    way back is :func:`torch_geometric.utils.to_networkx`. ``docs/files.md`` says more.
 
     Args:
-        path: The file; its ending says what it is.
+        path: The file; its ending says what it is, and may be followed by ``.gz``.
         weight: The edges' attribute that becomes ``edge_attr`` (GraphML and GML).
 
     Returns:
@@ -39,8 +50,12 @@ def load_graph(path: str | Path, weight: str = "weight") -> Data:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the ending is unknown, the file is unreadable or without nodes, or if only
-            some edges have weights, or weights that are no finite numbers.
+        ValueError: If the ending is unknown, the file is unreadable or without nodes, if it holds
+            points, or if only some edges have weights, or weights that float32 cannot hold.
+
+    Warns:
+        GraphWarning: If there are self-loops, which are kept, or repeated edges. Those of an edge
+            list become one, with the last weight; those of a multigraph are kept.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -51,44 +66,63 @@ def load_graph(path: str | Path, weight: str = "weight") -> Data:
         Data(edge_index=[2, 4], edge_attr=[4], num_nodes=3, node_name=[3])
     """
     path = Path(path)
-    if path.suffix.lower() not in READABLE:
+    suffix = suffix_of(path)
+    if suffix not in READABLE:
         raise ValueError(
-            f"Expected a graph file ending in {', '.join(READABLE)} (got {path}). Write it with "
-            "networkx.write_graphml"
+            f"Expected a graph file ending in {', '.join(READABLE)}, maybe with .gz (got {path}). "
+            "Write it with networkx.write_graphml"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a graph file (got no such file: {path})")
+    content = read_bytes(path, "a graph in a file")
     try:
-        graph = _read(path)
-    except Exception as error:
-        raise ValueError(f"Expected a readable graph (got {path}: {error})") from error
+        if suffix in (".graphml", ".gml"):
+            graph = (read_graphml if suffix == ".graphml" else read_gml)(content, path)
+            counts = _repeated(graph)
+        else:
+            graph, counts = read_edges(content, path)
+    except FileError:
+        raise
+    except Exception as error:  # whatever a damaged file brings about
+        raise bad(path, "a readable graph", f"{error}", "Mend or export it again") from error
     if graph.number_of_nodes() == 0:
         raise ValueError(f"Expected a graph with nodes (got none in {path})")
-    return _to_data(graph, path, weight)
+    data = _to_data(graph, path, weight)
+    if counts:
+        told = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+        warnings.warn(
+            f"Expected a graph without loops and repeated edges in {path} (got {told})",
+            GraphWarning, stacklevel=2,
+        )  # fmt: skip
+    return data
 
 
-def _read(path: Path) -> nx.Graph:
+def holds_points(path: str | Path) -> bool:
+    r"""Whether a table, ``.txt`` or ``.csv``, holds points rather than edges.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "cloud.csv"
+        ...     _ = path.write_text("x,y,z\n0,0,1\n")
+        ...     holds_points(path)
+        True
+    """
+    path = Path(path)
+    if suffix_of(path) not in (".txt", ".csv") or not path.is_file():
+        return False
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        begin = file.read(1 << 16)
+    return are_points(table_rows(begin)[1][:100])
+
+
+def _repeated(graph: nx.Graph) -> dict[str, int]:
     import networkx as nx
 
-    if path.suffix.lower() == ".graphml":
-        return nx.read_graphml(path)
-    if path.suffix.lower() == ".gml":
-        return nx.read_gml(path, label=None)
-    graph = nx.Graph()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = line.partition("#")[0]
-        words = (
-            [w.strip() for w in line.split(",")] if path.suffix.lower() == ".csv" else line.split()
-        )
-        if not any(words):
-            continue
-        if len(words) not in (2, 3) or not all(words):
-            raise ValueError(f"line {number} is not two names and maybe a weight: {line[:60]!r}")
-        if len(words) == 3:
-            graph.add_edge(words[0], words[1], weight=float(words[2]))
-        else:
-            graph.add_edge(*words)
-    return graph
+    pairs = len({(u, v) if graph.is_directed() else frozenset((u, v)) for u, v in graph.edges()})
+    counts = {
+        "self-loops": nx.number_of_selfloops(graph),
+        "repeated edges": graph.number_of_edges() - pairs,
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _to_data(graph: nx.Graph, path: Path, weight: str) -> Data:
@@ -115,7 +149,7 @@ def _to_data(graph: nx.Graph, path: Path, weight: str) -> Data:
     data.num_nodes = len(names)
     data.edge_index = data.edge_index.long()
     if getattr(data, "edge_attr", None) is not None:
-        data.edge_attr = data.edge_attr.float()
+        data.edge_attr = _float32(data.edge_attr, f"'{weight}' of every edge", path)
     data.node_name = [str(graph.nodes[n].get("label", n)) for n in names]
     present = [axis for axis in "xyz" if all(axis in graph.nodes[n] for n in names)]
     if present[:2] == ["x", "y"]:
@@ -123,7 +157,7 @@ def _to_data(graph: nx.Graph, path: Path, weight: str) -> Data:
             _numbers([graph.nodes[n][axis] for n in names], f"'{axis}' of every node", path)
             for axis in present
         ]
-        data.pos = torch.stack(columns, dim=1).float()
+        data.pos = _float32(torch.stack(columns, dim=1), "the place of every node", path)
     return data
 
 
@@ -151,16 +185,30 @@ def place_nodes(data: Data) -> Data:
 
 
 def _numbers(values: list[Any], what: str, path: Path) -> Tensor:
-    wrong = [
-        v for v in values
-        if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)
-    ]  # fmt: skip
+    wrong = [v for v in values if not _is_finite(v)]
     if wrong:
         raise ValueError(
             f"Expected a finite number as {what} (got {wrong[0]!r}, and {len(wrong)} of "
             f"{len(values)} like it, in {path})"
         )
-    return torch.tensor(values, dtype=torch.double)
+    return torch.tensor([float(value) for value in values], dtype=torch.double)
 
 
-__all__ = ["READABLE", "load_graph", "place_nodes"]
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
+    except OverflowError:  # a whole number beyond float64
+        return False
+
+
+def _float32(value: Tensor, what: str, path: Path) -> Tensor:
+    small: Tensor = value.float()
+    if not bool(small.isfinite().all()):
+        largest = float(value.abs().max())
+        raise bad(
+            path, f"numbers within the range of float32 as {what}", f"{largest:g}", "Scale them"
+        )
+    return small
+
+
+__all__ = ["READABLE", "GraphWarning", "holds_points", "load_graph", "place_nodes"]
