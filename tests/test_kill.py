@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import multiprocessing
 import os
@@ -229,3 +230,47 @@ def test_lost_weights_of_a_finished_run_are_made_from_its_checkpoint(tmp_path, w
         assert wait(begin(kind, folder)[0]) == 0
         found = read_tensors(folder / "model.safetensors").tensors
         assert all(torch.equal(found[name], value) for name, value in whole(kind).items())
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("kind", "owner", "name", "step", "saved"),
+    [
+        ("grow", Growth, "train_step", 3, 4),
+        ("texture", TextureTraining, "train_step", 4, 5),
+        ("train", "PixelClassification", "training_step", 8, 9),  # in the middle of an epoch
+        ("train", "PixelClassification", "training_step", 5, 6),  # at the end of one
+    ],
+)
+def test_a_signal_is_obeyed_after_the_step(
+    tmp_path, whole, monkeypatch, which, kind, owner, name, step, saved
+):
+    from gncadeq.training import task
+    from gncadeq.training.stopping import Terminated
+
+    owner = getattr(task, owner) if isinstance(owner, str) else owner
+    method = getattr(owner, name)
+
+    def signalled(self, *arguments):
+        if (self.global_step if kind == "train" else self.step) == step:
+            signal.raise_signal(which)
+            signal.raise_signal(which)  # a launcher's, right after the terminal's
+        return method(self, *arguments)
+
+    monkeypatch.setattr(owner, name, signalled)
+    folder, handlers = tmp_path / "run", [signal.getsignal(s) for s in (2, 15)]
+    with pytest.raises(KeyboardInterrupt, match=f"saved at training step {saved}$") as caught:
+        RUNS[kind](folder, resume=False)
+    assert caught.type is (Terminated if which == signal.SIGTERM else KeyboardInterrupt)
+    assert [signal.getsignal(s) for s in (2, 15)] == handlers
+    assert saved_step(kind, folder) == saved
+    monkeypatch.undo()
+    RUNS[kind](folder, resume=True)
+    found = read_tensors(folder / "model.safetensors").tensors
+    assert all(torch.equal(found[name], value) for name, value in whole(kind).items())
+    if kind != "texture":
+        with (folder / "metrics.csv").open() as file:
+            steps = [int(row["step"]) for row in csv.DictReader(file)]
+        assert steps == sorted(set(steps))
+        assert saved in steps
+        assert steps[-1] == STEPS[kind]
