@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from gncadeq.cli import app, main
 from gncadeq.training import GrowConfig, TrainConfig
+from gncadeq.training.stopping import Terminated
 from gncadeq.viz.images import read_image
 
 runner = CliRunner()
@@ -230,6 +231,19 @@ def test_the_command_that_is_printed_makes_the_same_run(config, monkeypatch, cap
     resume = shlex.split(result.stderr.splitlines()[-1])  # this one, too, can be pasted
     assert resume == [*words[:3], "--out", config.out, "--resume"]
     assert "--data-root" not in config.command_line(data_root=False)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_a_stopped_run_says_what_is_saved(monkeypatch, error, code):
+    def stop(config, resume):
+        raise error("Interrupted and saved at training step 7")
+
+    monkeypatch.setattr("gncadeq.training.grow.grow", stop)
+    result = runner.invoke(app, ["grow", "spots", "--on", "torus", "--out", "r"])
+    assert result.exit_code == code
+    said, command = result.stderr.splitlines()
+    assert said == "Interrupted and saved at training step 7. Continue with"
+    assert command == "  gncadeq grow spots --out r --resume"
 
 
 def test_options_have_the_defaults_of_the_library():

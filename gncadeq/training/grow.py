@@ -21,7 +21,7 @@ from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_los
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.step_log import StepLog
-from gncadeq.training.stopping import StopSignals
+from gncadeq.training.stopping import run_steps
 from gncadeq.training.surfaces import is_graph, is_surface
 from gncadeq.training.targets import (
     anchor,
@@ -250,22 +250,18 @@ def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -
         run.load_state_dict(state)
         log.read(run.step)
         save_weights()  # they may be missing, or older
-    bar = tqdm(total=config.steps, initial=run.step, desc="grow", disable=not progress)
-    with bar, StopSignals() as stop:
-        while run.step < config.steps:
-            figures = run.train_step()
+
+    def save() -> None:
+        log.write()
+        save_weights()
+        checkpoints.save(run.step, run.state_dict())
+
+    with tqdm(total=config.steps, initial=run.step, desc="grow", disable=not progress) as bar:
+        for figures, keep in run_steps(run, config.steps, config.save_every, save):
             bar.update()
-            done = run.step == config.steps
-            keep = done or run.step % config.save_every == 0 or stop.received is not None
             row = log.add(run.step, figures, flush=keep)
             if row:
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "pool": f"{row['pool_loss']:.4f}"})
-            if keep:
-                log.write()
-                save_weights()
-                checkpoints.save(run.step, run.state_dict())
-            if stop.received is not None and not done:
-                raise stop.error(f"Interrupted and saved at training step {run.step}")
     return run.cell.eval()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 _AGAIN = 1.0  # seconds; a launcher may send a second signal right after the terminal's
 
@@ -68,4 +70,43 @@ class StopSignals:
         return kind(message) if message else kind()
 
 
-__all__ = ["StopSignals", "Terminated"]
+class Steps(Protocol):
+    """A training that is counted in steps."""
+
+    step: int
+
+    def train_step(self) -> dict[str, float]:
+        """One step; returns its figures."""
+
+
+def run_steps(
+    run: Steps, total: int, save_every: int, save: Callable[[], None] | None
+) -> Iterator[tuple[dict[str, float], bool]]:
+    """Train, save every so many steps and at the end, and save and stop when a signal arrives.
+
+    Args:
+        run: The training, which may have done steps already.
+        total: How many steps it has in all.
+        save_every: Steps between two saves.
+        save: Saves the training; ``None`` leaves signals alone, since nothing would be kept.
+
+    Yields:
+        The figures of a step, and whether the training is saved next.
+
+    Raises:
+        KeyboardInterrupt: After the training was saved because of a signal.
+    """
+    stop = StopSignals()
+    with stop if save is not None else nullcontext():
+        while run.step < total:
+            figures = run.train_step()
+            done, asked = run.step == total, stop.received is not None
+            keep = save is not None and (done or asked or run.step % save_every == 0)
+            yield figures, keep
+            if save is not None and keep:
+                save()
+            if asked and not done:
+                raise stop.error(f"Interrupted and saved at training step {run.step}")
+
+
+__all__ = ["StopSignals", "Terminated", "run_steps"]

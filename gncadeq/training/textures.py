@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,13 @@ from torch_geometric.data import Batch, Data
 from tqdm import tqdm
 
 from gncadeq.cells import MicroCell
+from gncadeq.check import check_count
 from gncadeq.dynamics import GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
 from gncadeq.training.config import RunConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
-from gncadeq.training.stopping import StopSignals
+from gncadeq.training.stopping import run_steps
 from gncadeq.training.texture_loss import PatchLoss
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters
 from gncadeq.transforms.kernels import PIXEL
@@ -280,31 +281,26 @@ def train_texture(
         >>> train_texture(texture("checkers", 20), options)
         MicroCell(4, num_kernels=1, parameters=68)
     """
+    check_count("save_every", save_every, 1)
     run = TextureTraining(target, config or TextureConfig())
     if checkpoints is None:
-        return _train(run, progress, None, save_every)
+        return _train(run, progress, save_every, None)
     with run_lock(checkpoints):
-        return _train(run, progress, Checkpoints(checkpoints, run.identity()), save_every)
+        kept = Checkpoints(checkpoints, run.identity())
+        if (state := kept.newest()) is not None:
+            run.load_state_dict(state)
+        return _train(run, progress, save_every, lambda: kept.save(run.step, run.state_dict()))
 
 
 def _train(
-    run: TextureTraining, progress: bool, checkpoints: Checkpoints | None, save_every: int
+    run: TextureTraining, progress: bool, save_every: int, save: Callable[[], None] | None
 ) -> MicroCell:
-    if checkpoints is not None and (state := checkpoints.newest()) is not None:
-        run.load_state_dict(state)
-    steps, stop = run.config.steps, StopSignals()
-    bar = tqdm(total=steps, initial=run.step, desc="texture", disable=not progress)
-    with bar, stop if checkpoints is not None else nullcontext():
-        while run.step < steps:
-            figures = run.train_step()
+    steps = run.config.steps
+    with tqdm(total=steps, initial=run.step, desc="texture", disable=not progress) as bar:
+        for figures, _ in run_steps(run, steps, save_every, save):
             bar.update()
             if run.step % 25 == 0:
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
-            done, asked = run.step == steps, stop.received is not None
-            if checkpoints is not None and (done or asked or run.step % save_every == 0):
-                checkpoints.save(run.step, run.state_dict())
-            if asked and not done:
-                raise stop.error(f"Interrupted and saved at training step {run.step}")
     return run.cell.eval()
 
 
