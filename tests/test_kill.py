@@ -266,6 +266,7 @@ def test_a_signal_is_obeyed_after_the_step(
     assert saved_step(kind, folder) == saved
     monkeypatch.undo()
     RUNS[kind](folder, resume=True)
+    assert [signal.getsignal(s) for s in (2, 15)] == handlers
     found = read_tensors(folder / "model.safetensors").tensors
     assert all(torch.equal(found[name], value) for name, value in whole(kind).items())
     if kind != "texture":

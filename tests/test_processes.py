@@ -293,7 +293,7 @@ def test_processes_that_resume_elsewhere_are_refused(tmp_path, monkeypatch):
     log = task.RunLog(tmp_path, {}, Checkpoints(tmp_path, ""), None)
     with pytest.raises(ValueError, match=r"one step \(got \[2, 0\]\).*every machine sees"):
         log.on_train_start(trainer, module)
-    log.teardown()
+    log.on_train_end()
 
 
 def fit_and_die(half: TrainConfig) -> None:

@@ -210,8 +210,8 @@ class RunLog(Callback):
             self._elapsed = float(self.rows[-1]["seconds"])
         self._began = time.perf_counter()
 
-    def teardown(self, *_: Any, **__: Any) -> None:
-        """Give the signals back."""
+    def on_train_end(self, *_: Any) -> None:
+        """Give the signals back, before Lightning does the same."""
         self.stop.restore()
 
     def on_exception(self, *_: Any) -> None:
