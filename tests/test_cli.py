@@ -269,7 +269,7 @@ def test_resuming_looks_for_the_data_where_they_were(tmp_path, monkeypatch):
 
 
 def test_a_refused_run_leaves_nothing_behind(tmp_path, call):
-    assert call("train", "digits", "--solver", "newton", "--out", tmp_path / "run")[0] == 1
+    assert call("train", "digits", "--solver", "newtno", "--out", tmp_path / "run")[0] == 1
     assert not (tmp_path / "run").exists()
 
 
