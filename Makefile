@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz slow lint docs examples bench clean
+.PHONY: demo test fuzz slow mutants lint docs examples bench clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ fuzz: .venv/installed ## runs killed at 50 random moments
 
 slow: .venv/installed ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+mutants: .venv/installed ## do the tests notice small changes of the package? make mutants ARGS="--count 200"
+	$(BIN)/python tests/mutate.py $(ARGS)
 
 lint: .venv/installed ## style and types
 	$(BIN)/ruff check .

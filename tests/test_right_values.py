@@ -1,0 +1,177 @@
+"""Known answers of masks, draws, centres and bounds: each would change with a plausible mistake."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gncadeq import Cell, ConvCell, GraphDEQ, GraphNCA, GrowingCell
+from gncadeq.cells import stencil_bound, stencil_norm
+from gncadeq.dynamics.frozen import Frozen
+from gncadeq.transforms import ImageToGraph
+from gncadeq.transforms.damage import ball
+
+NO_EDGES = torch.zeros(2, 0, dtype=torch.long)
+
+
+class Counter(Cell):
+    """Adds one to every node in every step."""
+
+    in_channels, channels = 0, 1
+
+    def reset_parameters(self):
+        pass
+
+    def prepare(self, x, edge_index, edge_attr=None):
+        return lambda z: z + 1
+
+
+# Fire rate
+
+
+def test_a_node_updates_with_the_fire_rate():
+    """Not with one minus it: 20,000 nodes, 0.8 updates a step."""
+    nca = GraphNCA(Counter(), steps=10, fire_rate=0.8)
+    g = torch.Generator().manual_seed(0)
+    z = nca(torch.zeros(20_000, 0), NO_EDGES, generator=g)
+    assert float(z.mean()) == pytest.approx(8.0, abs=0.05)
+    assert float(z.var()) == pytest.approx(10 * 0.8 * 0.2, rel=0.05)  # independent draws
+    g.manual_seed(0)
+    draws = torch.stack([torch.rand(20_000, 1, generator=g) for _ in range(10)])
+    assert torch.equal(z, (draws < 0.8).sum(0).float())
+
+
+# Life
+
+
+def growing(channel: int, change: float) -> GrowingCell:
+    """Adds ``change`` to one channel of every node, whatever it senses."""
+    cell = GrowingCell(2, num_kernels=1, hidden_channels=1, alive_channel=0, alive_threshold=0.1)
+    with torch.no_grad():
+        cell.weight_z.zero_()
+        cell.bias.fill_(1.0)
+        cell.weight_out.zero_()
+        cell.weight_out[channel] = change
+    return cell
+
+
+PATH = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
+
+
+def test_a_node_lives_that_is_near_life_before_and_after_the_update():
+    x, kernels = torch.zeros(4, 0), torch.ones(6, 1)
+    z = torch.tensor([[1.0, 5.0], [0.0, 5.0], [0.0, 5.0], [0.0, 5.0]])
+    # Alive before and after: node 0 and its neighbour.
+    still = growing(1, 1.0)(z, x, PATH, kernels)
+    assert still.tolist() == [[1.0, 6.0], [0.0, 6.0], [0.0, 0.0], [0.0, 0.0]]
+    # Alive after the update alone: the nodes far from life before it stay dead.
+    risen = growing(0, 1.0)(z, x, PATH, kernels)
+    assert risen.tolist() == [[2.0, 5.0], [1.0, 5.0], [0.0, 0.0], [0.0, 0.0]]
+    # Alive before the update alone: all die.
+    fallen = growing(0, -1.0)(z, x, PATH, kernels)
+    assert fallen.eq(0).all()
+
+
+# Draws within a solve
+
+
+class TwoDraws(Cell):
+    """Dropout of the drive, once a solve, and of the step, the same in every evaluation."""
+
+    in_channels = channels = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def reset_parameters(self):
+        pass
+
+    def prepare(self, x, edge_index, edge_attr=None):
+        drive = self.drop(torch.ones_like(x))
+        return lambda z: 10 * drive + self.drop(torch.ones_like(z))
+
+
+def test_dropout_of_drive_and_step_are_different_draws():
+    """Each keeps half of 1,000 nodes; both keep a quarter."""
+    torch.manual_seed(0)
+    deq = GraphDEQ(TwoDraws(), solver="picard")
+    z, solution = deq(torch.zeros(1000, 1), NO_EDGES, return_solution=True)
+    assert bool(solution.converged.all())  # the step's draw stands still
+    for value, share in ((0.0, 0.25), (2.0, 0.25), (20.0, 0.25), (22.0, 0.25)):
+        assert float((z == value).float().mean()) == pytest.approx(share, abs=0.05)
+
+
+def test_a_stream_is_repeated_and_differs_from_others():
+    frozen = Frozen(7, [])
+    found = []
+    for stream in (0, 1, 0, 1):
+        with frozen.evaluation(torch.device("cpu"), stream):
+            found.append(torch.rand(3).tolist())
+    assert found[0] == found[2] != found[1] == found[3]
+
+
+# Injuries
+
+
+def test_the_centre_of_a_ball_is_drawn_among_those_asked_for():
+    """On a line of 30 nodes, of which three may be the centre."""
+    pos = torch.arange(30.0)[:, None]
+    among = torch.zeros(30, dtype=torch.bool)
+    among[[4, 17, 23]] = True
+    centres = set()
+    for seed in range(40):
+        hurt = ball(pos, 2 / 29, torch.Generator().manual_seed(seed), among).nonzero().flatten()
+        assert len(hurt) == 5
+        centres.add(int(hurt[2]))
+    assert centres == {4, 17, 23}
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("reach", [1, 2])
+def test_a_stencil_bound_holds_between_the_samples(reach):
+    """Taps R^(a + b) / 4 at (± reach, ± reach), with R a rotation by half a sample: the symbol's
+    singular values are |cos cos|, whose largest, 1, lies between all samples."""
+    angle = math.pi / 16
+    rotation = torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+        dtype=torch.double,
+    )
+    side = 2 * reach + 1
+    weight = torch.zeros(side, side, 2, 2, dtype=torch.double)
+    for a in (-1, 1):
+        for b in (-1, 1):
+            power = torch.linalg.matrix_power(rotation, a + b)
+            weight[reach + a * reach, reach + b * reach] = power / 4
+    weight = weight.flatten(0, 1)
+    assert float(stencil_norm(weight, 16 * reach)) == pytest.approx(math.cos(angle) ** 2)
+    assert float(stencil_norm(weight, 32 * reach)) == pytest.approx(1.0)  # twice as many hit it
+    assert float(stencil_bound(weight, 16)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kappa", [0.5, 0.9])
+def test_the_residual_bound_is_attained(kappa):
+    """z + tanh(K z + d) with K + I a shift by one pixel, all pixels saturated but one: that row is
+    κ times its neighbour, whose own row is there as well, so the norm is √(1 + κ²)."""
+    cell = ConvCell(1, 1, update="residual", contraction=kappa, scale_spread=0.0).double()
+    with torch.no_grad():
+        cell.weight_z.zero_()
+        cell.weight_z[3] = 100.0  # the pixel to the left
+        cell.weight_x.zero_()
+        cell.weight_x[4] = 1e3
+    bound = float(cell.lipschitz_bound())
+    image = torch.ones(1, 3, 3, dtype=torch.double)
+    image[0, 1, 1] = 0.0
+    data = ImageToGraph()(image)
+    step = cell.prepare(data.x, data.edge_index, data.edge_attr)
+    jacobian = torch.autograd.functional.jacobian(step, torch.zeros(9, 1, dtype=torch.double))
+    measured = float(torch.linalg.matrix_norm(jacobian.view(9, 9), 2))
+    assert 1.0 < measured <= bound
+    assert measured == pytest.approx(bound, rel=0.005)
+    shift = kappa * math.cos(math.pi / 16) ** 2  # what the bound's allowance leaves of κ
+    assert measured == pytest.approx(math.sqrt(1 + shift**2))
