@@ -245,15 +245,19 @@ def test_growing_refuses_weights_of_other_edges():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("GCNConv", 3), "has been made.*got 'GCNConv'"),
-        ((pyg.GCNConv, 3), "got the class GCNConv"),
-        ((3, pyg.GCNConv(8, 8)), "has been made.*got 3"),
+        (("GCNConv", 3), "or a class of convs.*got 'GCNConv'"),
+        ((3, 3), r"from_conv\(GCNConv, .*got 3"),
+        ((pyg.HeteroConv, {"a": 3}), "or a class of convs.*got <class"),
+        ((Data, 3), "or a class of convs.*got <class"),
+        ((3, pyg.GCNConv(8, 8)), "whole number 'in_channels'.*got GCNConv"),
+        ((pyg.GINConv, 3, {"channels": 8}), r"\['nn'\] for a new GINConv .*GINConv\(\.\.\.\)"),
+        ((pyg.GCNConv, 3, {"channels": 8, "head": 2}), "got 'head'"),
         ((pyg.GCNConv(8, 8), "3"), "whole number 'in_channels'.*got '3'"),
     ],
 )
 def test_what_is_no_conv_is_told_what_one_is(dynamics, arguments, said):
     with pytest.raises(TypeError, match=said):
-        dynamics.from_conv(*arguments)
+        dynamics.from_conv(*arguments[:2], **dict(*arguments[2:]))
 
 
 def test_half_a_step_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -515,3 +516,43 @@ def test_a_traced_solve_is_refused_with_the_way_out():
     expected = deq(data.x, data.edge_index)
     compiled = torch.compile(deq, backend="eager")(data.x, data.edge_index)
     torch.testing.assert_close(compiled, expected)
+
+
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+def test_a_class_makes_a_new_conv_and_a_conv_keeps_its_weights(dynamics):
+    trained = pyg.GCNConv(4, 4)
+    before = trained.lin.weight.clone()
+    assert dynamics.from_conv(trained, 3).cell.conv is trained
+    assert torch.equal(trained.lin.weight, before)
+    new = dynamics.from_conv(pyg.GCNConv, 3, channels=4).cell
+    assert torch.equal(new.conv.lin.weight, torch.eye(4))
+    new.reset_parameters()
+    assert torch.equal(new.conv.lin.weight, torch.eye(4))
+    random = dynamics.from_conv(pyg.GCNConv, 3, channels=4, init="conv").cell
+    assert not torch.equal(random.conv.lin.weight, torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shown"),
+    [
+        (pyg.GATConv, {"heads": 2, "dropout": 0.5}, "GATConv(8, 4, heads=2)"),
+        (pyg.GATConv, {"heads": 2, "concat": False}, "GATConv(8, 8, heads=2)"),
+        (partial(pyg.GATv2Conv, heads=4, bias=False), {}, "GATv2Conv(8, 2, heads=4)"),
+        (pyg.GCN2Conv, {"alpha": 0.1}, "GCN2Conv(8, alpha=0.1, beta=1.0)"),
+        (pyg.GatedGraphConv, {"num_layers": 1}, "GatedGraphConv(8, num_layers=1)"),
+        (pyg.ChebConv, {"K": 2}, "ChebConv(8, 8, K=2, normalization=sym)"),
+        (Own, {"dim": 8, "norm": "LayerNorm"}, "Own()"),
+    ],
+)
+def test_classes_of_convs_and_their_options(kind, options, shown):
+    data = plain()
+    deq = GraphDEQ.from_conv(kind, 3, channels=8, on_failure="ignore", **options).double().eval()
+    assert repr(deq.cell.conv).startswith(shown[:-1])
+    assert deq(data.x, data.edge_index).shape == (8, 8)
+
+
+def test_classes_that_cannot_have_the_width():
+    with pytest.raises(ValueError, match=r"Expected 'channels'.* new GCNConv .*channels=64"):
+        GraphDEQ.from_conv(pyg.GCNConv, 3)
+    with pytest.raises(ValueError, match=r"that 3 heads divide \(got 8\)"):
+        GraphDEQ.from_conv(pyg.GATConv, 3, channels=8, heads=3)

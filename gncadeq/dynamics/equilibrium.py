@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
 import torch
@@ -169,7 +169,10 @@ class GraphDEQ(nn.Module):
 
     @classmethod
     def from_conv(
-        cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any
+        cls,
+        conv: nn.Module | Callable[..., nn.Module],
+        in_channels: int | Mapping[str, int],
+        **options: Any,
     ) -> GraphDEQ:
         r"""The equilibrium of any conv of PyTorch Geometric.
 
@@ -181,17 +184,25 @@ class GraphDEQ(nn.Module):
         :class:`gncadeq.WrappedConvCell`, which is imported here alone: dynamics know no cell.
 
         Args:
-            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one that
-                keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
+            conv: The class of a conv, of which a new one of width ``channels`` is made, whose
+                matrices start as identities: the equilibrium starts as the input smoothed over the
+                graph, which trains well. Or a conv that maps :math:`[N, C]` to :math:`[N, C]`,
+                whose weights stay as they are; a heterogeneous one keeps the width of every state
+                (:class:`gncadeq.HeteroConvCell`).
             in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
                 heterogeneous one.
             options: Of :class:`gncadeq.WrappedConvCell` (``activation``, ``norm``,
-                ``contraction``, ...) and of this class (``solver``, ``tol``, ...).
+                ``contraction``, ...), of this class (``solver``, ``tol``, ...), and for a class of
+                convs its own (``heads``, ...).
 
         Example:
-            >>> from torch_geometric.nn import GCNConv
-            >>> deq = GraphDEQ.from_conv(GCNConv(16, 16), in_channels=3, tol=1e-4)
-            >>> deq(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
+            >>> from torch_geometric.nn import GATConv, GCNConv
+            >>> x, edge_index = torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+            >>> deq = GraphDEQ.from_conv(GATConv, in_channels=3, channels=16, heads=2, tol=1e-4)
+            >>> deq(x, edge_index).shape
+            torch.Size([4, 16])
+            >>> trained = GCNConv(16, 16)
+            >>> GraphDEQ.from_conv(trained, in_channels=3)(x, edge_index).shape
             torch.Size([4, 16])
         """
         from gncadeq.cells.from_conv import cell_from_conv

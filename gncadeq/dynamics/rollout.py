@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -99,20 +99,23 @@ class GraphNCA(nn.Module):
 
     @classmethod
     def from_conv(
-        cls, conv: nn.Module, in_channels: int | Mapping[str, int], **options: Any
+        cls,
+        conv: nn.Module | Callable[..., nn.Module],
+        in_channels: int | Mapping[str, int],
+        **options: Any,
     ) -> GraphNCA:
         """The automaton of any conv of PyTorch Geometric, see :meth:`gncadeq.GraphDEQ.from_conv`.
 
         Args:
-            conv: A conv that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one that
-                keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
+            conv: The class of a conv, of which a new one of width ``channels`` is made; or a conv
+                that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one.
             in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
                 heterogeneous one.
-            options: Of :class:`gncadeq.WrappedConvCell` and of this class.
+            options: Of :class:`gncadeq.WrappedConvCell`, of this class, and of a class of convs.
 
         Example:
             >>> from torch_geometric.nn import GCNConv
-            >>> nca = GraphNCA.from_conv(GCNConv(16, 16), in_channels=3, steps=8)
+            >>> nca = GraphNCA.from_conv(GCNConv, in_channels=3, channels=16, steps=8)
             >>> nca(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
             torch.Size([4, 16])
         """
