@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch_geometric.nn as pyg
@@ -21,17 +21,17 @@ class DEQLayer(nn.Module):
     r"""The equilibrium of a conv, from ``dim_in`` to ``dim_out`` channels, on GraphGym's batches.
 
     Args:
-        conv: Makes the conv from its input and output channels.
+        conv: The class of the conv.
         layer_config: GraphGym's configuration of a layer; of it ``dim_in``, ``dim_out`` and
             ``has_bias`` are used.
         options: Of :meth:`gncadeq.GraphDEQ.from_conv`.
     """
 
-    def __init__(self, conv: Callable[..., nn.Module], layer_config: Any, **options: Any) -> None:
+    def __init__(self, conv: type[nn.Module], layer_config: Any, **options: Any) -> None:
         super().__init__()
         width, bias = layer_config.dim_out, layer_config.has_bias
         self.model = GraphDEQ.from_conv(
-            conv(width, width, bias=bias), layer_config.dim_in, bias=bias, **options
+            partial(conv, bias=bias), layer_config.dim_in, channels=width, bias=bias, **options
         )
 
     def forward(self, batch: Batch) -> Batch:
