@@ -9,29 +9,36 @@ import secrets
 from pathlib import Path
 
 _PREFIX, _SUFFIX = ".gncadeq-", ".tmp"
+_STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # of /dev/stdout and so on
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a file by way of a temporary one beside it, so that its name never holds half a file.
 
-    A device or a pipe, such as ``/dev/null``, is written to as it is. Temporary files that killed
-    processes of this machine have left in the folder are removed.
+    Devices and pipes, such as ``/dev/null`` and ``/dev/stdout``, are written to as they are.
+    Temporary files that killed processes of this machine have left in the folder are removed.
 
     Raises:
         OSError: If the file can't be written. What it held before is unchanged.
     """
     path = Path(path)
-    path = path.resolve() if path.is_symlink() else path  # keep the link, replace what it names
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(content)
+        if path.parent in _STREAMS or _is_special(path):
+            with path.open("ab") as file:
+                file.write(content)
             return
+        path = path.resolve() if path.is_symlink() else path  # keep the link, replace its target
+        path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
         _replace(path, content)
     except OSError as error:
         # The name that the caller knows, not that of the temporary file.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path is there, and neither a file nor a folder."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _replace(path: Path, content: bytes) -> None:

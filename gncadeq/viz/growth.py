@@ -12,9 +12,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.choices import Up
+from gncadeq.files.atomic import write_atomically
 from gncadeq.growth import Moment
 from gncadeq.transforms import graph_to_image
 from gncadeq.viz.colors import ColorScale
+from gncadeq.viz.images import png, write_gif
 from gncadeq.viz.legend import tile
 from gncadeq.viz.surface import SurfaceRenderer
 from gncadeq.viz.trajectory import save_trajectory
@@ -75,10 +77,8 @@ def save_strip(
     kept = [(m, m.color) for m in shown if m.color is not None]
     captions = [f"step {m.steps}{', injured' if m.event == 'damage' else ''}" for m, _ in kept]
     strip = tile([*(paint(c) for _, c in kept), paint(data.color)], [*captions, "target"])
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    strip.save(path)
-    return path
+    write_atomically(path, png(strip))
+    return Path(path)
 
 
 def _spread(moments: Sequence[Moment], count: int) -> list[Moment]:
@@ -126,10 +126,7 @@ def save_animation(
         ms * 12 if k + 1 == len(kept) or m.event == "damage" or kept[k + 1].event == "damage"
         else ms for k, m in enumerate(kept)
     ]  # fmt: skip
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=pauses, loop=0)
-    return path
+    return write_gif(path, drawn, pauses)
 
 
 def save_viewer(

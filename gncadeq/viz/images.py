@@ -47,26 +47,29 @@ def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> 
 
 
 def write_gif(
-    path: str | Path, frames: Sequence[Image.Image], ms: int = 120, last_ms: int = 1000
+    path: str | Path,
+    frames: Sequence[Image.Image],
+    ms: int | Sequence[int] = 120,
+    last_ms: int = 1000,
 ) -> Path:
     """Write a GIF that starts over, atomically.
 
     Args:
         path: The file.
         frames: Pictures of one size.
-        ms: Milliseconds a frame is shown.
-        last_ms: Milliseconds the last frame is shown.
+        ms: Milliseconds that a frame is shown, for all frames or one number for each.
+        last_ms: Milliseconds that the last frame is shown, where ``ms`` is for all.
 
     Raises:
         ValueError: If there are no frames.
     """
     if not frames:
         raise ValueError("Expected frames to write (got none)")
+    pauses = [ms] * (len(frames) - 1) + [last_ms] if isinstance(ms, int) else list(ms)
     buffer = io.BytesIO()
     frames[0].save(
-        buffer, format="GIF", save_all=True, append_images=frames[1:], loop=0,
-        duration=[ms] * (len(frames) - 1) + [last_ms],
-    )  # fmt: skip
+        buffer, format="GIF", save_all=True, append_images=frames[1:], loop=0, duration=pauses
+    )
     write_atomically(path, buffer.getvalue())
     return Path(path)
 
