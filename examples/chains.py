@@ -61,7 +61,7 @@ MODELS = (
     "equilibrium", "equilibrium graph", "nca long", "nca", "appnp", "gcn", "gat",
     "ignn", "ignn published", "ignn graph",
 )  # fmt: skip
-REACH = {"nca": 20, "appnp": 10, "gcn": 4, "gat": 4}  # steps back
+REACH = {"nca": 19, "appnp": 10, "gcn": 4, "gat": 4}  # steps back
 THRESHOLDS = (0.0, 0.01, 0.02, 0.05)
 DROPOUT, WEIGHT_DECAY = 0.5, 5e-4  # IGNN's
 PATIENCE = 100
@@ -118,7 +118,7 @@ def middle(name: str, length: int) -> nn.Module:
             return GraphDEQ(cell, **options)
         return GraphDEQ.from_conv(LGConv(), CHANNELS, channels=CHANNELS, bias=False, **options)
     if kind == "nca":
-        steps = length if form else REACH["nca"]
+        steps = length if form else REACH["nca"] + 1
         return GraphNCA.from_conv(LGConv(), CHANNELS, channels=CHANNELS, bias=False, steps=steps)
     if kind == "appnp":
         propagation = APPNP(K=REACH["appnp"], alpha=0.1)
