@@ -587,3 +587,58 @@ def test_the_bound_with_weights_as_they_come_holds(name, flow):
     assert float(cell.lipschitz_bound(Data(x, edge_index, weight))) == pytest.approx(0.8)
     free = WrappedConvCell(conv, 3, 4, contraction=None).double()
     assert float(free.lipschitz_bound(Data(x, edge_index, weight))) > 0.8
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda: pyg.RGCNConv(4, 4, 1), lambda: pyg.ClusterGCNConv(4, 4), lambda: pyg.LEConv(4, 4),
+        lambda: pyg.MixHopConv(4, 2, [0, 1]), lambda: pyg.SimpleConv("mean"),
+        lambda: _adapted(pyg.GCNConv(4, 4, normalize=False)),
+    ],
+)  # fmt: skip
+def test_linear_convs_are_bounded_for_every_state(conv):
+    """Whichever units a ReLU switches off, not only those that are off at one state."""
+    torch.manual_seed(0)
+    data = data_of()
+    cell = WrappedConvCell(conv(), 3, 4, activation=None, contraction=0.5).double()
+    context = {}
+    if "edge_type" in cell.context:
+        context["edge_type"] = torch.zeros(data.num_edges, dtype=torch.long)
+    step = cell.prepare(data.x, data.edge_index, **context)
+    zero = torch.zeros(12, 4, dtype=torch.double)
+    basis = torch.eye(48, dtype=torch.double).view(-1, 12, 4)
+    matrix = torch.stack([(step(e) - step(zero)).flatten() for e in basis], 1).detach()
+    degree = torch.bincount(data.edge_index[1], minlength=12).double().sqrt()
+    weighted = degree.repeat_interleave(4).unsqueeze(1)
+    norms = [
+        float(torch.linalg.matrix_norm(m, 2)) for m in (matrix, weighted * matrix / weighted.T)
+    ]
+    if float(cell.growth.value) > 0.5:
+        assert min(norms) == pytest.approx(0.5, rel=0.1)
+    masks = [(torch.rand(48) < 0.7).double().unsqueeze(1) for _ in range(50)]
+    radius = max(float(torch.linalg.eigvals(mask * matrix).abs().max()) for mask in masks)
+    assert radius <= 0.55
+
+
+def test_spectral_norms_and_dropout_stand_still_for_a_solve():
+    """The power iteration moves on once a training step, the dropout of PyG's MLP is one draw."""
+    torch.manual_seed(0)
+    data = data_of()
+    conv = pyg.GCNConv(4, 4)
+    torch.nn.utils.parametrizations.spectral_norm(conv.lin)
+    deq = deq_of(conv)
+    vector = conv.lin.parametrizations.weight[0]._u
+    deq(data.x, data.edge_index)
+    before = vector.clone()
+    with torch.no_grad():
+        deq(data.x, data.edge_index)
+        weight = conv.lin.parametrizations.weight.original
+        expected = nn.functional.normalize(
+            weight @ nn.functional.normalize(weight.T @ before, dim=0), dim=0
+        )
+    torch.testing.assert_close(vector, expected)
+    deq = deq_of(pyg.GINConv(pyg.MLP([4, 6, 4], norm=None, dropout=0.5)))
+    z, solution = deq(data.x, data.edge_index, return_solution=True)
+    assert bool(solution.converged.all())
+    assert not torch.equal(deq(data.x, data.edge_index), z)

@@ -189,6 +189,12 @@ class WrappedConvStep:
         label, count = WeightedAdjacency(edge_index, None, total, like=self.drive).components()
         return label[:n], count
 
+    def degree(self) -> Tensor:
+        """``[num_nodes]``, the number of edges into every node."""
+        backwards = getattr(self.conv, "flow", None) == "target_to_source"
+        row = 0 if backwards or self.cell.hypergraph else 1
+        return torch.bincount(self.edge_index[row], minlength=self.drive.size(0))
+
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         # σ(s · norm(conv(z)) + d),  d = x Uᵀ + b computed once

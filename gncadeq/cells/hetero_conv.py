@@ -236,10 +236,11 @@ class HeteroConvCell(TypedCell, MeasuredCell):
     ) -> Tensor:
         with measuring(self):
             step = self._recorded(x, edge_index, edge_attr, context)
-            components = WeightedAdjacency(edge_index, None, x.size(0), like=x).components()
+            adjacency = WeightedAdjacency(edge_index, None, x.size(0), like=x)
             return settled_growth(
-                step.image, step.activate, step.drive, *components, self.power_steps
-            )
+                step.image, step.activate, step.drive, adjacency.in_degree(),
+                *adjacency.components(), self.power_steps,
+            )  # fmt: skip
 
     def edge_arguments(self, typed: Typed, edge_attr: OptTensor) -> dict[str, Any]:
         """The keyword arguments of the conv: ``edge_attr_dict``, ``edge_weight_dict``."""

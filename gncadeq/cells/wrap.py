@@ -79,8 +79,9 @@ class WrappedConvCell(MeasuredCell):
       ``parametrizations.weight_norm`` and ``orthogonal`` keep it.)
     - **Measured.** For any other, :math:`L` is the rate at which the conv's Jacobian makes vectors
       grow on a connected component, three steps after :math:`\sigma(\mathbf{U} \mathbf{x} +
-      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`), the largest of all components. It makes
-      most solves converge and promises nothing; the solution's status tells.
+      \mathbf{b})` (:func:`~gncadeq.cells.growth_rate`), the largest of all components; or, if the
+      conv is linear in its state, its operator norm by power steps, which holds at every state. It
+      makes most solves converge and promises nothing; the solution's status tells.
       It is one number for the conv, and part of the model as a batch norm's statistics are
       (:class:`~gncadeq.cells.MeasuredGrowth`): the first call measures it, and in training every
       call after the parameters have changed. In evaluation it is a constant, whatever the graph and
@@ -417,9 +418,10 @@ class WrappedConvCell(MeasuredCell):
         with measuring(self):
             step = self._held(step.recorded())
             unit = step.drive.new_ones(()) if bound is None else recorded(bound)
+            degree = step.degree() if bound is None else None
             return settled_growth(
-                lambda z: step.image(z) / unit, self.activation, step.drive, *step.components(),
-                self.power_steps, not self.signature.initial,
+                lambda z: step.image(z) / unit, self.activation, step.drive, degree,
+                *step.components(), self.power_steps, not self.signature.initial,
             )  # fmt: skip
 
     def extra_repr(self) -> str:
