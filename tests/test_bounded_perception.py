@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq import GraphNCA
 from gncadeq.datasets import load_mesh, primitives
 from gncadeq.testing import assert_bounded_perception
+from gncadeq.training import GrowConfig
+from gncadeq.training.grow import Growth
 from gncadeq.training.variants import collapse, jitter, split
 from gncadeq.transforms import (
     GraphLaplacian,
@@ -128,6 +131,19 @@ def test_bad_meshes(name):
     check_mesh_operators(bad_meshes()[name])
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_kernels_do_not_depend_on_the_size_of_a_float32_mesh(size):
+    mesh = bad_meshes()["jittered"]
+    other = Data(pos=mesh.pos * size, face=mesh.face)
+    for kernels in ("tangent", "harmonics"):
+        for scale in (None, 0.7):
+            a = MeshToGraph(kernels, scale=scale)(mesh.clone())
+            b = MeshToGraph(kernels, scale=None if scale is None else scale * size)(other.clone())
+            torch.testing.assert_close(a.edge_attr, b.edge_attr, atol=1e-4, rtol=1e-4)
+    a, b = (PointsToGraph(k=6, kernels="harmonics")(Data(pos=m.pos)) for m in (mesh, other))
+    torch.testing.assert_close(a.edge_attr, b.edge_attr, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("file", ["spot.obj", "suzanne.obj", "stanford-bunny.obj"])
 def test_real_meshes(mesh_root, file):
     mesh = load_mesh(mesh_root / file, merge=True)
@@ -174,6 +190,18 @@ def test_points_on_a_surface_have_a_damped_derivative_across_it():
     size = torch.zeros(642).double().index_add_(0, data.edge_index[1], along.clamp_min(0).sqrt())
     assert float(size.median()) > 1.9
     assert float(rows.max()) < 6.0
+
+
+@pytest.mark.parametrize("name", list(bad_meshes()))
+def test_a_rule_that_gncadeq_grow_trains_stays_finite(name):
+    """However wild its weights: the law's other half."""
+    config = GrowConfig("spots", on="icosphere:1", channels=8, hidden_channels=16)
+    cell = Growth(config, config.read_target()).cell
+    torch.nn.init.normal_(cell.weight_out, std=1.0)
+    data = MeshToGraph("tangent")(bad_meshes()[name])
+    x = torch.ones(data.num_nodes, 1)
+    z = GraphNCA(cell, steps=300)(x, data.edge_index, data.edge_attr, z0=torch.ones(len(x), 8))
+    assert float(z.detach().abs().max()) <= 2.5
 
 
 @given(st.lists(st.floats(0, 1e300), min_size=6, max_size=6))

@@ -31,7 +31,7 @@ from gncadeq.training.targets import (
     seed_state,
 )
 
-STATE_BOUND = 2.0  # of the cell, times the bound from which the loss pulls states back
+STATE_BOUND = 1.25  # of the cell, times the bound from which the loss pulls states back
 LOOK_EVERY = 16  # steps between two looks at the residual
 
 
@@ -52,11 +52,12 @@ class Growth:
         )  # fmt: skip
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         self.data.x = anchor(data, config.seed_node, int(config.anchor))
-        graphs, seeds = [self.data], [seed_state(self.data, config.channels, config.seed_node)]
+        seed = seed_state(self.data, config.channels, config.seed_node)
+        graphs, seeds = [self.data], [seed]
         for graph in config.draw_variants(self.data):
             graph.x = anchor(graph, None, int(config.anchor))
-            graphs.append(graph)
-            seeds.append(seed_state(graph, config.channels))
+            graphs += [graph, self.data]  # half of the pool is the surface itself
+            seeds += [seed_state(graph, config.channels), seed]
         elders = int(config.elders * config.pool_size)
         self.pool = SamplePool(graphs, seeds, config.pool_size, config.seed, elders)
         self.nca = GraphNCA(

@@ -54,7 +54,8 @@ class GrowConfig(RunConfig):
         max_steps: Most steps on the way to rest (``"implicit"``).
         variants: Other triangulations of a surface to train on beside it
             (:func:`gncadeq.training.variants.draw_variants`), so that the rule doesn't depend on
-            that of the file; not for grids and graph files. At most one less than ``pool_size``.
+            that of the file; not for grids and graph files. At most as many as half of
+            ``pool_size``; the other half is the surface itself.
         pool_size: States in the pool.
         elders: Share of them, in [0, 1), that are never sent back to the seed, so that they grow
             old.
@@ -201,7 +202,7 @@ class GrowConfig(RunConfig):
 
         node = data.face.new_tensor([seed_node(data, self.seed_node)])
         mesh = Data(pos=data.pos, face=data.face, color=data.color, seed_node=node)
-        count = min(self.variants, self.pool_size - 1)
+        count = min(self.variants, (self.pool_size - 1) // 2)
         return draw_variants(mesh, count, self.kernels, self.scale, self.up, self.seed)
 
     def learning_rate(self, step: int) -> float:

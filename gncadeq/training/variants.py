@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 
 from gncadeq.choices import Kernels, Up
 from gncadeq.training.surfaces import surface_target
+from gncadeq.transforms.damage import ball
 from gncadeq.transforms.surface_operators import mesh_edges
 
 
@@ -23,7 +24,8 @@ def draw_variants(
 ) -> list[Data]:
     """Targets like :func:`gncadeq.training.surfaces.surface_target`'s on variants of a mesh.
 
-    In turn: stretched and jittered; coarser; and finer, stretched and jittered.
+    In turn: jittered; coarser; with a hole and stretched; finer and jittered; all but the hole;
+    with a hole and coarser; stretched and jittered.
 
     Args:
         mesh: ``pos`` ``[N, 3]``, ``face`` ``[3, F]``, ``color`` ``[N, 4]``, ``seed_node`` ``[1]``.
@@ -41,7 +43,10 @@ def draw_variants(
         [3, 3, 3]
     """
     draw = torch.Generator().manual_seed(seed)
-    chains = ((stretch, jitter), (collapse, collapse), (split, stretch, jitter))
+    chains = (
+        (jitter,), (collapse, collapse), (puncture, stretch), (split, jitter),
+        (collapse, stretch, split, jitter), (puncture, collapse), (stretch, jitter),
+    )  # fmt: skip
     graphs = []
     for k in range(count):
         variant = mesh
@@ -131,6 +136,37 @@ def collapse(mesh: Data, generator: torch.Generator | None = None) -> Data:
     return Data(pos=mesh.pos[stays], face=face[:, proper], **more)
 
 
+def puncture(mesh: Data, generator: torch.Generator | None = None) -> Data:
+    """Cut a hole: all vertices in a ball of a quarter of the extent go, the seed excepted.
+
+    Args:
+        mesh: ``pos`` ``[N, 3]``, ``face`` ``[3, F]``, and maybe ``color`` ``[N, 4]`` and a
+            ``seed_node`` ``[1]``, whose neighbourhood is spared.
+        generator: Source of the place.
+
+    Example:
+        >>> from gncadeq.datasets import primitives
+        >>> puncture(primitives.icosphere(2)).num_nodes < 160
+        True
+    """
+    extent = (mesh.pos.amax(0) - mesh.pos.amin(0)).max()
+    seed = mesh.get("seed_node")
+    far = torch.ones_like(mesh.pos[:, 0], dtype=torch.bool)
+    if seed is not None:
+        far = (mesh.pos - mesh.pos[seed]).norm(dim=1) > 0.6 * extent
+    stays = ~ball(mesh.pos, 0.25, generator, far)
+    face = mesh.face[:, stays[mesh.face].all(0)]
+    used = torch.zeros_like(stays)
+    used[face.flatten()] = True
+    if seed is not None:
+        used[seed] = True
+    number = used.cumsum(0) - 1
+    more: dict[str, Any] = {"color": mesh.color[used]} if mesh.get("color") is not None else {}
+    if seed is not None:
+        more["seed_node"] = number[seed]
+    return Data(pos=mesh.pos[used], face=number[face], **more)
+
+
 def split(mesh: Data, generator: torch.Generator | None = None) -> Data:
     """Split random edges at their middle, no two of one face: over half as many vertices again.
 
@@ -192,4 +228,4 @@ def _independent(pairs: Tensor, num_nodes: int, generator: torch.Generator | Non
     return (first[pairs] == rank[:, None]).all(1)
 
 
-__all__ = ["collapse", "draw_variants", "jitter", "split", "stretch"]
+__all__ = ["collapse", "draw_variants", "jitter", "puncture", "split", "stretch"]

@@ -114,13 +114,14 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         check_mesh(data)
         pos, face, n = data.pos, data.face, data.pos.size(0)
         data.normal = vertex_normals(pos, face)
-        data.area = vertex_areas(pos, face)
+        area = vertex_areas(pos.double(), face)  # squares of lengths leave float32's range first
+        data.area = area.to(pos.dtype)
         frame = tangent_frames(data.normal, self.up) if self.kernels != "isotropic" else None
         edges = mesh_edges(face, n)
         if self.scale is None:
             parts = [(edges, self._one_ring(pos, face, edges, frame))]
         else:
-            parts = self._balls(pos, edges, data.area, frame)
+            parts = self._balls(pos, edges, area, frame)
         edge_index = torch.cat([edge for edge, _ in parts], dim=1)
         edge_attr = torch.cat([attr for _, attr in parts])
         data.edge_index, data.edge_attr = with_self_loops(edge_index, edge_attr, n, pos.dtype)
@@ -156,7 +157,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
                 f"{float(length.mean()):.3g} (got {self.scale:.3g}, less than half of it). Enlarge "
                 "it, refine the mesh, or use scale=None"
             )
-        total = max(float(area.double().sum()), 1e-300)
+        total = max(float(area.sum()), 1e-300)
         balls = max(1.0, min(n, math.pi * radius**2 * n / total))  # vertices in a ball, on average
         if n * balls > self.max_edges:
             raise ValueError(
@@ -164,7 +165,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
                 f"them for scale={self.scale:.3g}). Lower the scale, simplify the mesh, or raise "
                 "max_edges: making them takes some 150 bytes each"
             )
-        place, mass = pos.double(), area.double()
+        place = pos.double()
         floor = math.exp(-(_CUTOFF**2) / 2)
         parts = []
         rows = max(1, int(2_000_000 / balls))
@@ -174,8 +175,8 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
             own = slice(first * rows, min((first + 1) * rows, n))
             local = target - own.start
             kernel = torch.exp(-distance.square() / (2 * self.scale**2)) - floor
-            weight = kernel.clamp_min(0.0) * mass[source]
-            sums = mass[own] * (1 - floor)
+            weight = kernel.clamp_min(0.0) * area[source]
+            sums = area[own] * (1 - floor)
             sums = sums.index_add(0, local, weight).clamp_min(1e-300)
             laplacian = weight / sums[local]
             attr = laplacian[:, None]
