@@ -42,9 +42,10 @@ FILES = ("spot.obj", "suzanne.obj", "stanford-bunny.obj")
 
 def meshes(data_root: str | None) -> dict[str, Data]:
     """Every mesh, and four of them in bad shape."""
-    found = {on: read_surface(on) for on in BY_FORMULA}
+    found = {}
     if data_root is not None:
-        found |= {f: read_surface(str(Path(data_root) / "meshes" / f)) for f in FILES}
+        found = {f: read_surface(str(Path(data_root) / "meshes" / f)) for f in FILES}
+    found |= {on: read_surface(on) for on in BY_FORMULA}
     draw = torch.Generator().manual_seed(0)
     for name in ("icosphere:3", "spot.obj", "suzanne.obj"):
         if name not in found:

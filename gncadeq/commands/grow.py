@@ -108,7 +108,7 @@ def grow(
     max_steps: Annotated[int, typer.Option(help="Most iterations to it (implicit).")] = 96,
     variants: Annotated[
         int, typer.Option(help="Other triangulations of a surface to train on beside it.")
-    ] = 3,
+    ] = 7,
     pool_size: Annotated[int, typer.Option(help="States in the pool.")] = 16,
     elders: Annotated[
         float, typer.Option(help="Share of them that never return to the seed, and grow old.")

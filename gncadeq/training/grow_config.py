@@ -102,7 +102,7 @@ class GrowConfig(RunConfig):
     phantom_steps: int = 16
     tol: float = 1e-3
     max_steps: int = 96
-    variants: int = 3
+    variants: int = 7
     pool_size: int = 16
     elders: float = 0.5
     batch_size: int = 4
