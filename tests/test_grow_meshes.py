@@ -181,7 +181,7 @@ def test_wrong_options_are_named():
         load_target("spots", on="icosfere")
     with pytest.raises(FileNotFoundError, match=r"one of .*'spots'.* \(got spot,"):
         load_target("spot", on="icosphere")
-    with pytest.raises(FileNotFoundError, match="mesh file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.obj"):
         load_target("spots", on="none.obj")
     with pytest.raises(ValueError, match=r"\['scale'\] for surfaces alone"):
         GrowConfig("lizard.png", scale=0.1)

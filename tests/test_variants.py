@@ -10,7 +10,7 @@ from gncadeq.datasets import mesh_report
 from gncadeq.testing import assert_bounded_perception
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import Growth
-from gncadeq.training.targets import load_target
+from gncadeq.training.targets import load_target, read_graph, save_target
 from gncadeq.training.variants import collapse, jitter, puncture, split, stretch
 from gncadeq.transforms.surface_operators import vertex_areas
 
@@ -85,6 +85,15 @@ def test_what_is_too_coarse_for_the_scale_is_left_out():
     config = GrowConfig("gradient", on="icosphere:1", scale=0.3, variants=7, channels=8)
     run = Growth(config, config.read_target())
     assert 1 < len(run.pool.graphs) < 15
+
+
+def test_a_seed_of_any_stride_is_saved(tmp_path):
+    """A tensor of one number, cut out of a matrix, has the matrix's stride."""
+    data = load_target("gradient", on="icosphere:1")
+    data.seed_node = torch.tensor([[3, 4], [5, 6]])[:1, 0]
+    assert data.seed_node.stride() == (2,)
+    save_target(data, tmp_path / "target.safetensors")
+    assert read_graph(tmp_path / "target.safetensors").seed_node.tolist() == [3]
 
 
 def test_a_number_of_variants_is_checked():
