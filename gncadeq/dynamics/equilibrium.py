@@ -151,7 +151,7 @@ class GraphDEQ(nn.Module):
             if criterion != "graph":
                 raise ValueError(
                     f"Expected criterion='graph' with solver={solver!r} (got {criterion!r}). Use "
-                    "'picard', 'anderson' or 'broyden'"
+                    "'auto', 'anderson' or 'picard'"
                 )
         else:
             make_solver(solver, solver_options)  # refuses unknown names and options now
@@ -365,7 +365,7 @@ class GraphDEQ(nn.Module):
             if trace:
                 raise ValueError(
                     f"Expected trace=False with solver={self.solver!r}, which measures nodes, not "
-                    "graphs, on its way (got True). Use 'picard', 'anderson' or 'broyden'"
+                    "graphs, on its way (got True). Use 'auto', 'anderson' or 'picard'"
                 )
             return torchdeq_bridge.solve_stock(
                 step, z0, partition, solver=self.solver, tol=self.tol,
@@ -423,7 +423,7 @@ class GraphDEQ(nn.Module):
     def _linear_solver(self) -> LinearSolver:
         stock = self.solver.startswith("torchdeq:")
         return LinearSolver(
-            "anderson" if stock else self.solver, {} if stock else self.solver_options,
+            "auto" if stock else self.solver, {} if stock else self.solver_options,
             self.backward_tol, self.criterion, self.backward_max_steps, self.check_every,
             self.compact, self.on_failure,
         )  # fmt: skip

@@ -152,8 +152,9 @@ class _Loop:
         self.progress = torch.zeros_like(self.steps)  # the step of the last
         self.goal = self.residual
         self.lost = torch.zeros_like(self.steps)  # evaluations in a row that aren't finite
+        self.scale: Tensor | None = None  # of the channels of each graph, for the solver
         self.method = method if method.growth is None else Safeguard(method)
-        self.method.partition, self.method.step = partition, self.f
+        self.method.partition, self.method.step = partition, self.step
         self.method.begin(z0, partition)
 
     def evaluate(self) -> Tensor:
@@ -232,6 +233,7 @@ class _Loop:
         self.z, self.best = self.z[keep], self.best[keep]
         for name in ("best_rel", "best_abs", "first_size", "progress", "goal", "lost", "graphs"):
             setattr(self, name, getattr(self, name)[self.open])
+        self.scale = None if self.scale is None else self.scale[self.open]
         self.open = self.open[self.open]
         self.partition = self.method.partition = smaller
         self.wasted = 0.0
@@ -239,10 +241,27 @@ class _Loop:
 
     def propose(self, fz: Tensor) -> None:
         """Go to the states that the solver proposes."""
-        self.z = self.method.propose(self.z, fz)
+        if self.measure.criterion != "channel":
+            self.z = self.method.propose(self.z, fz)
+            return
+        # The large channels' rounding errors would drown the small ones in inner products: the
+        # solver sees all channels at the size that they had after the first evaluation.
+        if self.scale is None:
+            size = self.partition.channel_norm(fz)
+            self.scale = torch.where((size > 0) & size.isfinite(), size, 1.0)
+        scale = self.scale[self.partition.batch]
+        self.z = self.method.propose(self.z / scale, fz / scale) * scale
+
+    def step(self, z: Tensor) -> Tensor:
+        """The map, as the solver sees it."""
+        if self.scale is None:
+            return self.f(z)
+        scale = self.scale[self.partition.batch]
+        return self.f(z * scale) / scale
 
     def solution(self) -> Solution:
         """The outcome."""
+        del self.method  # which knows this loop: nothing is left for the garbage collector
         return Solution(
             self.state, self.residual, self.residual_abs, self.steps, self.evaluations,
             self.status, self.tol, no_trace(self.history),

@@ -25,13 +25,19 @@ class Status(IntEnum):
     """How the solve of one graph ended."""
 
     CONVERGED = 0
-    """The relative residual of the returned state is at most ``tol``."""
+    """The relative residual of the returned state is at most ``tol``, or the state is at rest at
+    zero: ``f(z) - z`` is at most ``atol``, by default ``tol`` times the start's rounding error."""
     MAX_STEPS = 1
     """The step limit came first; the returned state is the best one seen."""
     DIVERGED = 2
-    """The state grew beyond all bounds; the returned state is the best one seen."""
+    """The state overflowed, or has grown a million times without any progress for at least thirty
+    steps, and as many as the graph has nodes; the returned state is the best one seen."""
     NON_FINITE = 3
-    """The cell returned NaN or infinity; the returned state is the best one seen before."""
+    """The cell returned NaN or infinity, at the start or whatever the solver tried; the returned
+    state is the best one seen before."""
+    STALLED = 4
+    """The solver ended before the step limit without reaching the tolerance, as TorchDEQ's may; the
+    returned state is the best one seen."""
 
 
 class ConvergenceWarning(UserWarning):
@@ -50,11 +56,13 @@ class Solution:
         state: ``[num_nodes, channels]``, the returned state :math:`\mathbf{z}`.
         residual: ``[num_graphs]``, relative,
             :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert` over the
-            nodes and channels of a graph, of the returned state; with ``criterion="node"`` the
-            largest of its nodes.
+            nodes and channels of a graph, of the returned state; with ``criterion="node"`` or
+            ``"channel"`` the largest of its nodes or channels. The denominator is at least
+            ``atol / tol``, which lets a state come to rest at zero.
         residual_abs: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`.
         num_steps: ``[num_graphs]``, solver steps from the start to the end of a graph's solve.
-        num_evaluations: ``[num_graphs]``, evaluations of the cell that the graph's solve took.
+        num_evaluations: ``[num_graphs]``, evaluations of the cell that the graph's solve took: one
+            more than steps, with every solver that doesn't evaluate the cell itself.
         status: ``[num_graphs]``, the :class:`Status` codes.
         tol: The relative tolerance that was asked for.
         trace: ``[num_checks, num_graphs]``, the relative residual at every check (NaN after a
@@ -121,6 +129,7 @@ class Solution:
             "MAX_STEPS": f"raise '{prefix}max_steps' or '{prefix}tol' (a signal takes "
             "a step a hop at least), try another solver, or bound the cell (contraction=0.95)",
             "DIVERGED": "bound the cell (contraction=0.95), or damp the solver",
+            "STALLED": "try another solver",
             "NON_FINITE": "check the weights and the input for NaN, and bound the cell "
             "(contraction=0.95)",
         }

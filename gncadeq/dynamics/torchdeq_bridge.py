@@ -16,6 +16,7 @@ from torchdeq.solver import get_solver
 
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.partition import Partition
+from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.dynamics.solvers import make_solver
 from gncadeq.typing import Step
@@ -59,6 +60,32 @@ class _Packing:
         return rows.reshape(-1, channels)[self.slot]
 
 
+class _Watched:
+    """The map on packed rows: counts its calls, and keeps the best state of every graph."""
+
+    def __init__(self, step: Step, z0: Tensor, partition: Partition) -> None:
+        self.step, self.partition = step, partition
+        self.packing, self.channels = _Packing(partition), z0.size(1)
+        self.measure = Residual("graph")
+        self.measure.start(z0, partition)
+        self.state, self.calls = z0, 0
+        self.residual = z0.new_full((partition.num_graphs,), float("inf"))
+        self.residual_abs = self.residual
+        self.finite = torch.ones_like(self.residual, dtype=torch.bool)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        z = self.packing.unpack(rows, self.channels)
+        fz = self.step(z).to(z.dtype)
+        self.calls += 1
+        rel, diff, _ = self.measure(z, fz, self.partition)
+        self.finite = rel.isfinite()
+        better = self.finite & (rel <= self.residual)
+        self.state = torch.where(better[self.partition.batch].unsqueeze(1), z, self.state)
+        self.residual = torch.where(better, rel, self.residual)
+        self.residual_abs = torch.where(better, diff, self.residual_abs)
+        return self.packing.pack(fz)
+
+
 @torch.no_grad()
 def solve_stock(
     step: Step,
@@ -70,36 +97,32 @@ def solve_stock(
     max_steps: int,
     options: dict[str, Any] | None = None,
 ) -> Solution:
-    """Solve with a solver of TorchDEQ's, one row a graph, and measure the result.
+    """Solve with a solver of TorchDEQ's, one row a graph, and measure what it evaluates.
 
-    All graphs take the steps of the slowest; residual and status are those of the state that is
-    returned, from one more evaluation.
+    All graphs take the steps of the slowest; each gets the best state of those evaluated. A graph
+    without convergence is ``STALLED`` if the solver ended before ``max_steps``, by itself or by a
+    matrix that it could not invert.
     """
     check_stock_solver(solver, options)
     if partition.num_nodes == 0:
         return solve(step, z0, partition, solver="picard", tol=tol, max_steps=0)
-    packing, channels = _Packing(partition), z0.size(1)
-    evaluations = 0
-
-    def packed_step(rows: Tensor) -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        return packing.pack(step(packing.unpack(rows, channels)).to(z0.dtype))
-
-    rows, _, _ = get_solver(solver.removeprefix(_PREFIX))(
-        packed_step, packing.pack(z0), max_iter=max_steps, tol=tol, stop_mode="rel",
-        **(options or {}),
-    )  # fmt: skip
-    z = packing.unpack(rows, channels)
-    fz = step(z)
-    diff, size = partition.norm(fz - z), partition.norm(fz)
-    finite = diff.isfinite() & size.isfinite()
-    residual = torch.where(diff == 0, 0.0, diff / size)
-    residual = torch.where(finite, residual, float("inf"))
-    status = torch.where(residual <= tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
-    status = torch.where(finite, status, int(Status.NON_FINITE))
-    count = torch.full_like(status, evaluations)
-    return Solution(z, residual, diff, count, count + 1, status, tol)
+    watched = _Watched(step, z0, partition)
+    early = False
+    try:
+        get_solver(solver.removeprefix(_PREFIX))(
+            watched, watched.packing.pack(z0), max_iter=max_steps, tol=tol, stop_mode="rel",
+            **(options or {}),
+        )  # fmt: skip
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        early = True
+    early = early or watched.calls < max_steps
+    code = int(Status.STALLED if early else Status.MAX_STEPS)
+    status = torch.where(watched.finite, code, int(Status.NON_FINITE))
+    status = torch.where(watched.residual <= tol, int(Status.CONVERGED), status)
+    count = torch.full_like(status, watched.calls)
+    return Solution(
+        watched.state, watched.residual, watched.residual_abs, count - 1, count, status, tol
+    )
 
 
 class GraphCore(DEQBase):  # type: ignore[misc]
@@ -113,7 +136,7 @@ class GraphCore(DEQBase):  # type: ignore[misc]
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         super().__init__(args=args, **kwargs)
-        self.graph_solver = self.args.get("graph_solver", "anderson")
+        self.graph_solver = self.args.get("graph_solver", "auto")
         make_solver(self.graph_solver)
         self.grad_steps = int(self.args.get("grad", 1))
         self.tau = float(self.args.get("tau", 1.0))

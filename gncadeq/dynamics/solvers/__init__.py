@@ -21,10 +21,22 @@ _SOLVERS: dict[str, type[Solver]] = {
     "newton": Newton,
     "picard": Picard,
 }
+_BUILT_IN = frozenset(_SOLVERS)
 
 
 def register_solver(name: str, solver: type[Solver]) -> None:
-    """Make a solver selectable by ``name``."""
+    """Make a solver selectable by ``name``.
+
+    Raises:
+        ValueError: If that is the name of a solver of this library, or TorchDEQ's.
+        TypeError: If ``solver`` isn't a subclass of :class:`Solver`.
+    """
+    if name in _BUILT_IN or name.startswith("torchdeq:"):
+        raise ValueError(
+            f"Expected a new name of a solver (got {name!r}, which is one of this library's)"
+        )
+    if not (isinstance(solver, type) and issubclass(solver, Solver)):
+        raise TypeError(f"Expected a subclass of Solver (got {solver!r})")
     _SOLVERS[name] = solver
 
 

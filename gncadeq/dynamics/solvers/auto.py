@@ -8,11 +8,12 @@ from torch import Tensor
 from gncadeq.check import check_count
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solvers.anderson import Anderson
-from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.dynamics.solvers.base import Picard, Solver, columns
 from gncadeq.dynamics.solvers.flow import Flow
 from gncadeq.dynamics.solvers.newton import Newton
 from gncadeq.dynamics.solvers.safeguard import Safeguard
 
+_ANDERSON, _PLAIN, _NEWTON, _FLOW = range(4)
 _ROUNDING = 64.0  # units of it
 _AWAY = 1e12  # times as large as the smallest residual
 
@@ -21,9 +22,15 @@ class Auto(Solver):
     r"""Anderson acceleration first; Newton–Krylov and the flow where progress stalls.
 
     Every graph begins with :class:`Anderson`. If its residual has not become ten times smaller for
-    ``patience`` evaluations, it goes on with :class:`Newton`, then with :class:`Flow`, then with
-    Anderson again and twice the patience. Newton's method ends early where neither GMRES nor the
-    line search gets ahead, and then leaves the state as it was.
+    ``patience`` evaluations, it goes on
+
+    - with plain steps, if more nodes have come to rest meanwhile: a signal that travels a step a
+      hop is only held up by mixing states. They go on for as long as nodes come to rest;
+    - else with :class:`Newton`, from the best state so far, then with :class:`Flow`, then with
+      Anderson again and more patience.
+
+    A method is left early where it gets nowhere, and where the residual has grown by
+    :math:`10^{12}`.
 
     Args:
         history: Number of differences of Anderson's method.
@@ -34,8 +41,9 @@ class Auto(Solver):
 
     def __init__(self, history: int = 10, patience: int = 30) -> None:
         self.patience = check_count("patience", patience, least=1)
-        first = Safeguard(Anderson(history))
-        self._methods: tuple[Safeguard | Newton | Flow, ...] = (first, Newton(), Flow())
+        self._methods: tuple[Safeguard | Newton | Flow, ...] = (
+            Safeguard(Anderson(history)), Safeguard(Picard()), Newton(), Flow(),
+        )  # fmt: skip
 
     def begin(self, z: Tensor, partition: Partition) -> None:
         """Begin with Anderson acceleration."""
@@ -47,6 +55,7 @@ class Auto(Solver):
         self._goal = self._best_size.clone()
         self._left = torch.full((b,), self.patience, dtype=torch.long, device=z.device)
         self._round = torch.ones_like(self._left)
+        self._settled = torch.zeros_like(self._left)
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the proposal of every graph's method."""
@@ -54,10 +63,13 @@ class Auto(Solver):
         size = p.norm(fz - z)
         self._keep(z, fz, size)
         progress = size < self._goal
+        plain = self._method == _PLAIN
+        if bool(plain.any()):
+            progress = progress | plain & self._settle(z, fz, plain)
         self._goal = torch.where(progress, 0.1 * size, self._goal)
         self._left = torch.where(progress, self.patience * self._round, self._left - 1)
         # Steps that lead away, ever further before they may do so again.
-        away = (size > _AWAY**self._round * self._best_size) & (self._method == 0)
+        away = (size > _AWAY**self._round * self._best_size) & (self._method == _ANDERSON)
         change = (self._left <= 0) | away
         for k, method in enumerate(self._methods):
             if self._begun[k]:
@@ -80,6 +92,14 @@ class Auto(Solver):
             out = proposal if bool(own.all()) else torch.where(columns(own, p), proposal, out)
         return out
 
+    def _settle(self, z: Tensor, fz: Tensor, graphs: Tensor) -> Tensor:
+        """In which of ``graphs`` more nodes are at rest, away from zero, than ever before."""
+        rest = torch.finfo(z.dtype).eps ** 0.5 * z.abs().amax(1)
+        settled = self.partition.sum((((fz - z).abs().amax(1) <= rest) & (rest > 0)).long())
+        more = graphs & (settled > self._settled)
+        self._settled = torch.where(more, settled, self._settled)
+        return more
+
     def _keep(self, z: Tensor, fz: Tensor, size: Tensor) -> None:
         """Keep the best states, at which the next method begins."""
         better = size < self._best_size
@@ -93,17 +113,20 @@ class Auto(Solver):
 
     def _change(self, graphs: Tensor, z: Tensor, fz: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``graphs`` to their next methods; return the states that these begin at."""
-        p = self.partition
+        p, old = self.partition, self._method
+        plain = self._settle(z, fz, graphs & (old == _ANDERSON))
         # The flow may lead away from a state near which there is nothing better.
-        onward = (self._method == 2) & size.isfinite()
+        onward = (plain | (old == _FLOW)) & size.isfinite()
         rows = columns(graphs & ~onward, p)
         z = torch.where(rows, self._best[0], z)
         fz = torch.where(rows, self._best[1], fz)
         self._best_size = torch.where(graphs & onward, size, self._best_size)
         rows = columns(graphs & onward, p)
         self._best = (torch.where(rows, z, self._best[0]), torch.where(rows, fz, self._best[1]))
-        self._method = torch.where(graphs, (self._method + 1) % len(self._methods), self._method)
-        self._round = torch.where(graphs & (self._method == 0), self._round + 1, self._round)
+        new = torch.where((old == _ANDERSON) & ~plain, _NEWTON, (old + 1) % len(self._methods))
+        self._method = torch.where(graphs, new, old)
+        again = graphs & (new == _ANDERSON)
+        self._round = torch.where(again, self._round + 1, self._round)
         self._left = torch.where(graphs, self.patience * self._round, self._left)
         self._goal = torch.where(graphs, 0.1 * self._best_size, self._goal)
         for k, method in enumerate(self._methods):
@@ -117,7 +140,7 @@ class Auto(Solver):
             if begun:
                 method.restrict(nodes, graphs)
         self._best = (self._best[0][nodes], self._best[1][nodes])
-        for name in ("_method", "_best_size", "_goal", "_left", "_round"):
+        for name in ("_method", "_best_size", "_goal", "_left", "_round", "_settled"):
             setattr(self, name, getattr(self, name)[graphs])
 
 

@@ -1,0 +1,415 @@
+"""How solves end: at rest, on any scale, out of the domain, without any progress."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gncadeq import ConvCell, GraphDEQ, Status
+from gncadeq.dynamics import Partition, Solver, register_solver, solve, solver_names
+from gncadeq.dynamics.solvers import Anderson, Safeguard, make_solver
+from gncadeq.transforms import ImageToGraph
+
+SOLVERS = ("picard", "anderson", "broyden", "newton", "flow", "auto")
+ONE = Partition(None, 3)
+
+
+def status(solution):
+    return [Status(int(code)).name for code in solution.status]
+
+
+# Rest and scale
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tol", [1e-3, 1e-6])
+def test_a_state_that_goes_to_zero_comes_to_rest(solver, dtype, tol):
+    z0 = torch.ones(3, 2, dtype=dtype)
+    solution = solve(lambda z: 0.5 * z, z0, ONE, solver=solver, tol=tol, max_steps=100)
+    assert status(solution) == ["CONVERGED"]
+    assert float(solution.state.abs().max()) <= torch.finfo(dtype).eps
+    exact = solve(lambda z: 0.5 * z, z0, ONE, solver="picard", tol=tol, atol=0, max_steps=100)
+    assert status(exact) == ["MAX_STEPS"]
+    early = solve(lambda z: 0.5 * z, z0, ONE, solver="picard", tol=tol, atol=0.01, max_steps=100)
+    assert int(early.num_steps) == 7  # the first power of 1/2 that is at most 0.01, times √6 / 2
+    assert float(early.residual_abs) <= 0.01
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("criterion", ["graph", "node", "channel"])
+def test_a_black_image_with_a_noise_start(solver, criterion):
+    data = ImageToGraph()(torch.zeros(1, 12, 12))
+    deq = GraphDEQ(ConvCell(1, 8, contraction=0.9), solver, start="normal", criterion=criterion,
+                   max_steps=60 if solver in ("anderson", "auto") else 200)  # fmt: skip
+    with torch.no_grad():
+        z, solution = deq(data.x, data.edge_index, data.edge_attr, return_solution=True)
+    assert status(solution) == ["CONVERGED"]
+    assert float(z.norm()) < 1e-7
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("size", [1e-35, 1e-25, 1e20, 1e35])
+def test_squares_that_over_or_underflow_do_not_matter(solver, size):
+    b = size * torch.tensor([[1.0, -2.0], [3.0, 0.5], [0.1, 2.0]])
+    solution = solve(lambda z: 0.5 * z + b, torch.zeros(3, 2), ONE, solver=solver, tol=1e-5)
+    assert status(solution) == ["CONVERGED"]
+    torch.testing.assert_close(solution.state / size, 2 * b / size, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["picard", "flow"])
+def test_a_tiny_state_that_grows_is_not_at_rest(solver):
+    """2 tanh z leaves 1e-25 for 1.915; the squares of 1e-25 are zero in float32."""
+    z0 = torch.full((3, 2), 1e-25)
+    solution = solve(lambda z: 2 * z.tanh(), z0, ONE, solver=solver, tol=1e-5, max_steps=200)
+    assert status(solution) == ["CONVERGED"]
+    torch.testing.assert_close(solution.state, torch.full((3, 2), 1.9150081), rtol=1e-4, atol=0)
+
+
+def test_norms_of_any_size():
+    """Against NumPy's, in the precision in which nothing over- or underflows."""
+    partition = Partition(torch.tensor([0, 0, 1, 3, 3]), 5, num_graphs=4)
+    plain = torch.tensor([[3.0, 0.0], [0.0, 4.0], [1.0, 1.0], [5.0, 0.0], [12.0, 2.0]]).double()
+    for dtype, exponents in ((torch.float32, (-38, -25, 0, 20, 37)),
+                             (torch.float64, (-300, -170, 0, 170, 300))):  # fmt: skip
+        for exponent in exponents:
+            value = (plain * 10.0**exponent).to(dtype)
+            with torch.no_grad():
+                norm = partition.norm(value).double() / 10.0**exponent
+                channel = partition.channel_norm(value).double() / 10.0**exponent
+            expected = torch.tensor([5.0, 2**0.5, 0.0, 173**0.5]).double()
+            torch.testing.assert_close(norm, expected, rtol=1e-5, atol=0)
+            expected = torch.tensor([[3.0, 4], [1, 1], [0, 0], [13, 2]]).double()
+            torch.testing.assert_close(channel, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden", "newton", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_criterion_of_channels_sees_small_ones(solver, dtype):
+    """Channels from 1e-8 to 1e8, the small ones slower."""
+    torch.manual_seed(0)
+    n, c = 20, 9
+    scale = 10.0 ** torch.linspace(-8, 8, c, dtype=torch.double)
+    rate = torch.linspace(0.9, 0.2, c, dtype=torch.double)
+    a = torch.randn(n, n, dtype=torch.double)
+    a = (a + a.T) / torch.linalg.matrix_norm(a + a.T, 2)
+    b = torch.randn(n, c, dtype=torch.double)
+
+    def step(z):
+        return (scale * (rate * (a @ (z.double() / scale)) + b)).to(dtype)
+
+    eye = torch.eye(n, dtype=torch.double)
+    exact = torch.stack([torch.linalg.solve(eye - rate[k] * a, b[:, k]) for k in range(c)], 1)
+    error = {}
+    for criterion in ("graph", "channel"):
+        solution = solve(step, torch.zeros(n, c, dtype=dtype), Partition(None, n), solver=solver,
+                         tol=1e-4, criterion=criterion, max_steps=120)  # fmt: skip
+        assert status(solution) == ["CONVERGED"]
+        gap = solution.state.double() / scale - exact
+        error[criterion] = float((gap.norm(dim=0) / exact.norm(dim=0)).max())
+        fz = step(solution.state).double()
+        own = ((fz - solution.state.double()).norm(dim=0) / fz.norm(dim=0)).max()
+        if criterion == "channel":
+            assert float(solution.residual) == pytest.approx(float(own), rel=1e-3)
+    assert error["graph"] > 0.1
+    assert error["channel"] < 2e-3
+
+
+# Growth, divergence, the domain
+
+
+@pytest.mark.parametrize("solver", ["picard", "broyden", "newton", "auto"])
+def test_growth_is_no_divergence(solver):
+    """A chain of 21 nodes and weight 3 is at rest after 21 steps, at 5e9."""
+    step = lambda z: torch.cat([z.new_ones(1, 1), 3 * z[:-1]])  # noqa: E731
+    z0 = torch.zeros(21, 1, dtype=torch.double)
+    solution = solve(step, z0, Partition(None, 21), solver=solver, tol=1e-6)
+    assert status(solution) == ["CONVERGED"]
+    exact = 3.0 ** torch.arange(21).double().unsqueeze(1)
+    torch.testing.assert_close(solution.state, exact, rtol=1e-4, atol=0)
+
+
+def test_what_diverges_is_said_to():
+    step = lambda z: 3 * z + 1  # noqa: E731
+    for dtype, steps in ((torch.float32, 200), (torch.float64, 60)):
+        z0 = torch.ones(3, 1, dtype=dtype)
+        solution = solve(step, z0, ONE, solver="picard", max_steps=steps)
+        assert status(solution) == ["DIVERGED"]
+        assert bool(solution.state.isfinite().all())
+    # Too few steps to tell: thirty without progress, and as many as there are nodes.
+    assert status(solve(step, z0, ONE, solver="picard", max_steps=20)) == ["MAX_STEPS"]
+    long = Partition(None, 100)
+    z0 = torch.ones(100, 1, dtype=torch.double)
+    assert status(solve(step, z0, long, solver="picard", max_steps=60)) == ["MAX_STEPS"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_leaves_the_domain_comes_back(solver):
+    """SciPy's test_no_acceleration is of this kind: z = log z + 2 from 0.5."""
+    z0 = torch.full((1, 1), 0.5, dtype=torch.double)
+    solution = solve(lambda z: z.log() + 2, z0, Partition(None, 1), solver=solver, tol=1e-8)
+    assert status(solution) == ["CONVERGED"]
+    plain = solve(lambda z: z.log() + 2, z0, Partition(None, 1), solver="picard", tol=1e-8)
+    if solver != "flow":
+        assert int(solution.num_evaluations) <= int(plain.num_evaluations)
+
+
+@pytest.mark.parametrize("solver", ["anderson", "broyden", "newton", "flow", "auto"])
+def test_the_safeguard_belongs_to_each_graph(solver):
+    """A graph that leaves the domain, one that is slow, one that isn't finite: as each alone."""
+
+    class Step:
+        def __init__(self, kind):
+            self.kind = kind
+
+        def __call__(self, z):
+            out = torch.where(self.kind == 0, z.log() + 2, 0.95 * z.sin() + 0.1)
+            return torch.where(self.kind == 2, float("nan"), out)
+
+        def restrict(self, nodes):
+            return Step(self.kind[nodes])
+
+    kind = torch.tensor([0, 1, 1, 2, 0]).unsqueeze(1)
+    z0 = torch.tensor([0.5, 1.0, -1.0, 1.0, 3.0]).double().unsqueeze(1)
+    batch = torch.tensor([0, 1, 1, 2, 3])
+    options = {"solver": solver, "tol": 1e-8, "max_steps": 200}
+    together = solve(Step(kind), z0, Partition(batch, 5), **options)
+    assert status(together) == ["CONVERGED", "CONVERGED", "NON_FINITE", "CONVERGED"]
+    for graph in range(4):
+        own = batch == graph
+        alone = solve(Step(kind[own]), z0[own], Partition(None, int(own.sum())), **options)
+        torch.testing.assert_close(together.state[own], alone.state, rtol=0, atol=1e-9)
+        assert int(together.num_steps[graph]) == int(alone.num_steps)
+        assert int(together.num_evaluations[graph]) == int(alone.num_evaluations)
+
+
+def test_a_bad_proposal_is_replaced_by_a_plain_step():
+    class Wild(Solver):
+        def propose(self, z, fz):
+            return fz + 100.0
+
+    guard = Safeguard(Wild())
+    guard.partition = Partition(None, 1)
+    guard.step = torch.cos
+    z = torch.ones(1, 1, dtype=torch.double)
+    guard.begin(z, guard.partition)
+    wild = guard.propose(z, z.cos())
+    assert float(wild) == pytest.approx(float(z.cos()) + 100)
+    # The first proposal is held like every other: back to the plain step from the start.
+    assert float(guard.propose(wild, wild.cos())) == pytest.approx(float(z.cos()))
+    # Outside of the domain: a half of the plain step, then a quarter.
+    nan = torch.full_like(z, float("nan"))
+    plain = z.cos()
+    for part in (0.5, 0.25):
+        proposal = guard.propose(plain, nan)
+        assert float(proposal) == pytest.approx(1 + part * (float(z.cos()) - 1))
+
+
+# What a solver is
+
+
+def test_andersons_steps_are_those_of_least_squares():
+    """The first steps, with damping, against the formula evaluated by NumPy."""
+    torch.manual_seed(0)
+    tau, n = 0.6, 6
+    a = 0.3 * torch.randn(n, n, dtype=torch.double)
+    b = torch.randn(n, 1, dtype=torch.double)
+    method = Anderson(history=3, damping=tau)
+    method.partition = Partition(None, n)
+    z = torch.zeros(n, 1, dtype=torch.double)
+    method.begin(z, method.partition)
+    zs, gs = [], []
+    for k in range(6):
+        fz = a @ z + b
+        zs.append(z.numpy())
+        gs.append((fz - z).numpy())
+        expected = zs[-1] + tau * gs[-1]
+        first = max(0, k - 3)
+        if k:
+            dz = np.hstack([zs[i + 1] - zs[i] for i in range(first, k)])
+            dg = np.hstack([gs[i + 1] - gs[i] for i in range(first, k)])
+            gamma = np.linalg.lstsq(dg, gs[-1], rcond=None)[0]
+            expected = expected - (dz + tau * dg) @ gamma
+        z = method.propose(z, fz)
+        np.testing.assert_allclose(z.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_newtons_directions_are_those_of_the_jacobian():
+    """Two Newton steps on a small nonlinear map, against the dense Jacobian."""
+    torch.manual_seed(0)
+    a = torch.randn(4, 4, dtype=torch.double)
+    step = lambda z: (a @ z).sin() + 0.3  # noqa: E731
+    exact = torch.zeros(4, 1, dtype=torch.double)
+    seen = []
+
+    def watched(z):
+        seen.append(z)
+        return step(z)
+
+    solve(watched, exact, Partition(None, 4), solver="newton", tol=1e-14, max_steps=5,
+          options={"accuracy": 1e-6})  # fmt: skip
+    jacobian = torch.autograd.functional.jacobian(lambda z: step(z.unsqueeze(1)).squeeze(1) - z,
+                                                  exact.squeeze(1))  # fmt: skip
+    direction = torch.linalg.solve(jacobian, -(step(exact) - exact))
+    trial = seen[5]  # after the start and a product for each dimension
+    torch.testing.assert_close(trial, exact + direction, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["newton", "broyden", "auto"])
+def test_a_linear_map_without_contraction(solver):
+    torch.manual_seed(0)
+    a = torch.randn(8, 8, dtype=torch.double)
+    b = torch.randn(8, 1, dtype=torch.double)
+    solution = solve(lambda z: a @ z + b, torch.zeros_like(b), Partition(None, 8), solver=solver,
+                     tol=1e-10, max_steps=100)  # fmt: skip
+    assert status(solution) == ["CONVERGED"]
+    exact = torch.linalg.solve(torch.eye(8, dtype=torch.double) - a, b)
+    torch.testing.assert_close(solution.state, exact, rtol=1e-7, atol=1e-7)
+
+
+def test_the_flow_reaches_what_plain_steps_circle():
+    """-3 tanh z has its rest at zero; plain steps jump between ±2.98."""
+    z0 = torch.full((3, 1), 2.0, dtype=torch.double)
+    step = lambda z: -3 * z.tanh() + 0.1  # noqa: E731
+    assert status(solve(step, z0, ONE, solver="picard", max_steps=100)) == ["MAX_STEPS"]
+    solution = solve(step, z0, ONE, solver="flow", tol=1e-8, max_steps=200)
+    assert status(solution) == ["CONVERGED"]
+    torch.testing.assert_close(step(solution.state), solution.state, atol=1e-8, rtol=0)
+
+
+def test_a_longer_history_helps_where_the_residual_falls_slowly():
+    torch.manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(40, 40, dtype=torch.double))[0]
+    a = basis @ torch.diag(torch.linspace(-0.999, 0.999, 40, dtype=torch.double)) @ basis.T
+    b = torch.randn(40, 1, dtype=torch.double)
+    count = {}
+    for history in (5, 20):
+        solution = solve(
+            lambda z: a @ z + b, torch.zeros_like(b), Partition(None, 40), tol=1e-6, max_steps=600,
+            solver="anderson", options={"history": history},
+        )  # fmt: skip
+        count[history] = int(solution.num_evaluations)
+    assert count[20] <= 70 < 2 * count[20] < count[5]
+
+
+def test_auto_is_never_far_behind_plain_steps():
+    """Signals along chains, which acceleration holds up."""
+    for weight in (0.9, 1.0, 3.0):
+        for bend in (lambda z: z, torch.tanh):
+
+            def step(z, weight=weight, bend=bend):
+                return bend(torch.cat([z.new_ones(1, 2), weight * z[:-1]]))
+
+            z0 = torch.zeros(60, 2, dtype=torch.double)
+            count = [
+                int(solve(step, z0, Partition(None, 60), solver=s, tol=1e-6, max_steps=400)
+                    .num_evaluations) for s in ("picard", "auto")
+            ]  # fmt: skip
+            assert count[1] <= 2 * count[0]
+
+
+def test_a_solver_may_evaluate_the_map_and_that_counts():
+    class Heun(Solver):
+        def propose(self, z, fz):
+            return 0.5 * (fz + self.step(fz))
+
+    register_solver("test-heun", Heun)
+    assert "test-heun" in solver_names()
+    calls = 0
+
+    def step(z):
+        nonlocal calls
+        calls += 1
+        return 0.5 * z + 1
+
+    solution = solve(step, torch.zeros(3, 1), ONE, solver="test-heun", tol=1e-4)
+    assert status(solution) == ["CONVERGED"]
+    assert int(solution.num_evaluations) == calls == 2 * int(solution.num_steps) + 1
+
+
+def test_names_of_solvers_are_not_taken_twice():
+    class Mine(Solver):
+        def propose(self, z, fz):
+            return fz
+
+    for name in ("anderson", "auto", "torchdeq:mine"):
+        with pytest.raises(ValueError, match="Expected a new name of a solver"):
+            register_solver(name, Mine)
+    with pytest.raises(TypeError, match="Expected a subclass of Solver"):
+        register_solver("mine", lambda z, fz: fz)
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "error"),
+    [
+        ("anderson", {"history": 0}, ValueError),
+        ("anderson", {"history": 2.5}, TypeError),
+        ("anderson", {"damping": float("nan")}, ValueError),
+        ("broyden", {"history": "many"}, TypeError),
+        ("newton", {"accuracy": 1.0}, ValueError),
+        ("flow", {"tolerance": 0}, ValueError),
+        ("auto", {"patience": 0}, ValueError),
+        ("auto", {"patients": 3}, TypeError),
+    ],
+)
+def test_options_of_solvers_are_checked(solver, options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        make_solver(solver, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"tol": float("nan")}, ValueError),
+        ({"tol": 0}, ValueError),
+        ({"atol": -1.0}, ValueError),
+        ({"max_steps": 2.5}, TypeError),
+        ({"check_every": 0}, ValueError),
+        ({"criterion": "edge"}, ValueError),
+        ({"compact": 1}, TypeError),
+    ],
+)
+def test_arguments_of_a_solve_are_checked(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        solve(lambda z: z, torch.zeros(3, 1), ONE, **options)
+
+
+# TorchDEQ's own
+
+
+@pytest.mark.parametrize("name", ["anderson", "broyden", "fixed_point_iter"])
+def test_torchdeqs_solvers_end_with_a_status(name, monkeypatch):
+    from gncadeq.dynamics import torchdeq_bridge
+
+    def run(step, z0, **options):
+        partition = Partition(torch.tensor([0, 1, 1]), 3)
+        return torchdeq_bridge.solve_stock(step, z0, partition, solver=f"torchdeq:{name}",
+                                           **{"tol": 1e-8, "max_steps": 80, **options})  # fmt: skip
+
+    z0 = torch.zeros(3, 2, dtype=torch.double)
+    calls = 0
+
+    def step(z):
+        nonlocal calls
+        calls += 1
+        return 0.5 * z.cos()
+
+    solution = run(step, z0)
+    assert status(solution) == ["CONVERGED", "CONVERGED"]
+    assert solution.num_evaluations.tolist() == [calls, calls]
+    fz = step(solution.state)
+    torch.testing.assert_close(solution.residual_abs[1], (fz - solution.state)[1:].norm())
+    assert status(run(step, z0, max_steps=3)) == ["MAX_STEPS", "MAX_STEPS"]
+    assert set(status(run(lambda z: z + float("nan"), z0))) == {"NON_FINITE"}
+
+    def singular(func, x0, **_):
+        func(func(x0))
+        raise torch.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr(torchdeq_bridge, "get_solver", lambda _: singular)
+    stalled = run(step, z0)
+    assert status(stalled) == ["STALLED", "STALLED"]
+    torch.testing.assert_close(stalled.state, step(z0))
+    with pytest.warns(UserWarning, match=r"STALLED.*try another solver"):
+        stalled.report("warn")
