@@ -25,9 +25,10 @@ def grow(
     on: Annotated[
         str,
         typer.Option(
-            help="'grid'; a mesh file; 'icosphere', 'torus', 'cylinder', 'moebius', 'plane' or "
-            "'delaunay_blob', or with its size, 'icosphere:4', 'torus:64,32'; a graph, as GraphML, "
-            "GML or a list of edges; or a graph with colours (a run's target.safetensors)."
+            help="'grid'; a file of a mesh or of points; 'icosphere', 'torus', 'cylinder', "
+            "'moebius', 'plane' or 'delaunay_blob', or with its size, 'icosphere:4', "
+            "'torus:64,32'; a graph, as GraphML, GML or a list of edges; or a graph with colours "
+            "(a run's target.safetensors)."
         ),
     ] = "grid",
     size: Annotated[

@@ -16,8 +16,8 @@ def render(
     source: Annotated[
         str,
         typer.Argument(
-            help="A mesh file; a graph (GraphML, GML, a list of edges); or a trajectory, as "
-            "'gncadeq run' writes it."
+            help="A file of a mesh or of points; a graph (GraphML, GML, a list of edges); or a "
+            "trajectory, as 'gncadeq run' writes it."
         ),
     ],
     target: Annotated[
@@ -38,7 +38,7 @@ def render(
     elevation: Annotated[float, typer.Option(help="Degrees above it.")] = 15.0,
     ms: Annotated[int, typer.Option(help="Milliseconds a frame of an animation.")] = 120,
 ) -> None:
-    """Draw a mesh, a graph or a trajectory."""
+    """Draw a mesh, points, a graph or a trajectory."""
     from gncadeq.viz import render_file
 
     options = explicit(ctx)

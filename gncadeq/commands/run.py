@@ -32,7 +32,7 @@ def run(
     on: Annotated[
         str | None,
         typer.Option(
-            help="Another surface or mesh file for the rule of a run on a surface, another "
+            help="Another surface, mesh or points for the rule of a run on a surface, another "
             "graph file for that of a run on a graph.",
             show_default="the run's",
         ),

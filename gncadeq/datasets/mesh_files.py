@@ -30,12 +30,12 @@ _MESHES: dict[str, Reader] = {
     ".gltf": read_gltf,
 }  # fmt: skip
 _POINTS: dict[str, Reader] = {
-    ".xyz": read_points, ".pts": read_points, ".asc": read_points, ".npy": read_npy,
+    ".xyz": read_points, ".pts": read_points, ".asc": read_points, ".txt": read_points,
+    ".csv": read_points, ".npy": read_npy,
 }  # fmt: skip
-_TABLES: dict[str, Reader] = {".txt": read_points, ".csv": read_points}
 
 READABLE = tuple(_MESHES)
-POINTS = tuple(_POINTS)
+SHAPES = (*_MESHES, *_POINTS)
 WRITABLE = (".ply", ".glb", ".obj")
 
 _FAR = 1e-5
@@ -128,7 +128,7 @@ def load_points(path: str | Path, merge: bool = False, max_vertices: int = 5_000
         Data(pos=[2, 3], color=[2, 3])
     """
     path = Path(path)
-    arrays = _read(path, {**_MESHES, **_POINTS, **_TABLES}, "points", max_vertices)
+    arrays = _read(path, _MESHES | _POINTS, "points", max_vertices)
     data = _to_data(arrays._replace(face=arrays.face[:0]), path, merge)
     _warn(arrays, data, path)
     return data
@@ -146,7 +146,7 @@ def load_shape(path: str | Path, merge: bool = False) -> Data:
         Data(pos=[2, 3])
     """
     path = Path(path)
-    arrays = _read(path, {**_MESHES, **_POINTS, **_TABLES}, "a mesh or points", 5_000_000)
+    arrays = _read(path, _MESHES | _POINTS, "a mesh or points", 5_000_000)
     data = _to_data(arrays, path, merge)
     _warn(arrays, data, path)
     return data
@@ -289,4 +289,4 @@ def _warn(arrays: Arrays, data: Data, path: Path) -> None:
         )  # fmt: skip
 
 
-__all__ = ["POINTS", "READABLE", "WRITABLE", "load_mesh", "load_points", "load_shape", "save_mesh"]
+__all__ = ["READABLE", "SHAPES", "WRITABLE", "load_mesh", "load_points", "load_shape", "save_mesh"]

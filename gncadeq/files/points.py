@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +90,9 @@ def _lines(text: bytes) -> tuple[list[int], list[Words]]:
     numbers, rows = [], []
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
-        if number == 1:
-            line = line.removeprefix(b"//").removeprefix(b"#")  # before the names of columns
-            if not any(map(_is_number, line.split())) and b"x" not in line.lower().split():
-                line = line if b"," in line or b";" in line else b""
+        named = line.lstrip(b"/#")
+        if number == 1 and b"x" in re.split(rb"[\s,;\"']+", named.lower()):
+            line = named.strip()  # the names of columns may look like a comment
         if not line or line.startswith((b"#", b"//")):
             continue
         mark = next((mark for mark in (b";", b"\t", b",") if mark in line), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.choices import Kernels, Projection, Up
-from gncadeq.datasets import MeshWarning, graph_files, load_mesh, mesh_files, primitives
+from gncadeq.datasets import MeshWarning, graph_files, mesh_files, primitives
+from gncadeq.files.content import suffix_of
+from gncadeq.training.clouds import point_graph
 from gncadeq.transforms import GraphLaplacian, MeshToGraph
 from gncadeq.viz.geometry import UPRIGHT
 
@@ -31,14 +32,14 @@ SURFACES: dict[str, tuple[Callable[..., Data], tuple[int, ...]]] = {
 
 
 def is_surface(on: str) -> bool:
-    """Whether ``on`` names a surface by formula, a mesh file, or a graph (:func:`is_graph`)."""
-    known = on.partition(":")[0] in SURFACES or Path(on).suffix.lower() in mesh_files.READABLE
-    return known or is_graph(on)
+    """Whether ``on`` names a surface by formula, or a file of a mesh, of points or of a graph."""
+    known = (*mesh_files.SHAPES, *graph_files.READABLE)
+    return on.partition(":")[0] in SURFACES or suffix_of(on) in known
 
 
 def is_graph(on: str) -> bool:
     """Whether ``on`` names a file that :func:`gncadeq.load_graph` reads: edges without faces."""
-    return Path(on).suffix.lower() in graph_files.READABLE
+    return suffix_of(on) in graph_files.READABLE and not graph_files.holds_points(on)
 
 
 def read_surface(on: str) -> Data:
@@ -48,12 +49,12 @@ def read_surface(on: str) -> Data:
 
     Args:
         on: A name of :data:`SURFACES`, perhaps with its whole numbers after a colon (as the
-            functions of :mod:`gncadeq.datasets.primitives` take them); or a mesh file; or a graph
-            file, whose nodes are laid out where it gives them no places.
+            functions of :mod:`gncadeq.datasets.primitives` take them); or a file of a mesh or of
+            points; or a graph file, whose nodes are laid out where it gives them no places.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the numbers don't fit, or the file is no mesh.
+        ValueError: If the numbers don't fit, or the file can't be read.
 
     Example:
         >>> read_surface("icosphere:2")
@@ -63,7 +64,7 @@ def read_surface(on: str) -> Data:
     if is_graph(on):
         return graph_files.place_nodes(graph_files.load_graph(on))
     if name not in SURFACES:
-        return load_mesh(on, merge=True)
+        return mesh_files.load_shape(on, merge=True)
     make, numbers = SURFACES[name]
     if sizes:
         try:
@@ -211,7 +212,8 @@ def surface_target(
     Args:
         surface: ``pos`` ``[N, 3]`` and ``face`` ``[3, F]``; or without faces ``edge_index``, and
             maybe weights ``edge_attr`` ``[E]``: the one kernel is then
-            :class:`gncadeq.transforms.GraphLaplacian`'s.
+            :class:`gncadeq.transforms.GraphLaplacian`'s; or points with neither
+            (:func:`gncadeq.training.clouds.point_graph`).
         color: ``[N, 4]`` in [0, 1], colours multiplied by alpha.
         kernels: As of :class:`gncadeq.transforms.MeshToGraph`, and so is ``scale``.
         scale: The kernels' length in the units of ``pos``; by default they are those of one ring.
@@ -233,11 +235,18 @@ def surface_target(
         >>> data.pos[data.seed_node]
         tensor([[0., 0., 1.]])
     """
-    if surface.face is None:
+    axis = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}[up]
+    if surface.face is None and surface.edge_index is None:
+        if scale is not None:
+            raise ValueError(
+                f"Expected no 'scale' for points without faces (got {scale}): they sense their "
+                "nearest. Leave it out, or mesh the points"
+            )
+        graph = point_graph(surface, kernels, axis)
+    elif surface.face is None:
         graph = Data(pos=surface.pos, edge_index=surface.edge_index, edge_weight=surface.edge_attr)
         graph = GraphLaplacian()(graph)
     else:
-        axis = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}[up]
         mesh = Data(pos=surface.pos, face=surface.face)
         graph = MeshToGraph(kernels, scale=scale, up=axis)(mesh)
     visible = color[:, 3] > _LIVES
@@ -258,6 +267,7 @@ def surface_target(
     return Data(
         pos=graph.pos, face=graph.face, edge_index=graph.edge_index, edge_attr=graph.edge_attr,
         color=color, seed_node=_front(graph.pos, up, visible & largest),
+        origin=surface.get("origin"),
     )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from gncadeq.training.surfaces import (
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
 
-_FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node")
+_FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node",
+           "origin")  # fmt: skip
 
 
 def read_rgba(path: str | Path, size: int | None = None) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.datasets import graph_files, mesh_files
-from gncadeq.datasets.mesh_files import load_mesh, save_mesh
+from gncadeq.datasets.mesh_files import save_mesh
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.content import suffix_of
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
 from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_surface
@@ -42,7 +43,7 @@ def render_file(
 
     Args:
         source: A graph, whose ``z``, or else ``x``, or else ``color`` is drawn; a graph with its
-            trajectory; or a file: a mesh, a graph (:func:`gncadeq.load_graph`), or what
+            trajectory; or a file: a mesh, points, a graph (:func:`gncadeq.load_graph`), or what
             :func:`gncadeq.viz.save_trajectory` wrote.
         target: ``*.png``, one frame, or a strip of six from the first to the last; ``*.gif``, an
             animation; ``*.html``, the page of :func:`gncadeq.viz.write_viewer`; ``*.ply``,
@@ -120,11 +121,11 @@ def _read(source: Any) -> Trajectory:
     if isinstance(source, tuple):
         data, z = source
     elif isinstance(source, str | Path):
-        suffix = Path(source).suffix.lower()
-        if suffix in mesh_files.READABLE:
-            return _read(load_mesh(source))
-        if suffix in graph_files.READABLE:
+        suffix = suffix_of(source)
+        if suffix in graph_files.READABLE and not graph_files.holds_points(source):
             return _read(graph_files.place_nodes(graph_files.load_graph(source)))
+        if suffix in mesh_files.SHAPES:
+            return _read(mesh_files.load_shape(source))
         data, z, fields, steps = load_trajectory(source)
     else:
         data = source

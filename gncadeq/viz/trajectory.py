@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from gncadeq.files.tensors import read_tensors, write_tensors
 
 _FORMAT = "gncadeq trajectory 1"
-_GRAPH = ("pos", "face", "edge_index", "image_size")
+_GRAPH = ("pos", "face", "edge_index", "image_size", "origin")
 _FIELD = "field:"
 _STEPS = "steps"
 
