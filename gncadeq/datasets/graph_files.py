@@ -72,7 +72,7 @@ def load_graph(path: str | Path, weight: str = "weight") -> Data:
             f"Expected a graph file ending in {', '.join(READABLE)}, maybe with .gz (got {path}). "
             "Write it with networkx.write_graphml"
         )
-    content = read_bytes(path, "a graph in a file")
+    content = read_bytes(path, "a graph file")
     try:
         if suffix in (".graphml", ".gml"):
             graph = (read_graphml if suffix == ".graphml" else read_gml)(content, path)

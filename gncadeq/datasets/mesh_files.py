@@ -83,7 +83,7 @@ def load_mesh(path: str | Path, merge: bool = False, max_vertices: int = 5_000_0
         Data(pos=[4, 3], face=[3, 2], normal=[4, 3])
     """
     path = Path(path)
-    arrays = _read(path, _MESHES, "a mesh", max_vertices)
+    arrays = _read(path, _MESHES, "mesh", max_vertices)
     if len(arrays.face) == 0:
         raise bad(
             path, "faces", f"{len(arrays.pos):,} vertices without any",
@@ -128,7 +128,7 @@ def load_points(path: str | Path, merge: bool = False, max_vertices: int = 5_000
         Data(pos=[2, 3], color=[2, 3])
     """
     path = Path(path)
-    arrays = _read(path, _MESHES | _POINTS, "points", max_vertices)
+    arrays = _read(path, _MESHES | _POINTS, "point", max_vertices)
     data = _to_data(arrays._replace(face=arrays.face[:0]), path, merge)
     _warn(arrays, data, path)
     return data
@@ -146,7 +146,7 @@ def load_shape(path: str | Path, merge: bool = False) -> Data:
         Data(pos=[2, 3])
     """
     path = Path(path)
-    arrays = _read(path, _MESHES | _POINTS, "a mesh or points", 5_000_000)
+    arrays = _read(path, _MESHES | _POINTS, "point or mesh", 5_000_000)
     data = _to_data(arrays, path, merge)
     _warn(arrays, data, path)
     return data
@@ -208,7 +208,7 @@ def _read(path: Path, readers: Mapping[str, Reader], what: str, max_vertices: in
             f"Expected a file ending in {', '.join(readers)}, maybe with .gz (got {path}). "
             "Convert it"
         )
-    content = read_bytes(path, f"{what} in a file")
+    content = read_bytes(path, f"a {what} file")
     try:
         arrays = readers[suffix](content, path, max_vertices)
     except (FileError, FileNotFoundError):
@@ -218,7 +218,7 @@ def _read(path: Path, readers: Mapping[str, Reader], what: str, max_vertices: in
         raise bad(path, f"{kind} content", f"an unreadable one: {error!r}") from error
     pos, face = arrays.pos, arrays.face
     if len(pos) == 0:
-        raise bad(path, what, "no vertices", "Is it the right file?")
+        raise bad(path, f"a {what} file", "no vertices", "Is it the right file?")
     wrong = ~np.isfinite(pos).all(axis=1)
     if wrong.any():
         got = f"{wrong.sum()} vertices with NaN or infinity, the first is {wrong.argmax()},"

@@ -69,7 +69,7 @@ def read_bytes(path: str | Path, what: str) -> bytes:
                 content += part
                 if len(content) > most:
                     raise bad(
-                        path, f"at most {most:,} bytes of {what.partition(' ')[2]}", "more",
+                        path, f"at most {most:,} bytes", "more",
                         "Split the file" + (", or unpack it yourself" if packed else ""),
                     )  # fmt: skip
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
