@@ -116,6 +116,13 @@ def test_a_flipped_bit_never_changes_what_is_read(tmp_path):
     assert read_header_of(path, whole) == {"a": (2, 3), "b": (), "c": (0, 2)}
 
 
+def test_slices_of_one_element_have_a_checksum(tmp_path):
+    one = torch.arange(6).view(3, 2)[1:2, 0]
+    assert (one.stride(), one.is_contiguous()) == ((2,), True)
+    write_tensors(tmp_path / "a.safetensors", {"a": one})
+    assert read_tensors(tmp_path / "a.safetensors").tensors["a"].tolist() == [2]
+
+
 def read_header_of(path, content):
     path.write_bytes(content)
     return read_header(path)[0]
