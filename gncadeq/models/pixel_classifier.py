@@ -12,6 +12,7 @@ from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
 from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, Solution
+from gncadeq.models.inputs import check_kind
 from gncadeq.models.readout import MeanReadout
 from gncadeq.transforms import ImageToGraph
 from gncadeq.typing import Adj, OptTensor
@@ -43,7 +44,8 @@ class PixelGraphClassifier(nn.Module):
         deq: Arguments of :class:`GraphDEQ`.
 
     Attributes:
-        card: What is known of loaded weights: command, accuracy, residuals, versions.
+        card: What is known of loaded weights: command, accuracy, residuals, versions, and what
+            the training images were like, so that graphs of another kind are refused.
         dynamics: The :class:`GraphDEQ`, or an automaton put in its place:
             ``model.dynamics = model.dynamics.as_nca(steps=500)``.
 
@@ -127,6 +129,10 @@ class PixelGraphClassifier(nn.Module):
     ) -> Tensor | tuple[Tensor, Solution]:
         """Classify every graph of a batch.
 
+        Raises:
+            ValueError: If the card of loaded weights states what their training images were like,
+                and the graphs are of another kind; see :func:`gncadeq.models.inputs.check_kind`.
+
         Args:
             x: Pixels ``[num_nodes, in_channels]``.
             edge_index: Edge indices.
@@ -169,6 +175,9 @@ class PixelGraphClassifier(nn.Module):
         check_graph(x, edge_index, self.encoder.in_channels)
         partition = Partition(batch, x.size(0), batch_size, like=x)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), 9)
+        # torch.compile cannot trace a check that depends on values.
+        if "inputs" in self.card and not self.training and not torch.compiler.is_compiling():
+            check_kind(self.card["inputs"], self.to_graph, x, hood)
         z, solution = self.dynamics(
             self.encode(x, hood),
             hood,

@@ -23,6 +23,7 @@ from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.models.inputs import describe_inputs
 from gncadeq.training.config import TrainConfig, run_id
 from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.processes import Processes, launch
@@ -233,8 +234,11 @@ def _finish(
             "test": result.summary(), "versions": versions(), "epochs_done": config.epochs,
             "training_seconds": seconds[-1] if seconds else 0.0,
         }  # fmt: skip
-        model.save_pretrained(str(folder / "model.safetensors"), model.card)
+        train_set = PixelGraphs(config.data_root, config.dataset, True, model.to_graph)
+        inputs = describe_inputs(model, train_set, limit=5000)
+        model.save_pretrained(str(folder / "model.safetensors"), {**model.card, "inputs": inputs})
         write_json(folder / "evaluation.json", model.card)
+        model.card["inputs"] = inputs
     return model, result
 
 

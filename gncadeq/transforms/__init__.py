@@ -2,6 +2,7 @@
 
 from gncadeq.transforms.coarsen import Coarsen
 from gncadeq.transforms.curvature import PrincipalCurvatures
+from gncadeq.transforms.digits import FindDigits, FoundDigit, stroke_width
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels, surface_filters
@@ -14,6 +15,8 @@ from gncadeq.transforms.superpixels import ImageToSuperpixels
 
 __all__ = [
     "Coarsen",
+    "FindDigits",
+    "FoundDigit",
     "GraphLaplacian",
     "ImageToGraph",
     "ImageToSuperpixels",
@@ -27,6 +30,7 @@ __all__ = [
     "halo",
     "partition",
     "pixel_edges",
+    "stroke_width",
     "surface_filters",
     "window_mean",
 ]
