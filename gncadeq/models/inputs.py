@@ -71,7 +71,7 @@ def _describe_states(
     pooled = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for part in images.split(250):
+        for part in torch.split(images, 250):
             data = model.to_graph.batch(part).to(next(model.parameters()).device)
             z, partition, _ = model.settle(
                 data.x, data.edge_index, data.edge_attr, data.batch, batch_size=data.num_graphs
@@ -82,7 +82,7 @@ def _describe_states(
     state, labels = state[finite], labels[finite]
     if len(state) <= 2 * state.size(1):  # training diverged: nothing is known
         return None
-    present, place = labels.unique(return_inverse=True)
+    present, place = torch.unique(labels, return_inverse=True)
     mean = torch.stack([state[labels == c].mean(0) for c in present])
     rest = state - mean[place]
     value, vector = torch.linalg.eigh(rest.T @ rest / len(rest))

@@ -215,7 +215,7 @@ def _undo_repetition(image: np.ndarray) -> np.ndarray:
     ]
     if not all(len(c) for c in changes):
         return image
-    period = int(np.gcd.reduce(np.concatenate([np.diff(c) for c in changes] or [[0]])))
+    period = int(np.gcd.reduce(np.concatenate([np.diff(c) for c in changes])))
     if period < 2:
         return image
     for axis, change in enumerate(changes, 1):
@@ -230,7 +230,8 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
     if factor == 1:
         return image
     large = scipy.ndimage.zoom(image, (1, factor, factor), mode="nearest", grid_mode=True)
-    return np.clip(large, 0, 1)
+    clipped: np.ndarray = np.clip(large, 0, 1)
+    return clipped
 
 
 def _group(ink: np.ndarray) -> tuple[np.ndarray, int]:
@@ -275,13 +276,15 @@ def _without_specks(shape: np.ndarray) -> np.ndarray:
     label, _ = scipy.ndimage.label(shape, _EIGHT)
     area = np.bincount(label.ravel())
     area[0] = 0
-    return (area >= 0.03 * area.max())[label]
+    large: np.ndarray = (area >= 0.03 * area.max())[label]
+    return large
 
 
 def _depth(shape: np.ndarray) -> np.ndarray:
     """The distance from the outline, positive within the shape."""
     inside, outside = (scipy.ndimage.distance_transform_edt(s) for s in (shape, ~shape))
-    return (inside - outside).astype(np.float32)
+    depth: np.ndarray = (inside - outside).astype(np.float32)
+    return depth
 
 
 def _fit(value: np.ndarray, shape: np.ndarray, side: int) -> np.ndarray:
@@ -291,7 +294,8 @@ def _fit(value: np.ndarray, shape: np.ndarray, side: int) -> np.ndarray:
     size = [max(1, round(n * side / max(crop.shape))) for n in crop.shape]
     tensor = torch.from_numpy(np.ascontiguousarray(crop, np.float32))[None, None]
     scaled = F.interpolate(tensor, size, mode="bicubic", antialias=True)
-    return scaled[0, 0].clamp(0, 1).numpy()
+    fitted: np.ndarray = scaled[0, 0].clamp(0, 1).numpy()
+    return fitted
 
 
 def _reading_order(found: list[FoundDigit]) -> list[FoundDigit]:

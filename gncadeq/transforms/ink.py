@@ -83,7 +83,8 @@ def fit_paper(image: np.ndarray) -> np.ndarray:
         rest = np.abs(flat - terms @ fit).sum(axis=1)
         keep = np.argsort(rest / weight, kind="stable")[: max(len(rest) // 2, terms.shape[1])]
     whole = _quadratic(np.arange(height) / height, np.arange(width) / width) @ fit
-    return whole.T.reshape(image.shape).astype(np.float32)
+    fitted: np.ndarray = whole.T.reshape(image.shape).astype(np.float32)
+    return fitted
 
 
 def _quadratic(y: np.ndarray, x: np.ndarray) -> np.ndarray:
