@@ -44,8 +44,10 @@ def write_tensors(
         >>> read_tensors(path).tensors
         {'a': tensor([0, 1])}
     """
-    # A copy each, since safetensors refuses tensors that share memory.
-    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    # A copy each, since safetensors refuses tensors that share memory. (A single number counts as
+    # contiguous with any stride; this copy has the usual one.)
+    layout = torch.contiguous_format
+    plain = {k: v.detach().cpu().clone(memory_format=layout) for k, v in tensors.items()}
     header = {"format": "pt", **(metadata or {})}
     header[_CHECKSUM] = _checksum(plain, header)
     write_atomically(path, save(plain, metadata=header))
@@ -103,9 +105,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        # A tensor of one number may have any stride, and as such no bytes to look at.
-        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
