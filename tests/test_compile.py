@@ -84,6 +84,7 @@ def automata() -> dict:
         "GCNConv": conv(pyg.GCNConv(4, 4)),
         "SAGEConv": conv(pyg.SAGEConv(4, 4)),
         "GATConv": conv(pyg.GATConv(4, 4), contraction=None),
+        "AGNNConv": conv(pyg.AGNNConv(), channels=4),
     }
 
 

@@ -26,7 +26,9 @@ class MeasuredGrowth(nn.Module):
 
     The first call of the cell measures it, in training or evaluation mode. In training mode it is
     measured again whenever the parameters have changed: a larger value counts at once, a smaller
-    one with the share 0.1, as in a batch norm. In evaluation mode it is a constant.
+    one with the share 0.1, as in a batch norm. In evaluation mode it is a constant. A compiled call
+    measures nothing. Each process of a data-parallel training measures its own graphs, and goes on
+    from the first process's growth in the next step, as with a batch norm.
 
     It is ``total / weight``. Both are buffers, and ``weight`` is one, or zero if nothing has been
     measured: so that averages of models, over time or over processes, average what was.
@@ -69,7 +71,7 @@ class MeasuredGrowth(nn.Module):
         self._measured_at = None
 
     def is_due(self, cell: nn.Module) -> bool:
-        """Whether ``cell`` is to be measured now. A compiled call never is."""
+        """Whether ``cell`` is to be measured now."""
         if torch.compiler.is_compiling():
             return False
         now = tuple(
