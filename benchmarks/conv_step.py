@@ -7,7 +7,7 @@ in the environment glibc keeps freed memory; without, page faults may triple a t
 
 On the grid graph of SIZE x SIZE pixels (eight neighbours), WIDTH channels, float32. *conv* is the
 conv called as it is; *step* the whole step of the cell (conv, scale, injection, activation);
-*prepare* what is computed once a solve, the measured growth rate included.
+*prepare* what is computed once a solve; the first call, which may measure a growth, is left out.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.conv_growth import recorded
+from gncadeq.cells.measured import recorded
 from gncadeq.rows import Part
 from gncadeq.typing import OptTensor
 

@@ -11,14 +11,9 @@ from torch_geometric.nn import HANConv, HeteroConv
 from torch_geometric.nn.resolver import activation_resolver
 
 from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.conv_growth import (
-    MeasuredCell,
-    MeasuredGrowth,
-    measuring,
-    recorded,
-    settled_growth,
-)
+from gncadeq.cells.conv_growth import settled_growth
 from gncadeq.cells.conv_signature import check_width, is_lazy, output_width, read_signature
+from gncadeq.cells.measured import MeasuredCell, measuring, recorded
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
@@ -174,7 +169,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         if power_steps < 2:
             raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
         self.contraction, self.power_steps = contraction, power_steps
-        self.conv, self.growth = conv, MeasuredGrowth()
+        self.conv = conv
         self.activation = nn.Identity() if activation is None else activation_resolver(activation)
         super().reset_parameters()
 
