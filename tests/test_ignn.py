@@ -108,6 +108,34 @@ def test_a_fresh_ignn_hears_the_far_end_of_a_chain(activation):
     torch.testing.assert_close(z, expected[:, None].expand(-1, 3), rtol=rtol, atol=0)
 
 
+@pytest.mark.parametrize("start", ["identity", "signs", "positive"])
+def test_why_a_fresh_ignn_starts_at_the_identity(start):
+    """Five one-hot heads of chains of 100: what is left of each, and of what tells them apart."""
+    torch.manual_seed(0)
+    classes, length = 5, 100
+    cell = IGNNCell(classes, 16, kappa=0.9, bias=False).double()
+    with torch.no_grad():
+        if start != "identity":
+            cell.weight_z.uniform_(-1.0 if start == "signs" else 0.0, 1.0)
+    node = torch.arange(classes * length).view(classes, length)
+    edge_index = torch.stack([node[:, :-1].flatten(), node[:, 1:].flatten()])
+    x = torch.zeros(classes * length, classes, dtype=torch.double)
+    x[node[:, 0], torch.arange(classes)] = 1.0
+    options = {"criterion": "node", "solver": "picard", "tol": 1e-4, "max_steps": 2000}
+    with torch.no_grad():
+        z = GraphDEQ(cell, **options)(x, edge_index).view(classes, length, 16)
+    fade = (z[:, -1].norm(dim=1) / z[:, 0].norm(dim=1)) ** (1 / (length - 1))
+    unit = z / z.norm(dim=2, keepdim=True)
+    apart = [float(torch.pdist(unit[:, i]).min()) for i in (0, 10, length - 1)]
+    if start == "identity":
+        assert float(fade.min()) > 0.8
+        assert apart[-1] == pytest.approx(apart[0], rel=1e-3)
+    elif start == "signs":
+        assert float(fade.max()) < 0.2
+    else:
+        assert apart[1] < 1e-9 * apart[0]
+
+
 def test_ignn_is_sharper_on_a_graph_of_small_weights():
     data = weighted_graph(15)
     data.edge_attr = 0.05 * data.edge_attr

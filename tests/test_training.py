@@ -201,6 +201,24 @@ def test_nan_stops_the_run_with_its_cause(tmp_path):
                    schedule="constant"), progress=False)  # fmt: skip
 
 
+def test_an_infinite_gradient_stops_the_run_before_weights_are_nan(tmp_path, monkeypatch):
+    """The loss is finite, its gradient isn't: what the root of zero does."""
+    from gncadeq.training import task
+
+    model = {}
+
+    def step(self, data, _):
+        model["it"] = self.model
+        logits = self.model(data.x, data.edge_index, data.edge_attr, batch=data.batch)
+        loss = logits.square().mean() + (0.0 * logits).sum().sqrt()
+        return {"loss": loss}
+
+    monkeypatch.setattr(task.PixelClassification, "training_step", step)
+    with pytest.raises(FloatingPointError, match=r"finite gradients .* in step 0"):
+        train(tiny(tmp_path, epochs=1), progress=False)
+    assert all(bool(p.isfinite().all()) for p in model["it"].parameters())
+
+
 def test_resume_refuses_other_options_and_missing_runs(tmp_path):
     train(tiny(tmp_path, epochs=1), progress=False)
     with pytest.raises(ValueError, match="got other channels"):
