@@ -80,13 +80,14 @@ def test_links_and_devices_stay_what_they_are(tmp_path):
     write_atomically("/dev/null", b"gone")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     code = (
-        "from gncadeq.files.atomic import write_atomically as w; print(1); w('/dev/stdout', b'2')"
+        "from gncadeq.files.atomic import write_atomically as write;"
+        "print(1); write('/dev/stdout', b'2\\n'); print(3)"
     )
     with (tmp_path / "out").open("w") as out:
-        subprocess.run([sys.executable, "-uc", code], stdout=out, check=True)
-    assert (tmp_path / "out").read_text() == "1\n2"
-    done = subprocess.run([sys.executable, "-uc", code], capture_output=True, check=True)
-    assert done.stdout == b"1\n2"
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "1\n2\n3\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"1\n2\n3\n"
 
 
 def test_a_name_of_the_greatest_length_is_written(tmp_path):

@@ -6,10 +6,11 @@ import contextlib
 import os
 import platform
 import secrets
+import sys
 from pathlib import Path
 
 _PREFIX, _SUFFIX = ".gncadeq-", ".tmp"
-_STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # of /dev/stdout and so on
+_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -23,9 +24,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     try:
-        if path.parent in _STREAMS or _is_special(path):
-            with path.open("ab") as file:
+        if (stream := _STREAMS.get(str(path))) is not None:
+            (sys.stdout if stream == 1 else sys.stderr).flush()
+            with open(stream, "wb", closefd=False) as file:
                 file.write(content)
+            return
+        if _is_special(path):
+            path.write_bytes(content)
             return
         path = path.resolve() if path.is_symlink() else path  # keep the link, replace its target
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -197,7 +197,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
             for name, logger in quiet.items():
                 logger.setLevel(levels[name])
     if here.rank == 0:
-        log.save_weights(model, config.epochs)  # of a run that was finished, they may be missing
+        log.save_weights(model, config.epochs)  # a finished run may have lost them
     if log.stop.received is not None:
         raise log.interruption()
 
