@@ -149,6 +149,17 @@ def refused():
     big = square_gltf()
     big.tree["accessors"][1]["count"] = 10**9
     yield "a.glb", big.glb(), "corners of faces"
+    big = square_gltf()
+    sparse = {"count": 0, "indices": {"bufferView": 0, "componentType": 5121}}
+    sparse["values"] = {"bufferView": 0}
+    more = {"componentType": 5126, "count": 10**12, "type": "VEC3", "sparse": sparse}
+    big.tree["accessors"].append(more)
+    big.tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = 2
+    yield "a.glb", big.glb(), "at most 60,000,000 sparse rows"
+    keyed = square_gltf()
+    keyed.tree["meshes"][0]["weights"] = [1]
+    keyed.tree["meshes"][0]["primitives"][0]["targets"] = [{"POSITION": keyed.array([[0, 0, 1]])}]
+    yield "a.glb", keyed.glb(), "a shape key of 4 vertices .got 1"
     for change, sentence in (
         ({"nodes": [{"mesh": 7}]}, "one of 1 meshes .got 7"),
         ({"nodes": [{"mesh": -1}]}, "one of 1 meshes"),

@@ -26,7 +26,7 @@ def read_gltf(content: bytes, path: Path, max_vertices: int) -> Arrays:
     Raises:
         ValueError: If it cannot be read, requires what is not read here, or has too many vertices.
     """
-    file = Container(content, path)
+    file = Container(content, path, _CORNERS * max_vertices)
     for name in file.tree.get("extensionsRequired", []):
         if not str(name).startswith(_HARMLESS):
             raise bad(
@@ -65,9 +65,12 @@ def read_gltf(content: bytes, path: Path, max_vertices: int) -> Arrays:
         pos = file.array(position).astype(np.float64)
         for target, weight in zip(targets, weights, strict=False):
             if target is not None and weight:
-                pos += weight * file.array(target)
-        if pos.ndim != 2 or pos.shape[1] != 3:
-            raise bad(file.path, "coordinates of type VEC3", f"{pos.shape[1]} columns")
+                moved = file.array(target)
+                if moved.shape != pos.shape:
+                    raise bad(path, f"a shape key of {len(pos):,} vertices", f"{len(moved):,}")
+                pos += weight * moved
+        if pos.shape[1] != 3:
+            raise bad(path, "coordinates of type VEC3", f"{pos.shape[1]} columns")
         vertices.append(pos @ place[:3, :3].T + place[:3, 3])
         colors.append(None if paint is None else _color(file, paint, len(pos)))
         with np.errstate(invalid="ignore"):

@@ -27,13 +27,14 @@ class Container:
     Args:
         content: The bytes of the file.
         path: The file; data beside it are read from its folder alone.
+        most: The greatest length of an array that the file does not hold, but its sparse values.
 
     Raises:
         ValueError: If it is no glTF 2.0, or cut short.
     """
 
-    def __init__(self, content: bytes, path: Path) -> None:
-        self.path = path
+    def __init__(self, content: bytes, path: Path, most: int) -> None:
+        self.path, self.most = path, most
         self._binary: bytes | None = None
         text = self._chunks(content) if content[:4] == b"glTF" else plain_text(content)
         try:
@@ -91,6 +92,8 @@ class Container:
         if "bufferView" in accessor:
             value = self._view(accessor, accessor["componentType"], count, width)
         elif sparse is not None:
+            if count > self.most:
+                raise bad(self.path, f"at most {self.most:,} sparse rows", f"{count:,}")
             value = np.zeros((count, width), _KINDS[accessor["componentType"]])
         else:
             raise bad(
