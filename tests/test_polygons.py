@@ -100,7 +100,7 @@ def test_a_large_concave_polygon_is_refused_and_a_convex_one_is_not():
     flat = np.stack([np.cos(angle), np.sin(angle)], 1)
     check(flat)
     flat[::2] *= 0.9
-    with pytest.raises(ValueError, match=r"at most 5,000 corners.*6,000.*Triangulate"):
+    with pytest.raises(ValueError, match=r"at most 1,000 corners.*6,000.*Triangulate"):
         check(flat)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from gncadeq.files.content import bad
 
-_MOST = 5000
-"""Corners of a polygon that is no fan: ear clipping takes time by their square."""
+_MOST = 1000
+"""Corners of a polygon that is no fan: ear clipping takes seconds at this size, and grows by its cube."""
 
 
 def triangulate(
@@ -31,7 +31,7 @@ def triangulate(
         Triangles ``[F, 3]``, in the order of the polygons, and the number of those left out.
 
     Raises:
-        ValueError: If a polygon that is no fan has more than 5,000 corners.
+        ValueError: If a polygon that is no fan has more than 1,000 corners.
 
     Example:
         >>> arrow = np.array([[0, 0, 0], [2, 1, 0], [0, 2, 0], [1, 1, 0]])
