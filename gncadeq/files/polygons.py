@@ -9,7 +9,7 @@ import numpy as np
 from gncadeq.files.content import bad
 
 _MOST = 1000
-"""Corners of a polygon that is no fan: ear clipping takes seconds at this size, and grows by its cube."""
+"""Corners of a polygon that is no fan: at this size ear clipping may take seconds."""
 
 
 def triangulate(
