@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.maps import MAPS
+from benchmarks._maps import MAPS
 from gncadeq.dynamics import Partition, Status, solve
 
 NAMES = [m.name for m in MAPS]

@@ -49,6 +49,21 @@ def test_a_black_image_with_a_noise_start(solver, criterion):
     assert float(z.norm()) < 1e-7
 
 
+@pytest.mark.parametrize("solver", ["auto", "torchdeq:fixed_point_iter"])
+def test_an_equilibrium_has_an_absolute_tolerance(solver):
+    data = ImageToGraph()(torch.zeros(1, 12, 12))
+    cell = ConvCell(1, 8, contraction=0.9)
+    z0 = torch.randn(144, 8)
+    with torch.no_grad():
+        for atol in (0.1, 0.01):
+            deq = GraphDEQ(cell, solver, atol=atol, on_failure="ignore", max_steps=40)
+            solution = deq(data.x, data.edge_index, data.edge_attr, z0=z0, return_solution=True)[1]
+            assert status(solution) == ["CONVERGED"]
+            assert 1e-3 * atol < float(solution.residual_abs) <= atol
+    with pytest.raises(ValueError, match="'atol'"):
+        GraphDEQ(cell, atol=-1)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("size", [1e-35, 1e-25, 1e20, 1e35])
 def test_squares_that_over_or_underflow_do_not_matter(solver, size):

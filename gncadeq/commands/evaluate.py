@@ -19,7 +19,7 @@ def evaluate(
     as_: Annotated[
         DynamicsName, typer.Option("--as", help="Equilibrium, or automaton beside it.")
     ] = "deq",
-    solver: Annotated[str, typer.Option(help="The equilibrium's solver.")] = "anderson",
+    solver: Annotated[str, typer.Option(help="The equilibrium's solver.")] = "auto",
     tol: Annotated[float, typer.Option(help="Relative residual to reach.")] = 1e-3,
     max_steps: Annotated[int, typer.Option(help="Most solver steps.")] = 60,
     steps: Annotated[int, typer.Option(min=0, help="The automaton's steps.")] = 500,
@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command(
         epilog="Examples:\n\n"
-        "    gncadeq evaluate runs/mnist --solver anderson --tol 1e-5 --max-steps 600\n\n"
+        "    gncadeq evaluate runs/mnist --solver picard --tol 1e-5 --max-steps 600\n\n"
         "    gncadeq evaluate mnist --as nca --steps 1000 --fire-rate 0.5 --start normal"
     )(evaluate)
 

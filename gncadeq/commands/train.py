@@ -70,7 +70,7 @@ def train(
         DynamicsName, typer.Option(help="Train as equilibrium or automaton.")
     ] = "deq",
     solver: Annotated[
-        str, typer.Option(help="picard, anderson, broyden or torchdeq:NAME.")
+        str, typer.Option(help="auto, picard, anderson, broyden, newton, flow or torchdeq:NAME.")
     ] = "picard",
     tol: Annotated[float, typer.Option(help="Relative residual to reach in training.")] = 1e-2,
     max_steps: Annotated[int, typer.Option(help="Most solver steps in training.")] = 60,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell
+from gncadeq.check import check_number
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics import torchdeq_bridge
 from gncadeq.dynamics.fixed_point import solve
@@ -85,6 +86,9 @@ class GraphDEQ(nn.Module):
         solver_options: Options of the solver, such as ``{"history": 3}``.
         check_every: Look at residuals every so many steps.
         compact: Let converged graphs leave the batch.
+        atol: A graph has also converged where :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert` is
+            at most this; by default ``tol`` times the rounding error of the start, so that a state may
+            come to rest at zero.
 
     Shapes:
         - **input:** injection :math:`(|\mathcal{V}|, F)`, edge indices :math:`(2, |\mathcal{E}|)`,
@@ -118,6 +122,7 @@ class GraphDEQ(nn.Module):
         solver_options: dict[str, Any] | None = None,
         check_every: int = 1,
         compact: bool = True,
+        atol: float | None = None,
     ) -> None:
         super().__init__()
         gradient_name: str = gradient
@@ -166,6 +171,7 @@ class GraphDEQ(nn.Module):
         self.on_failure = check_on_failure(on_failure)
         self.solver_options = dict(solver_options or {})
         self.check_every, self.compact = check_every, compact
+        self.atol = None if atol is None else check_number("atol", atol, least=0)
 
     @classmethod
     def from_conv(
@@ -368,13 +374,13 @@ class GraphDEQ(nn.Module):
                     "graphs, on its way (got True). Use 'auto', 'anderson' or 'picard'"
                 )
             return torchdeq_bridge.solve_stock(
-                step, z0, partition, solver=self.solver, tol=self.tol,
+                step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
                 max_steps=self.max_steps, options=self.solver_options,
             )  # fmt: skip
         return solve(
-            step, z0, partition, solver=self.solver, tol=self.tol, criterion=self.criterion,
-            max_steps=self.max_steps, check_every=self.check_every, compact=self.compact,
-            trace=trace, options=self.solver_options,
+            step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
+            criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
+            compact=self.compact, trace=trace, options=self.solver_options,
         )  # fmt: skip
 
     def _attach(

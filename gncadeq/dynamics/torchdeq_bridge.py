@@ -63,10 +63,10 @@ class _Packing:
 class _Watched:
     """The map on packed rows: counts its calls, and keeps the best state of every graph."""
 
-    def __init__(self, step: Step, z0: Tensor, partition: Partition) -> None:
+    def __init__(self, step: Step, z0: Tensor, partition: Partition, measure: Residual) -> None:
         self.step, self.partition = step, partition
         self.packing, self.channels = _Packing(partition), z0.size(1)
-        self.measure = Residual("graph")
+        self.measure = measure
         self.measure.start(z0, partition)
         self.state, self.calls = z0, 0
         self.residual = z0.new_full((partition.num_graphs,), float("inf"))
@@ -95,6 +95,7 @@ def solve_stock(
     solver: str,
     tol: float,
     max_steps: int,
+    atol: float | None = None,
     options: dict[str, Any] | None = None,
 ) -> Solution:
     """Solve with a solver of TorchDEQ's, one row a graph, and measure what it evaluates.
@@ -106,7 +107,7 @@ def solve_stock(
     check_stock_solver(solver, options)
     if partition.num_nodes == 0:
         return solve(step, z0, partition, solver="picard", tol=tol, max_steps=0)
-    watched = _Watched(step, z0, partition)
+    watched = _Watched(step, z0, partition, Residual("graph", None if atol is None else atol / tol))
     early = False
     try:
         get_solver(solver.removeprefix(_PREFIX))(
