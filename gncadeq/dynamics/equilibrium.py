@@ -87,8 +87,8 @@ class GraphDEQ(nn.Module):
         check_every: Look at residuals every so many steps.
         compact: Let converged graphs leave the batch.
         atol: A graph has also converged where :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert` is
-            at most this; by default ``tol`` times the rounding error of the start, so that a state may
-            come to rest at zero.
+            at most this; by default ``tol`` times the rounding error of the start, so that a state
+            may come to rest at zero.
 
     Shapes:
         - **input:** injection :math:`(|\mathcal{V}|, F)`, edge indices :math:`(2, |\mathcal{E}|)`,
