@@ -14,12 +14,14 @@ import torch
 import torch_geometric.nn as pyg
 from conv_table import Works, graph
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch_geometric.data import Batch, Data
 from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.explain.algorithm import GraphMaskExplainer
 
 from gncadeq import GraphDEQ, GraphNCA, WrappedConvCell
 from gncadeq.cells import proven_bound
+from gncadeq.dynamics import ConvergenceError
 from gncadeq.testing import assert_batch_independent
 
 CITES = ("a", "cites", "a")
@@ -297,6 +299,42 @@ def test_gradients_are_those_of_the_map_with_a_constant_scale():
     assert torch.autograd.gradcheck(run, values, atol=1e-6)
 
 
+def test_graphs_that_say_nothing_are_not_remembered():
+    data, deq = data_of(), measured("gated")
+    deq.on_failure = "ignore"
+    expected = measured("gated")(data.x, data.edge_index)
+    none = torch.empty(2, 0, dtype=torch.long)
+    assert deq(data.x[:0], none).shape == (0, 4)
+    deq(data.x * float("nan"), data.edge_index)
+    assert float(deq.cell.growth.weight) == 0
+    assert torch.equal(deq(data.x, data.edge_index), expected)
+    still = deq_of(pyg.SimpleConv("sum"))
+    alone = still(data.x, none)  # without messages nothing grows
+    torch.testing.assert_close(alone, still.cell.inject(data.x).relu(), atol=1e-7, rtol=0)
+    assert float(still.cell.growth.weight) == 0
+    sums = WrappedConvCell(pyg.GCNConv(4, 4, normalize=False), 3, 4, contraction=None)
+    assert float(sums.lipschitz_bound(Data(edge_index=none, num_nodes=0))) == 0
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_checkpoint_measures_once(name):
+    """torch.utils.checkpoint calls again in the backward pass, and compares what was saved."""
+    data, deq = data_of(), measured(name)
+    x = data.x.requires_grad_()
+    found = torch.utils.checkpoint.checkpoint(deq, x, data.edge_index, use_reentrant=False)
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    (expected,) = torch.autograd.grad(deq(x, data.edge_index).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_a_model_that_was_built_in_inference_mode_says_so():
+    data = data_of()
+    with torch.inference_mode():
+        deq = measured("gated")
+        with pytest.raises(ValueError, match="Build the model outside"):
+            deq(data.x, data.edge_index)
+
+
 def test_what_is_measured_says_so_and_refuses_the_rest():
     data, deq = data_of(), measured("gated")
     assert "deq.cell.measure" in deq.cell.caveat(data.edge_index)
@@ -354,7 +392,7 @@ def _spectral_norm_parametrised(conv: nn.Module) -> nn.Module:
 
 
 def _pruned(conv: nn.Module) -> nn.Module:
-    torch.nn.utils.prune.l1_unstructured(conv.lin, "weight", 0.25)
+    prune.l1_unstructured(conv.lin, "weight", 0.25)
     return conv
 
 
@@ -642,3 +680,13 @@ def test_spectral_norms_and_dropout_stand_still_for_a_solve():
     z, solution = deq(data.x, data.edge_index, return_solution=True)
     assert bool(solution.converged.all())
     assert not torch.equal(deq(data.x, data.edge_index), z)
+
+
+def test_negative_degrees_are_named():
+    """pytorch_geometric #795, #10549: a normalisation takes their roots."""
+    data, deq = data_of(), deq_of(pyg.GCNConv(4, 4), on_failure="raise")
+    weight = -torch.ones(data.num_edges, dtype=torch.double)
+    with pytest.raises(ConvergenceError, match=r"below zero .* or a conv with normalize=False"):
+        deq(data.x, data.edge_index, weight)
+    signed = deq_of(pyg.GCNConv(4, 4, normalize=False), on_failure="raise")
+    assert signed(data.x, data.edge_index, weight).isfinite().all()

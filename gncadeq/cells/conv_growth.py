@@ -42,8 +42,7 @@ def settled_growth(
         add_drive: Whether a step adds the drive to the map's output.
 
     Returns:
-        A scalar without gradient, from the components that are finite; zero without nodes, NaN if
-        all components fail.
+        A scalar without gradient, from the components that are finite; NaN if none is.
 
     Example:
         >>> label, degree = torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0])
@@ -74,9 +73,7 @@ def settled_growth(
     else:
         rate = growth_rate(image, z, start, component, count, steps)
     finite = rate[rate.isfinite()]
-    if finite.numel():
-        return finite.max()
-    return rate.new_tensor(float("nan") if count else 0.0)
+    return finite.max() if finite.numel() else rate.new_tensor(float("nan"))
 
 
 def _sizes(z: Tensor, component: Tensor, count: int) -> Tensor:

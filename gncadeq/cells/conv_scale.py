@@ -71,11 +71,15 @@ class ScaledConvCell(MeasuredCell):
         if self.holds_attention or self.sums_neighbors or takes_weights_as_they_are(self.conv):
             return None
         weight = context.get("edge_weight") if edge_attr is None else edge_attr
+        if weight is not None and bool((weight < 0).any()):
+            return (
+                f"{name} takes roots of degrees, which edge weights below zero may make negative: "
+                "use their absolute values, or a conv with normalize=False"
+            )
         if isinstance(edge_index, Tensor) and not proofs_hold(edge_index, weight):
             return (
-                f"The bound of {name} is one for undirected graphs with weights that aren't "
-                "negative, which this isn't: use torch_geometric.transforms.ToUndirected; or "
-                f"{lower}"
+                f"The bound of {name} is one for undirected graphs, which this isn't: use "
+                f"torch_geometric.transforms.ToUndirected; or {lower}"
             )
         return None
 
@@ -160,7 +164,8 @@ class ScaledConvCell(MeasuredCell):
                 return nothing
             weight = graph.get("edge_weight", graph.edge_attr)
             weight = weight if self.signature.edge == "edge_weight" else None
-            return self._graph_bound(graph.edge_index, weight, int(graph.num_nodes)).max()
+            nodes = self._graph_bound(graph.edge_index, weight, int(graph.num_nodes))
+            return nodes.max() if nodes.numel() else nodes.new_zeros(())
         bound = self._weight_bound()
         if bound is None:
             return nothing

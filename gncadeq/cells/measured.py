@@ -61,6 +61,8 @@ class MeasuredGrowth(nn.Module):
         Forward hooks are why it may not hold. A hook that only looks on changes nothing.
         """
         value = self.value
+        if not torch.compiler.is_compiling():
+            value = value.nan_to_num(0.0)  # nothing that was measured grows
         return value if bound is None else bound * value.to(bound).clamp(min=1.0)
 
     def reset(self) -> None:
@@ -83,8 +85,8 @@ class MeasuredGrowth(nn.Module):
 
     @torch.no_grad()
     def update(self, rate: Tensor) -> None:
-        """Take a new measurement into account, unless it is NaN or infinite."""
-        if not bool(rate.isfinite()):
+        """Take a new measurement into account, unless it says nothing: NaN, infinite or zero."""
+        if not bool(rate.isfinite() & (rate > 0)):
             return
         rate, held = rate.to(self.total), self.value
         self.total.copy_(torch.where(rate < held, held.lerp(rate, _MOMENTUM), rate))
@@ -151,9 +153,21 @@ class MeasuredCell(Cell):
 
 @contextmanager
 def measuring(cell: nn.Module) -> Iterator[None]:
-    """Evaluate a cell to measure it: inference mode, which has no derivatives, is left, and batch
-    norms don't count the evaluations."""
-    with torch.inference_mode(False), torch.no_grad(), scratch_buffers(cell.modules()):
+    """Evaluate a cell to measure it.
+
+    That is done apart from inference mode, which has no derivatives, from batch norms, which count
+    evaluations, and from checkpoints, which compare what two calls save.
+
+    Raises:
+        ValueError: If the parameters were made in inference mode.
+    """
+    if any(parameter.is_inference() for parameter in cell.parameters()):
+        raise ValueError(
+            "Expected parameters that have derivatives, to measure the growth of a conv (got some "
+            "made in torch.inference_mode()). Build the model outside of it"
+        )
+    plain = torch.autograd.graph.saved_tensors_hooks(lambda value: value, lambda value: value)
+    with torch.inference_mode(False), torch.no_grad(), scratch_buffers(cell.modules()), plain:
         yield
 
 
