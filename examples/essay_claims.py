@@ -134,7 +134,9 @@ def main() -> None:
     claims["local decoding of panoramas"] = local
 
     for i, picture in enumerate(shown):
-        figure, _, _ = draw.label_map_figure(model, model.to_graph(picture))
+        data = model.to_graph(picture)
+        z, _, _ = model.settle(data.x, data.edge_index, data.edge_attr)
+        figure, _ = draw.label_map_figure(model, data, z)
         draw.save_figure(figure, out / f"panorama_{i + 2}.png")
     write_json(out / "claims.json", claims)
     for title, rows in claims.items():

@@ -95,7 +95,7 @@ def test_predict_images_of_any_size(run, tmp_path):
     result = runner.invoke(
         app,
         ["predict", str(run / "run"), str(tmp_path / "one.png"), str(tmp_path / "two.jpg"),
-         "--out", str(tmp_path / "maps")],
+         "--out", str(tmp_path / "maps"), "--as-is"],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "two.jpg" in result.output
@@ -134,7 +134,8 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
         (("run", run / "run"), "for the commands evaluate, show"),
         (("predict", run / "run", text), "Expected an image file"),
         (("predict", run / "run", tmp_path / "gone.png"), "does not exist"),
-        (("predict", run / "run", blank), "Lower the threshold"),
+        (("predict", run / "run", blank), "nothing stands out from the paper"),
+        (("predict", run / "run", blank, "--as-is"), "Lower the threshold"),
         (("predict", run / "run", tmp_path), "is a folder"),
         (("evaluate", "digits", "--fire-rate", "0.5"), "Use --as nca"),
         (("render", tmp_path, tmp_path / "a.gif"), "trajectory.safetensors"),

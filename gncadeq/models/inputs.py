@@ -109,9 +109,9 @@ def check_kind(
 
     Raises:
         ValueError: If pixels are far outside of [0, 1]; if background is among the nodes of weights
-            trained on living pixels, or absent for weights trained on all; if there are no pixels
-            as dim as every training image has, as after a higher threshold; or if the neighbourhood
-            is another.
+            trained on living pixels, or absent for weights trained on all; if some graphs together
+            have no pixels as dim as training images have, as after a higher threshold; or if the
+            neighbourhood is another.
     """
     if x.numel() == 0:
         return
@@ -124,8 +124,8 @@ def check_kind(
             "Divide 8-bit images by 255, and don't standardise them"
         )
     diagonal = bool((hood.incoming.relation % 2 == 0).sum() > x.size(0))  # 4 is the pixel itself
-    many = x.size(0) >= inputs["living"][0] * inputs["canvas"] ** 2
-    if many and diagonal != (to_graph.neighborhood == "moore"):
+    least, most = (share * inputs["canvas"] ** 2 for share in inputs["living"])
+    if x.size(0) >= least and diagonal != (to_graph.neighborhood == "moore"):
         raise ValueError(
             f"Expected pixels with {to_graph.neighborhood!r} neighbourhoods, as the weights were "
             f"trained on (got edges {'with' if diagonal else 'without'} diagonals). {remedy}"
@@ -149,7 +149,7 @@ def check_kind(
                 f"Expected graphs of the pixels above living_threshold={threshold:g} alone, as the "
                 f"weights were trained on (got background: {share:.0%} of the nodes). {remedy}"
             )
-    elif many and dimmest > inputs["dimmest"]:
+    elif x.size(0) > 3 * most and dimmest > inputs["dimmest"]:  # one image may be without
         raise ValueError(
             f"Expected all pixels above living_threshold={threshold:g}, as the weights were "
             f"trained on (got none below {dimmest:.3g}: a higher threshold, or a picture without "
@@ -185,7 +185,7 @@ def doubts(inputs: Mapping[str, Any], image: Tensor, nodes: int, pooled: Tensor)
     if known is None:
         return [*found, "nothing known of the states of the training images"]
     mean, whiten = (torch.tensor(known[k], dtype=torch.double) for k in ("mean", "whiten"))
-    distance = float(_distance(pooled.double().cpu()[None], mean, whiten))
+    distance = float(_distance(pooled.detach().double().cpu()[None], mean, whiten))
     if not distance <= known["far"]:
         limit = known["far"]
         found.append(f"a state {distance:.1f} from the nearest class (trained within {limit:.1f})")

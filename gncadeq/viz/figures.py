@@ -289,26 +289,20 @@ def confusion_figure(result: Evaluation) -> Figure:
     return figure
 
 
-@torch.no_grad()
 def label_map_figure(
-    model: PixelGraphClassifier, data: Data, radius: int = 14, title: str | None = None
-) -> tuple[Figure, Tensor, Tensor]:
+    model: PixelGraphClassifier, data: Data, z: Tensor, radius: int = 14
+) -> tuple[Figure, Tensor]:
     """The label that the states around every node decode to.
 
     Args:
         model: The classifier.
         data: The pixel graph of one image.
+        z: Its equilibrium ``[num_nodes, channels]``.
         radius: The states are averaged over a window of this radius; 0 decodes every node's own.
-        title: Title of the picture.
 
     Returns:
-        The picture (input, state, labels), the labels ``[num_nodes]``, and the graph's
-        probabilities ``[num_classes]``.
+        The picture (input, state, labels), and the labels ``[num_nodes]``.
     """
-    model.eval()
-    u = model.encode(data.x, data.edge_index, data.edge_attr)
-    z = model.dynamics(u, data.edge_index, data.edge_attr)
-    probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
     label = local_labels(model, z, data, radius)
     height, width = _size(data)
     wide = width > 1.5 * height
@@ -333,9 +327,7 @@ def label_map_figure(
         for i in present
     ]
     figure.legend(handles=handles, loc="lower center", ncols=10, frameon=False, fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return figure, label, probability
+    return figure, label
 
 
 @torch.no_grad()
