@@ -7,13 +7,14 @@ from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.conv_attention import can_hold_attention, held_bound
 from gncadeq.cells.conv_bounds import proven_bound
 from gncadeq.cells.conv_growth import growth_rate
+from gncadeq.cells.conv_scale import ScaledConvCell
 from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.ignn import IGNNCell
-from gncadeq.cells.measured import MeasuredGrowth
+from gncadeq.cells.measured import MeasuredCell, MeasuredGrowth
 from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.node_edge import NodeEdgeCell
@@ -41,6 +42,7 @@ __all__ = [
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
+    "MeasuredCell",
     "MeasuredGrowth",
     "MicroCell",
     "MonotoneCell",
@@ -48,6 +50,7 @@ __all__ = [
     "Perception",
     "PropagationCell",
     "RelationCell",
+    "ScaledConvCell",
     "StencilConv",
     "ThresholdCell",
     "TotalisticCell",
