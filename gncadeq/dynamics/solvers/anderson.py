@@ -44,6 +44,7 @@ class Anderson(Solver):
         self._dx: list[Tensor] = []  # dz + damping * dg, in the same units
         self._gram = z.new_zeros(b, m, m, dtype=torch.float64)
         self._valid = torch.zeros(b, m, dtype=torch.bool, device=z.device)
+        self._jumped = torch.zeros(b, dtype=torch.bool, device=z.device)
         self._ridge = self.ridge or (1e-8 if z.dtype == torch.float32 else 1e-14)
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
@@ -65,7 +66,8 @@ class Anderson(Solver):
     def _remember(self, dz: Tensor, dg: Tensor) -> None:
         slot = self._count % self.history
         size = self.partition.norm(dg)
-        valid = (size > 0) & size.isfinite()
+        valid = (size > 0) & size.isfinite() & ~self._jumped
+        self._jumped = torch.zeros_like(self._jumped)
         unit = columns(torch.where(valid, size, 1.0), self.partition)
         keep = columns(valid, self.partition)
         dx = torch.where(keep, torch.add(dz, dg, alpha=self.damping) / unit, 0.0)
@@ -95,6 +97,7 @@ class Anderson(Solver):
     def restart(self, graphs: Tensor) -> None:
         """Drop the differences of ``graphs``, and the next one, which would span the jump."""
         self._valid = self._valid & ~graphs.unsqueeze(1)
+        self._jumped = self._jumped | graphs
 
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
         """Keep the history of the graphs that stay."""
@@ -103,6 +106,7 @@ class Anderson(Solver):
         if self._last is not None:
             self._last = (self._last[0][nodes], self._last[1][nodes])
         self._gram, self._valid = self._gram[graphs], self._valid[graphs]
+        self._jumped = self._jumped[graphs]
 
 
 __all__ = ["Anderson"]

@@ -77,12 +77,6 @@ class Broyden(Solver):
         self._u.append(torch.where(mask, u, 0.0))
         self._v.append(torch.where(mask, v, 0.0))
 
-    def restart(self, graphs: Tensor) -> None:
-        """Start ``graphs`` again from the Jacobian of a plain step."""
-        rows = columns(graphs, self.partition)
-        self._u = [torch.where(rows, 0.0, u) for u in self._u]
-        self._v = [torch.where(rows, 0.0, v) for v in self._v]
-
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
         """Keep the terms of the graphs that stay."""
         self._u = [u[nodes] for u in self._u]
