@@ -25,10 +25,10 @@ from gncadeq.analysis import (
     path_independence,
     sensitivity,
     spectral_radius,
-    write_report,
 )
 from gncadeq.analysis.jacobian import Jacobian
 from gncadeq.datasets import PixelGraphs
+from gncadeq.report import write_report
 from gncadeq.transforms import ImageToGraph
 
 GOLDEN = math.pi * (math.sqrt(5) - 1)  # the turn that comes back least well

@@ -1,7 +1,8 @@
 """How a trained rule behaves: stability, attractors, path independence, reach, memory.
 
 Every analysis takes any step, a map ``z -> z'`` of states ``[num_nodes, channels]``, such as
-``cell.prepare(x, edge_index, edge_attr)``. The pictures are in :mod:`gncadeq.viz.analysis`.
+``cell.prepare(x, edge_index, edge_attr)``. The pictures are in :mod:`gncadeq.viz.analysis`, and
+:mod:`gncadeq.report` makes a page of both.
 """
 
 from gncadeq.analysis.attractors import Attractor, AttractorCensus, classify_attractor
@@ -13,7 +14,6 @@ from gncadeq.analysis.independence import (
 )
 from gncadeq.analysis.lyapunov import lyapunov_exponents
 from gncadeq.analysis.memory import saved_bytes
-from gncadeq.analysis.report import write_report
 from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensitivity
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm, spectral_radius
 
@@ -34,5 +34,4 @@ __all__ = [
     "saved_bytes",
     "sensitivity",
     "spectral_radius",
-    "write_report",
 ]

@@ -22,7 +22,7 @@ def analyze(
     seed: Annotated[int, typer.Option(help="Seed of the draw and of all starts.")] = 0,
 ) -> None:
     """Measure convergence, stability and path independence of a run, on one HTML page."""
-    from gncadeq.analysis.report import write_report
+    from gncadeq.report import write_report
 
     model, folder = load_run(run)
     test_set = load_test_set(model, folder, data_root, dataset)

@@ -10,7 +10,6 @@ from gncadeq.analysis.attractors import Attractor, classify_attractor
 from gncadeq.analysis.basin import basin_map
 from gncadeq.analysis.independence import path_independence
 from gncadeq.analysis.lyapunov import lyapunov_exponents
-from gncadeq.analysis.page import Section
 from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensitivity
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm
 from gncadeq.cells.conv import ConvCell, ConvStep
@@ -18,6 +17,15 @@ from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
 from gncadeq.dynamics.start import start_state
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.report.page import Section
+from gncadeq.viz.analysis import (
+    basin_figure,
+    census_figure,
+    independence_figure,
+    lyapunov_figure,
+    sensitivity_figure,
+    spectrum_figure,
+)
 
 _TOL = 1e-5
 _WITHIN = 1e-2
@@ -89,8 +97,6 @@ class Bench:
 
     def stability(self) -> Section:
         """Spectral radius and norms at the equilibria."""
-        from gncadeq.viz.analysis import spectrum_figure
-
         step, nodes, batch = self.few(_FEW)
         z = self.solution.state[nodes]
         count = int(batch.max()) + 1
@@ -122,8 +128,6 @@ class Bench:
 
     def lyapunov(self) -> Section:
         """Exponents of rollouts from noise."""
-        from gncadeq.viz.analysis import lyapunov_figure
-
         step, nodes, batch = self.few(_FEW)
         start = self.noise(self.z0[nodes])
         with torch.no_grad():
@@ -145,8 +149,6 @@ class Bench:
 
     def independence(self) -> Section:
         """Where other starts end."""
-        from gncadeq.viz.analysis import independence_figure
-
         report = path_independence(
             self.step, self.z0, self.batch, tol=1e-4, generator=self.generator
         )
@@ -167,8 +169,6 @@ class Bench:
 
     def ash(self) -> Section:
         """What rollouts from noise settle into."""
-        from gncadeq.viz.analysis import census_figure
-
         window = 48
         census = classify_attractor(
             self.step, self.noise(self.z0), self.batch, transient=_TRANSIENT, max_period=window,
@@ -195,8 +195,6 @@ class Bench:
 
     def basin(self) -> Section:
         """A plane of starts around one equilibrium."""
-        from gncadeq.viz.analysis import basin_figure
-
         step, z = self.one(self.solved(1)[0])
         radius = 5.0
         found = basin_map(step, z, radius=radius, resolution=11, generator=self.generator)
@@ -216,8 +214,6 @@ class Bench:
 
     def reach(self) -> Section:
         """The sensitivity of central nodes."""
-        from gncadeq.viz.analysis import sensitivity_figure
-
         rows, reach = [], []
         shown = self.solved(6)
         for i in shown:

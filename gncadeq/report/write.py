@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gncadeq.analysis.page import Section, page
-from gncadeq.analysis.sections import Bench
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError
 from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.report.page import Section, page
+from gncadeq.report.sections import Bench
 
 
 def write_report(
