@@ -18,7 +18,8 @@ Between them stand
 - ``ignn``: IGNN's cell, κ = 0.9, solved until the relative residual of every node is below 1e-4
   (``criterion="node"``); ``ignn graph``: until that of every chain is; ``ignn published``: with the
   injection of the published code, ``injection="neighbors"``,
-- ``equilibrium`` and ``equilibrium graph``: ``from_conv(LGConv())``, κ = 0.9, likewise,
+- ``equilibrium`` and ``equilibrium graph``: ``from_conv(LGConv(), activation="relu")``, κ = 0.9,
+  likewise,
 - ``nca``: its rule, 20 steps, backpropagation through time; ``nca long``: as many steps as a chain
   has nodes,
 - ``gcn``, ``gat``: four layers, ``appnp``: ten steps with α = 0.1.
@@ -62,6 +63,7 @@ MODELS = (
     "ignn", "ignn published", "ignn graph",
 )  # fmt: skip
 REACH = {"nca": 19, "appnp": 10, "gcn": 4, "gat": 4}  # steps back
+AVERAGE = {"channels": CHANNELS, "bias": False, "activation": "relu"}
 THRESHOLDS = (0.0, 0.01, 0.02, 0.05)
 DROPOUT, WEIGHT_DECAY = 0.5, 5e-4  # IGNN's
 PATIENCE = 100
@@ -116,10 +118,10 @@ def middle(name: str, length: int) -> nn.Module:
             injection = "neighbors" if form == "published" else "node"
             cell = IGNNCell(CHANNELS, CHANNELS, kappa=0.9, bias=False, injection=injection)
             return GraphDEQ(cell, **options)
-        return GraphDEQ.from_conv(LGConv(), CHANNELS, channels=CHANNELS, bias=False, **options)
+        return GraphDEQ.from_conv(LGConv(), CHANNELS, **AVERAGE, **options)
     if kind == "nca":
         steps = length if form else REACH["nca"] + 1
-        return GraphNCA.from_conv(LGConv(), CHANNELS, channels=CHANNELS, bias=False, steps=steps)
+        return GraphNCA.from_conv(LGConv(), CHANNELS, **AVERAGE, steps=steps)
     if kind == "appnp":
         propagation = APPNP(K=REACH["appnp"], alpha=0.1)
         return Sequential("x, edge_index", [(propagation, "x, edge_index -> x")])

@@ -119,7 +119,7 @@ def implicit(name: str, inputs: int, classes: int, width: int, **options: object
     if name == "IGNN":
         cell = IGNNCell(inputs, width, kappa=options.pop("contraction", 0.9))
         return Equilibrium(GraphDEQ(cell, **options), width, classes)
-    init = {"init": "identity", "channels": width}
+    init = {"init": "identity", "activation": "relu", "channels": width}
     conv: nn.Module
     if name == "GCNII":
         conv = GCN2Conv(width, 0.1, theta=0.5, layer=1)

@@ -105,7 +105,9 @@ def hetero_conv(data: HeteroData, width: int, classes: int, contraction: float) 
     """The equilibrium of a layer of hetero convs."""
     conv = layer(width, width, width)
     in_channels = {name: x.size(1) for name, x in data.x_dict.items()}
-    deq = GraphDEQ.from_conv(conv, in_channels, contraction=contraction, on_failure="ignore")
+    deq = GraphDEQ.from_conv(
+        conv, in_channels, activation="relu", contraction=contraction, on_failure="ignore"
+    )
     return Equilibrium(deq, width, classes)
 
 

@@ -231,7 +231,7 @@ def test_edges_are_normalised_once_a_solve(cached, monkeypatch):
         assert len(calls) == 1
         step = deq.cell.prepare(data.x, data.edge_index)
         expected = step.scale * pyg.GCNConv.forward(_uncached(conv), z, data.edge_index)
-        expected = (expected + deq.cell.inject(data.x)).relu()
+        expected = (expected + deq.cell.inject(data.x)).tanh()
         torch.testing.assert_close(step(z), expected)
     assert conv._cached_edge_index is None
 
@@ -526,10 +526,29 @@ def test_a_class_makes_a_new_conv_and_a_conv_keeps_its_weights(dynamics):
     assert torch.equal(trained.lin.weight, before)
     new = dynamics.from_conv(pyg.GCNConv, 3, channels=4).cell
     assert torch.equal(new.conv.lin.weight, torch.eye(4))
+    nn.init.zeros_(new.conv.lin.weight)
     new.reset_parameters()
     assert torch.equal(new.conv.lin.weight, torch.eye(4))
     random = dynamics.from_conv(pyg.GCNConv, 3, channels=4, init="conv").cell
     assert not torch.equal(random.conv.lin.weight, torch.eye(4))
+
+
+@pytest.mark.parametrize("kind", [pyg.GCNConv, pyg.SAGEConv, pyg.GATConv])
+def test_neighbors_count_from_the_start(kind):
+    """The share of a state's squared Jacobian that is due to other nodes' inputs."""
+
+    def share(init: object) -> float:
+        torch.manual_seed(0)
+        deq = GraphDEQ.from_conv(kind, 4, channels=32, init=init, tol=1e-6)
+        x = torch.randn(6, 4) * 0.1
+        ring = torch.arange(6)
+        edge_index = torch.stack([ring.repeat(2), torch.cat([ring.roll(1), ring.roll(-1)])])
+        jacobian = torch.autograd.functional.jacobian(lambda x: deq(x, edge_index), x)
+        size = jacobian.square().sum((1, 3))
+        return float(1 - size.diagonal().sum() / size.sum())
+
+    assert share("identity") > 0.4
+    assert share("conv") < 0.2
 
 
 @pytest.mark.parametrize(

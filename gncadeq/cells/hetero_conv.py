@@ -145,7 +145,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         channels: int | Mapping[str, int] | None = None,
         edge_types: Sequence[EdgeType] | None = None,
         edge_channels: Mapping[EdgeType, int] | None = None,
-        activation: str | nn.Module | None = "relu",
+        activation: str | nn.Module | None = "tanh",
         contraction: float | None = 0.9,
         bias: bool = True,
         power_steps: int = 8,

@@ -20,6 +20,7 @@ from gncadeq.cells.conv_signature import (
 )
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.conv_width import state_width
+from gncadeq.check import check_choice
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
@@ -85,7 +86,9 @@ class WrappedConvCell(ScaledConvCell):
             lazy conv (``GCNConv(-1, 64)``) returns, or the one width for which a conv that doesn't
             say (``GINConv``, one's own) maps states to states. A lazy conv gets its weights in the
             first call: make it before the optimiser.
-        activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
+        activation: :math:`\sigma`, by name or as a module; ``None`` for the identity. ``"tanh"``
+            keeps signs, which embeddings need, and bounds the state; choose ``"relu"`` for states
+            that count or weigh something, ``None`` where sizes far above one must be told apart.
         norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
             nothing is then proven.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
@@ -124,7 +127,7 @@ class WrappedConvCell(ScaledConvCell):
         conv: nn.Module,
         in_channels: int,
         channels: int | None = None,
-        activation: str | nn.Module | None = "relu",
+        activation: str | nn.Module | None = "tanh",
         norm: str | nn.Module | None = None,
         contraction: float | None = 0.9,
         bias: bool = True,
@@ -149,8 +152,7 @@ class WrappedConvCell(ScaledConvCell):
         check_width(conv, channels)
         if contraction is not None and not 0.0 < contraction < float("inf"):
             raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
-        if init not in ("conv", "identity"):
-            raise ValueError(f"Expected 'init' to be 'conv' or 'identity' (got {init!r})")
+        check_choice("init", init, ("conv", "identity"))
         if attention not in ("injection", "state"):
             raise ValueError(
                 f"Expected 'attention' to be 'injection' or 'state' (got {attention!r})"
