@@ -116,10 +116,11 @@ def explicit(name: str, inputs: int, classes: int, width: int, depth: int) -> nn
 def implicit(name: str, inputs: int, classes: int, width: int, **options: object) -> nn.Module:
     """The equilibrium of one conv."""
     options = {"on_failure": "ignore"} | options
+    activation = options.pop("activation", "relu")
     if name == "IGNN":
         cell = IGNNCell(inputs, width, kappa=options.pop("contraction", 0.9))
         return Equilibrium(GraphDEQ(cell, **options), width, classes)
-    init = {"init": "identity", "activation": "relu", "channels": width}
+    init = {"init": "identity", "activation": activation, "channels": width}
     conv: nn.Module
     if name == "GCNII":
         conv = GCN2Conv(width, 0.1, theta=0.5, layer=1)
@@ -249,6 +250,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--contraction", type=float, default=0.9)
+    parser.add_argument("--activation", default="relu", help="of the equilibria of convs")
     parser.add_argument("--out", default="runs/citation_graphs")
     parser.add_argument("--smoke", action="store_true", help="a small synthetic graph")
     args = parser.parse_args()
@@ -271,7 +273,9 @@ def main() -> None:
     table = json.loads(place.read_text()) if place.exists() else {}
 
     def measure(row: str, data: Data, build: Callable[[], nn.Module]) -> None:
-        runs = table.setdefault(f"{row}, {args.epochs} epochs, κ {args.contraction:g}", [])
+        other = "" if args.activation == "relu" else f", {args.activation}"
+        key = f"{row}, {args.epochs} epochs, κ {args.contraction:g}{other}"
+        runs = table.setdefault(key, [])
         for seed in range(len(runs), seeds):
             torch.manual_seed(seed)
             runs.append(train(build(), data, args.epochs))
@@ -296,7 +300,7 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for graph, data in graphs.items():
         inputs, classes = data.num_features, int(data.y.max()) + 1
-        options = {"contraction": args.contraction}
+        options = {"contraction": args.contraction, "activation": args.activation}
         for name in models:
             if args.times:
                 print(f"| {graph} | {name} | {step_ratio(name, data, args.contraction):.1f} |")

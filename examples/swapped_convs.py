@@ -221,7 +221,7 @@ SCRIPTS = {
     ),
     "link_pred": Script(
         100, link_pred, lambda i, c: Stack(0.0, nn.ReLU(), GCNConv(i, 128), GCNConv(128, 64)),
-        lambda i, c, w: Swapped(new(GCNConv, i, w)),
+        lambda i, c, w: Swapped(new(GCNConv, i, w, contraction=0.5)),
     ),
 }  # fmt: skip
 
