@@ -32,7 +32,7 @@ from gncadeq.evaluation import evaluate
 from gncadeq.files.json_files import write_json
 from gncadeq.models import MeanReadout
 from gncadeq.training import TrainConfig
-from gncadeq.training.data import EpochBatches, InOrder, batch_loader
+from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.losses import check_gradients
 from gncadeq.training.run import train
 from gncadeq.transforms import ImageToGraph
@@ -68,7 +68,8 @@ def linear_baseline(
     readout.eval()
     right = 0
     with torch.no_grad():
-        for data in batch_loader(test_set, InOrder(torch.arange(len(test_set)), 250)):
+        for part in torch.arange(len(test_set)).split(250):
+            data = test_set.batch(part)
             right += int((logits(data).argmax(1) == data.y).sum())
     return right / len(test_set)
 

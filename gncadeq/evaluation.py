@@ -13,7 +13,6 @@ from tqdm import tqdm
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphNCA, Status
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.training.data import InOrder, batch_loader
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,12 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    loader = batch_loader(
-        dataset, InOrder(torch.arange(len(dataset)) if index is None else index, batch_size)
-    )
+    index = torch.arange(len(dataset)) if index is None else index
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()
-    for data in tqdm(loader, desc=title, disable=not progress, unit="batch", leave=False):
-        data = data.to(device)
+    parts = torch.split(index, batch_size)
+    for part in tqdm(parts, desc=title, disable=not progress, unit="batch", leave=False):
+        data = dataset.batch(part).to(device)
         logits, solution = model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
             batch_size=data.num_graphs, generator=generator, return_solution=True,

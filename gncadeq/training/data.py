@@ -56,20 +56,6 @@ class EpochBatches(Sampler[tuple[Tensor, int]]):
                 yield order[i * self.batch_size : (i + 1) * self.batch_size], seed
 
 
-class InOrder(Sampler[tuple[Tensor, int]]):
-    """Index batches in order, the last one shorter."""
-
-    def __init__(self, index: Tensor, batch_size: int) -> None:
-        self.index, self.batch_size = index, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.index) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        for part in torch.split(self.index, self.batch_size):
-            yield part, 0
-
-
 class _Batches(Dataset[Batch]):
     def __init__(self, dataset: PixelGraphs, augment: bool, crop: float, among: Processes) -> None:
         self.dataset, self.augment, self.crop, self.among = dataset, augment, crop, among
@@ -110,4 +96,4 @@ def batch_loader(
     return DataLoader(batches, batch_size=None, sampler=sampler)
 
 
-__all__ = ["EpochBatches", "InOrder", "batch_loader"]
+__all__ = ["EpochBatches", "batch_loader"]
