@@ -31,8 +31,8 @@ from gncadeq.cells import MicroCell
 from gncadeq.datasets.textures import TEXTURES, texture
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
+from gncadeq.files.weights import load_pretrained, save_pretrained
 from gncadeq.growth import relative_residual
-from gncadeq.models.pretrained import load_pretrained, save_pretrained
 from gncadeq.training.surfaces import read_surface
 from gncadeq.training.texture_loss import (
     PatchLoss,

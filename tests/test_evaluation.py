@@ -13,7 +13,7 @@ from gncadeq.cells import GrowingCell
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs
 from gncadeq.evaluation import Evaluation, evaluate
-from gncadeq.models.pretrained import save_pretrained
+from gncadeq.files.weights import save_pretrained
 from gncadeq.training import GrowConfig
 from gncadeq.training.targets import picture_target, save_target
 

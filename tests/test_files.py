@@ -28,7 +28,7 @@ from gncadeq.files.checkpoints import (
 )
 from gncadeq.files.run_lock import run_lock
 from gncadeq.files.tensors import read_header, read_tensors, write_tensors
-from gncadeq.models.pretrained import load_pretrained, save_pretrained
+from gncadeq.files.weights import load_pretrained, save_pretrained
 
 
 def full_disk(*_):

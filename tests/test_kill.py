@@ -48,7 +48,7 @@ def run_grow(folder: Path, resume: bool) -> None:
 
 
 def run_texture(folder: Path, resume: bool) -> None:
-    from gncadeq.models.pretrained import save_pretrained
+    from gncadeq.files.weights import save_pretrained
 
     target = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
     config = TextureConfig(

@@ -8,7 +8,7 @@ import torch
 from gncadeq import GraphDEQ, PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.evaluation import evaluate
-from gncadeq.models.pretrained import pretrained_names
+from gncadeq.files.weights import pretrained_names
 
 
 @pytest.fixture

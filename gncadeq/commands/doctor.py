@@ -19,7 +19,7 @@ def doctor() -> None:
 
     from gncadeq import __version__
     from gncadeq.datasets import default_root
-    from gncadeq.models.pretrained import pretrained_names
+    from gncadeq.files.weights import pretrained_names
 
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")

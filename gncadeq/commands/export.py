@@ -84,8 +84,8 @@ def _load(
     from torch_geometric.data import Batch
 
     from gncadeq.dynamics import GraphNCA
+    from gncadeq.files.weights import read_header
     from gncadeq.models import PixelGraphClassifier
-    from gncadeq.models.pretrained import read_header
     from gncadeq.training.grow import load_grown
 
     name = str(Path(run) / "model.safetensors") if Path(run).is_dir() else run

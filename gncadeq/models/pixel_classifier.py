@@ -210,7 +210,7 @@ class PixelGraphClassifier(nn.Module):
             >>> sum(p.numel() for p in model.parameters())
             15122
         """
-        from gncadeq.models.pretrained import load_pretrained
+        from gncadeq.files.weights import load_pretrained
 
         return load_pretrained(cls, name)
 
@@ -226,7 +226,7 @@ class PixelGraphClassifier(nn.Module):
                 f"{type(self.dynamics.start).__name__}). Save the predictor's state_dict() apart, "
                 "and set model.dynamics = GraphDEQ(model.dynamics.cell)"
             )
-        from gncadeq.models.pretrained import save_pretrained
+        from gncadeq.files.weights import save_pretrained
 
         save_pretrained(self, path, card)
 

@@ -14,8 +14,8 @@ from gncadeq.cells import GrowingCell
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
+from gncadeq.files.weights import load_pretrained, save_pretrained
 from gncadeq.growth import color_error
-from gncadeq.models.pretrained import load_pretrained, save_pretrained
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool

@@ -1,5 +1,6 @@
 """Pictures, without a display; matplotlib loads when a figure is made (``gncadeq.viz.figures``)."""
 
+from gncadeq.files.trajectories import load_trajectory, save_trajectory
 from gncadeq.viz.colors import ColorScale, StateColors, paint
 from gncadeq.viz.render import render_file
 from gncadeq.viz.surface import (
@@ -9,7 +10,6 @@ from gncadeq.viz.surface import (
     render_strip,
     render_surface,
 )
-from gncadeq.viz.trajectory import load_trajectory, save_trajectory
 from gncadeq.viz.viewer import write_viewer
 
 __all__ = [

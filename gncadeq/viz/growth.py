@@ -13,13 +13,13 @@ from torch_geometric.data import Data
 
 from gncadeq.choices import Up
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.trajectories import save_trajectory
 from gncadeq.growth import Moment
 from gncadeq.transforms import graph_to_image
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.images import png, write_gif
 from gncadeq.viz.legend import tile
 from gncadeq.viz.surface import SurfaceRenderer
-from gncadeq.viz.trajectory import save_trajectory
 from gncadeq.viz.viewer import write_viewer
 
 _ON_WHITE = ColorScale("rgba")

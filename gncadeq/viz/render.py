@@ -14,10 +14,10 @@ from gncadeq.datasets import graph_files, mesh_files
 from gncadeq.datasets.mesh_files import save_mesh
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.content import suffix_of
+from gncadeq.files.trajectories import Trajectory, check_steps, load_trajectory
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
 from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_surface
-from gncadeq.viz.trajectory import Trajectory, check_steps, load_trajectory
 from gncadeq.viz.viewer import write_viewer
 
 _MESHES = (".ply", ".glb", ".obj")

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from gncadeq.choices import Up
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.trajectories import check_steps
 from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
 from gncadeq.viz.geometry import geometry
-from gncadeq.viz.trajectory import check_steps
 
 COLORMAPS = ("viridis", "magma", "cividis", "coolwarm", "twilight", "gray")
 _MISSING = 255  # the code of NaN and infinity; finite values have 0 to 254

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.files import tensors as files
-from gncadeq.files.atomic import write_atomically
 
 M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
@@ -119,10 +118,4 @@ def _check_values(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None
             raise ValueError(f"{name!r} holds values that are not finite in {dtype}")
 
 
-__all__ = [
-    "load_pretrained",
-    "pretrained_names",
-    "read_header",
-    "save_pretrained",
-    "write_atomically",
-]
+__all__ = ["load_pretrained", "pretrained_names", "read_header", "save_pretrained"]
