@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 
@@ -50,7 +51,10 @@ def check_number(
         value = value.item() if getattr(value, "ndim", 0) == 0 else value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(_message(name, expected, value, hint))
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number such as 10**400
+        number = math.inf
     inside = (
         math.isfinite(number)
         and (above is None or number > above)
@@ -64,9 +68,14 @@ def check_number(
 
 
 def check_count(
-    name: str, value: Any, least: int = 0, most: int | None = None, hint: str = ""
+    name: str,
+    value: Any,
+    least: int = 0,
+    most: int | None = None,
+    hint: str = "",
+    odd: bool = False,
 ) -> int:
-    """Return a whole number within bounds as an ``int``.
+    """Return a whole number within bounds, an odd one if asked for, as an ``int``.
 
     Raises:
         TypeError: If the value is no whole number; ``2.0`` is none.
@@ -77,11 +86,11 @@ def check_count(
         Traceback (most recent call last):
         TypeError: Expected 'max_steps' to be a whole number of at least 0 (got 2.5)
     """
-    expected = "a whole number" + _bounds(None, least, None, most)
+    expected = f"{'an odd' if odd else 'a whole'} number" + _bounds(None, least, None, most)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(_message(name, expected, value, hint))
     number = int(value)
-    if number < least or (most is not None and number > most):
+    if number < least or (most is not None and number > most) or (odd and number % 2 == 0):
         raise ValueError(_message(name, expected, value, hint))
     return number
 
@@ -128,11 +137,59 @@ def check_flag(name: str, value: Any, hint: str = "") -> bool:
     return value
 
 
+def check_seed(seed: Any) -> int:
+    """Return a seed that all generators of random numbers take.
+
+    Example:
+        >>> check_seed(0.5)
+        Traceback (most recent call last):
+        TypeError: Expected 'seed' to be a whole number of at least 0 and of at most
+        9223372036854775807 (got 0.5)
+    """
+    return check_count("seed", seed, most=2**63 - 1)
+
+
+def check_value(name: str, value: Any, kind: Any, **limits: Any) -> None:
+    """Check the value of a field by the field's type.
+
+    Args:
+        name: The field.
+        value: Its value.
+        kind: ``bool``, ``int``, ``float``, ``str``, a ``Literal``, or one of them ``| None``.
+        limits: Keywords of :func:`check_count` or :func:`check_number`.
+
+    Raises:
+        TypeError: If it is of another type.
+        ValueError: If it is out of bounds.
+
+    Example:
+        >>> check_value("clip", "much", float | None, above=0)
+        Traceback (most recent call last):
+        TypeError: Expected 'clip' to be a finite number above 0 (got 'much'). Or use None
+    """
+    if get_origin(kind) in (Union, UnionType):
+        if value is None:
+            return
+        (kind,) = (each for each in get_args(kind) if each is not NoneType)
+        if kind in (int, float):
+            limits.setdefault("hint", "Or use None")
+    if get_origin(kind) is Literal:
+        check_choice(name, value, get_args(kind))
+    elif kind is bool:
+        check_flag(name, value)
+    elif kind is int:
+        check_count(name, value, **limits)
+    elif kind is float:
+        check_number(name, value, **limits)
+    elif not isinstance(value, kind):
+        raise TypeError(_message(name, f"a {kind.__name__}", value, ""))
+
+
 def _bounds(
     above: float | None, least: float | None, below: float | None, most: float | None
 ) -> str:
     words = [
-        f"{word} {limit:g}"
+        f"{word} {limit if isinstance(limit, int) else format(limit, 'g')}"
         for word, limit in (
             ("above", above), ("of at least", least), ("below", below), ("of at most", most)
         )
@@ -142,9 +199,12 @@ def _bounds(
 
 
 def _message(name: str, expected: str, value: Any, hint: Any) -> str:
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except Exception:  # a number of more digits than Python prints, or an object half made
+        shown = f"a {type(value).__name__}"
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return f"Expected '{name}' to be {expected} (got {shown})" + (f". {hint}" if hint else "")
 
 
-__all__ = ["check_choice", "check_count", "check_flag", "check_number"]
+__all__ = ["check_choice", "check_count", "check_flag", "check_number", "check_seed", "check_value"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphNCA, Status
 from gncadeq.models import PixelGraphClassifier
@@ -109,7 +110,7 @@ def evaluate(
     was_training, is_automaton = model.training, isinstance(model.dynamics, GraphNCA)
     model.eval()
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(check_seed(seed))
     index = torch.arange(len(dataset)) if index is None else index
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()

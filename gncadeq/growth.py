@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from gncadeq.cells import GrowingCell
+from gncadeq.check import check_choice, check_count, check_seed
 from gncadeq.choices import Damage
 from gncadeq.dynamics import GraphNCA
 from gncadeq.transforms.damage import ball, cut
@@ -117,7 +118,7 @@ class Trial:
         self.graph: tuple[Tensor, Adj, Tensor] = (
             data.x if cell.in_channels else z0[:, :0], data.edge_index, data.edge_attr,
         )  # fmt: skip
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(check_seed(seed))
         self.moments: list[Moment] = []
         self._look("seed")
 
@@ -148,6 +149,8 @@ class Trial:
     def film(self, steps: int, every: int, event: str = "growth") -> Iterator[Moment]:
         """Run some steps, looking every so many, and at the end."""
         done = 0
+        check_count("steps", steps)
+        check_count("every", every, 1)
         while done < steps:
             count = min(every, steps - done)
             done += count
@@ -159,8 +162,7 @@ class Trial:
         Raises:
             ValueError: If the kind is unknown.
         """
-        if kind not in ("third", "disc"):
-            raise ValueError(f"Expected 'kind' to be 'third' or 'disc' (got {kind!r})")
+        check_choice("kind", kind, ("third", "disc"))
         pos, alive = self.data.pos, self._alive()
         if kind == "third":
             hurt = cut(pos, 1 / 3, self._generator, alive)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.check import check_choice, check_count
 from gncadeq.relations import Convolve, RelationEdges, convolve
 
 Kind = Literal["grid", "csr"]
@@ -72,8 +73,9 @@ class Neighborhood:
         num_relations: int,
         kind: Literal["auto", "grid", "csr"] = "auto",
     ) -> None:
-        if kind not in ("auto", "grid", "csr"):
-            raise ValueError(f"Expected 'kind' to be 'auto', 'grid' or 'csr' (got {kind!r})")
+        check_choice("kind", kind, ("auto", "grid", "csr"))
+        check_count("num_nodes", num_nodes)
+        check_count("num_relations", num_relations, 1)
         check_range("edge_index", edge_index, num_nodes, "num_nodes")
         check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations

@@ -206,7 +206,7 @@ def test_what_has_no_spectrum_is_refused():
         spectral_radius(lambda z: z, z[0])
     with pytest.raises(ValueError, match=r"'scale' of shape \[channels\] = \[2\]"):
         operator_norm(lambda z: z, z, scale=torch.ones(3))
-    with pytest.raises(ValueError, match="positive 'k'"):
+    with pytest.raises(ValueError, match="'k' to be a whole number of at least 1"):
         leading_eigenvalues(lambda z: z, z, k=0)
     with pytest.raises(RuntimeError, match="of my own"):
         spectral_radius(lambda z: (_ for _ in ()).throw(RuntimeError("of my own")), z)
@@ -262,9 +262,9 @@ def test_bad_exponents():
     z = torch.ones(3, 1)
     with pytest.raises(FloatingPointError, match=r"graphs \[0\] left the finite"):
         lyapunov_exponents(lambda z: 3 * z**2, z, steps=50)
-    with pytest.raises(ValueError, match="'k' from 1 to 1"):
+    with pytest.raises(ValueError, match="'k' to be"):
         lyapunov_exponents(lambda z: z, z, 5, k=2, batch=torch.tensor([0, 0, 1]))
-    with pytest.raises(ValueError, match="positive 'steps'"):
+    with pytest.raises(ValueError, match="'steps' to be a whole number of at least 1"):
         lyapunov_exponents(lambda z: z, z, 0)
     assert float(lyapunov_exponents(torch.zeros_like, z, 5)[0]) == -math.inf
 
@@ -376,7 +376,7 @@ def test_a_census_of_a_batch():
 
 
 def test_bad_censuses():
-    with pytest.raises(ValueError, match="'max_period' of at least 2"):
+    with pytest.raises(ValueError, match="'max_period' to be a whole number of at least 2"):
         classify_attractor(torch.clone, torch.ones(2, 1), max_period=1)
     empty = classify_attractor(torch.clone, torch.ones(0, 1), torch.zeros(0, dtype=torch.long))
     assert empty.counts() == {}
@@ -430,7 +430,7 @@ def test_what_does_not_converge_is_not_independent():
 def test_bad_independence():
     with pytest.raises(ValueError, match=r"state's shape \[3, 1\]"):
         asymptotic_alignment(torch.clone, torch.ones(3, 1), other=torch.ones(2, 1))
-    with pytest.raises(ValueError, match="positive 'scale'"):
+    with pytest.raises(ValueError, match="'scale' to be"):
         path_independence(torch.clone, torch.ones(3, 1), scale=0.0)
 
 
@@ -464,7 +464,7 @@ def test_bad_basins():
         basin_map(torch.clone, z, directions=torch.ones(2, 2, 1))
     with pytest.raises(ValueError, match="at least two entries"):
         basin_map(torch.clone, z[:1])
-    with pytest.raises(ValueError, match="'resolution' of at least 2"):
+    with pytest.raises(ValueError, match="'resolution' to be a whole number of at least 2"):
         basin_map(torch.clone, z, resolution=1)
 
 
@@ -500,11 +500,11 @@ def test_information_travels_one_hop_a_step(ragged, equilibrium):
 
 def test_bad_sensitivity():
     z = torch.zeros(2, 1)
-    with pytest.raises(ValueError, match=r"'node' in \[0, 2\)"):
+    with pytest.raises(ValueError, match="'node' to be"):
         sensitivity(torch.clone, z, 2)
     with pytest.raises(ConvergenceError):
         sensitivity(lambda z: z @ torch.tensor([[1.0]]), z, 0, max_steps=20)
-    with pytest.raises(ValueError, match="non-negative 'steps'"):
+    with pytest.raises(ValueError, match="'steps' to be a whole number of at least 0"):
         sensitivity(torch.clone, z, 0, steps=-1)
 
 
@@ -566,7 +566,7 @@ def test_the_page_says_what_cannot_be_measured(tmp_path):
     text = write_report(model, dataset, tmp_path / "p.html", graphs=2, progress=False).read_text()
     assert "Not measured: Expected a finite step&#x27;s result" in text
     assert "diverged (2)" in text
-    with pytest.raises(ValueError, match="positive 'graphs'"):
+    with pytest.raises(ValueError, match="'graphs' to be a whole number of at least 1"):
         write_report(model, dataset, tmp_path / "p.html", graphs=0)
 
 

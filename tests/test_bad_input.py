@@ -261,5 +261,5 @@ def test_what_is_no_conv_is_told_what_one_is(dynamics, arguments, said):
 
 
 def test_half_a_step_is_refused():
-    with pytest.raises(TypeError, match=r"whole number 'steps'.*2\.5"):
+    with pytest.raises(TypeError, match=r"'steps' to be a whole number.*2\.5"):
         gcn(GraphNCA)(X, EDGES, steps=2.5)

@@ -156,13 +156,13 @@ def test_batches_of_hierarchies_are_solved_as_alone():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"levels": 0}, "'levels' of at least 1"),
+        ({"levels": 0}, "'levels' to be"),
         ({"method": "nearest"}, "'matching' or 'voxel'"),
         ({"factor": 3}, "power of two"),
         ({"factor": 1}, "at least 2"),
         ({"method": "voxel"}, "Expected 'size'"),
         ({"size": 1.0}, "with method='voxel' alone"),
-        ({"method": "voxel", "size": -1.0}, "positive 'size'"),
+        ({"method": "voxel", "size": -1.0}, "'size' to be"),
     ],
 )
 def test_unknown_options_are_refused(options, words):

@@ -150,7 +150,7 @@ def test_lonely_and_coincident_nodes_and_bad_input():
         cell(same, same[:, :0], edge + 1, same.new_ones(2, 1))
     with pytest.raises(ValueError, match="leave the other dimensions"):
         cell.start(torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="'lift' of at least 0"):
+    with pytest.raises(ValueError, match="'lift' to be a whole number of at least 0"):
         ElasticCell(lift=-1)
 
 

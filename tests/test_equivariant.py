@@ -75,5 +75,5 @@ def test_empty_graphs_and_bad_input():
     torch.testing.assert_close(alone[:, :3], z[:, :3])
     with pytest.raises(ValueError, match=r"in \[0, 3\)"):
         cell(z, z.new_zeros(3, 0), none.new_full((2, 1), 3))
-    with pytest.raises(ValueError, match="'features' of at least 1"):
+    with pytest.raises(ValueError, match="'features' to be a whole number of at least 1"):
         EquivariantCell(features=0)

@@ -110,7 +110,7 @@ def test_a_complete_graph_stays():
 def test_graphs_that_cannot_be_rewired(data, message):
     with pytest.raises(ValueError, match=message):
         RewireEdges(0.5)(data)
-    with pytest.raises(ValueError, match="'p' in"):
+    with pytest.raises(ValueError, match="'p' to be"):
         RewireEdges(1.5)
 
 

@@ -298,7 +298,7 @@ def test_what_cannot_be_grown_is_refused(tmp_path, picture):
     with pytest.raises(ValueError, match="all transparent"):
         read_rgba(tmp_path / "clear.png")
     data = picture_target(flag())
-    with pytest.raises(ValueError, match=r"in \[0, 36\)"):
+    with pytest.raises(ValueError, match="of at most 35"):
         seed_state(data, 8, node=36)
     data.color = data.color[:, :2]
     with pytest.raises(ValueError, match=r"\[36, 3\] or \[36, 4\]"):
@@ -306,11 +306,11 @@ def test_what_cannot_be_grown_is_refused(tmp_path, picture):
     for options, message in (
         ({"method": "implcit"}, "Did you mean 'implicit'"),
         ({"fire_rate": 0.0}, "'fire_rate'"),
-        ({"max_rollout": 4}, "at least 'min_rollout' = 5"),
+        ({"max_rollout": 4}, "at least 5"),
         ({"damage": 4}, "stays whole"),
         ({"channels": 3}, "at least 4"),
-        ({"elders": 1.0}, "seeds are grown too"),
-        ({"pool_size": 3}, "at least 'batch_size' = 4"),
+        ({"elders": 1.0}, "Else no seed is grown"),
+        ({"pool_size": 3}, "at least 4"),
     ):
         with pytest.raises(ValueError, match=message):
             tiny(tmp_path, **options)

@@ -112,7 +112,7 @@ def test_with_a_laplacian_it_is_blind_to_directions():
 
 
 def test_errors_name_the_remedy():
-    with pytest.raises(ValueError, match="channel for every kernel"):
+    with pytest.raises(ValueError, match="Every kernel needs a channel"):
         MicroCell(2, 3)
     data = pixels()
     with pytest.raises(ValueError, match=r"\[\*, 1\] \(got \[567, 3\]\)"):

@@ -210,10 +210,10 @@ def test_bad_weight_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"update": "euler"}, "'direct', 'residual'"),
+        ({"update": "euler"}, "'direct' or 'residual'"),
         ({"injection": "added"}, "superposed"),
         ({"injection": "additive"}, "equal to 'channels'"),
-        ({"contraction": -1.0}, "positive 'contraction'"),
+        ({"contraction": -1.0}, "'contraction' to be"),
         ({"kernel_size": 4}, "odd"),
     ],
 )

@@ -104,5 +104,5 @@ def test_any_cell_and_its_context():
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"in_channels\] = \[\*, 2\]"):
         classifier()(torch.rand(3, 5), torch.tensor([[0], [1]]))
-    with pytest.raises(ValueError, match="positive 'num_classes'"):
+    with pytest.raises(ValueError, match="'num_classes' to be a whole number of at least 1"):
         NodeClassifier(IGNNCell(4, 8), 2, 0)

@@ -120,13 +120,13 @@ def test_a_mask_is_its_nodes():
 
 def test_bad_parts_are_refused():
     data = field()
-    with pytest.raises(ValueError, match="non-negative 'hops'"):
+    with pytest.raises(ValueError, match="'hops' to be a whole number of at least 0"):
         halo(data, torch.tensor([0]), -1)
     with pytest.raises(ValueError, match=r"'nodes' in \[0, 144\)"):
         halo(data, torch.tensor([144]), 1)
     with pytest.raises(ValueError, match="a boolean for each of 144 nodes"):
         halo(data, torch.ones(3, dtype=torch.bool), 1)
-    with pytest.raises(ValueError, match=r"'num_parts' in \[1, 144\]"):
+    with pytest.raises(ValueError, match="'num_parts' to be"):
         partition(data.edge_index, 144, 0)
 
 

@@ -110,9 +110,9 @@ def test_coincident_collinear_and_lonely_points_stay_finite():
         ({}, "one of 'k' and 'radius'"),
         ({"k": 3, "radius": 1.0}, "one of 'k' and 'radius'"),
         ({"k": 0}, "at least 1"),
-        ({"radius": math.inf}, "positive 'radius'"),
-        ({"k": 3, "kernels": "tangent"}, "'kernels' of"),
-        ({"k": 3, "weights": "cotangent"}, "'weights' of"),
+        ({"radius": math.inf}, "'radius' to be"),
+        ({"k": 3, "kernels": "tangent"}, "'kernels' to be"),
+        ({"k": 3, "weights": "cotangent"}, "'weights' to be"),
     ],
 )
 def test_unknown_options(options, message):

@@ -109,7 +109,7 @@ def test_a_pool_is_its_seed_and_resumes():
 def test_what_does_not_fit_is_refused():
     pool = make()
     index = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="between 1 and 8 slots"):
+    with pytest.raises(ValueError, match=r"'n' to be .* of at most 8"):
         pool.sample(9)
     with pytest.raises(ValueError, match=r"shape \[49, 6\]"):
         pool.update(index, torch.zeros(50, 6))
@@ -117,9 +117,9 @@ def test_what_does_not_fit_is_refused():
         pool.update(index, torch.full((49, 6), float("nan")))
     with pytest.raises(ValueError, match="one finite loss"):
         pool.refresh(index, torch.tensor([0.0, float("nan")]))
-    with pytest.raises(ValueError, match="'damage' between 0 and 2"):
+    with pytest.raises(ValueError, match=r"'damage' to be .* of at most 2"):
         pool.refresh(index, torch.zeros(2), damage=3)
-    with pytest.raises(ValueError, match="one slot for each of 2"):
+    with pytest.raises(ValueError, match="Every graph needs a slot"):
         make(size=1)
     with pytest.raises(ValueError, match="positions 'pos' in graph 0"):
         SamplePool(Data(num_nodes=2), torch.zeros(2, 4))
@@ -165,7 +165,7 @@ def test_nobody_lives_nobody_is_hurt():
     pos, dead = torch.rand(9, 2), torch.zeros(9, dtype=torch.bool)
     assert not bool(ball(pos, 0.5, among=dead).any())
     assert not bool(cut(pos, 0.5, among=dead).any())
-    with pytest.raises(ValueError, match="positive 'radius'"):
+    with pytest.raises(ValueError, match="'radius' to be a finite number above 0"):
         ball(pos, 0.0)
     with pytest.raises(ValueError, match=r"'share' in \(0, 1\)"):
         cut(pos, 1.0)

@@ -214,7 +214,7 @@ def test_distortions_of_shares_are_those_of_the_batch(distortion):
 def test_what_processes_cannot_share_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"3 processes share equally \(got 32 images.*such as 33"):
         config(tmp_path, "run", devices=3)
-    with pytest.raises(ValueError, match="positive 'devices'"):
+    with pytest.raises(ValueError, match="'devices' to be a whole number of at least 1"):
         config(tmp_path, "run", devices=0)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")

@@ -68,9 +68,9 @@ def test_the_bound_holds():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 0}, "positive 'channels'"),
-        ({"channels": 2, "alpha": 1.0}, r"'alpha' in \(0, 1\)"),
-        ({"channels": 2, "alpha": 0.0}, r"'alpha' in \(0, 1\)"),
+        ({"channels": 0}, "'channels' to be"),
+        ({"channels": 2, "alpha": 1.0}, r"'alpha' to be .*"),
+        ({"channels": 2, "alpha": 0.0}, r"'alpha' to be .*"),
         ({"channels": 2, "normalization": "left"}, "'sym' or 'row'"),
     ],
 )

@@ -46,7 +46,7 @@ def test_textures_are_pictures_and_repeat(name):
 def test_unknown_textures_are_refused():
     with pytest.raises(ValueError, match="Did you mean 'bricks'"):
         texture("brick")
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(ValueError, match=r"'size' to be .* at least 16"):
         texture("bricks", 8)
 
 
@@ -159,7 +159,7 @@ def test_training_lowers_the_loss_and_repeats():
 def test_options_are_checked():
     with pytest.raises(ValueError, match="'kernels'"):
         TextureConfig(kernels="tangents")
-    with pytest.raises(ValueError, match="'max_rollout' of at least 'min_rollout'"):
+    with pytest.raises(ValueError, match="'max_rollout' to be a whole number of at least"):
         TextureConfig(min_rollout=50)
     with pytest.raises(ValueError, match="'rest'"):
         TextureConfig(rest=-1.0)

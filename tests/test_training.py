@@ -230,7 +230,7 @@ def test_resume_refuses_other_options_and_missing_runs(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "positive 'epochs'"),
+        ({"epochs": 0}, "'epochs' to be"),
         ({"gradient": "bptt"}, "dynamics='nca'"),
         ({"dynamics": "nca"}, "gradient='bptt'"),
         ({"batch_size": 1}, "at least 2"),

@@ -211,7 +211,7 @@ def test_options_and_batches_are_refused():
         geometry(Batch.from_data_list([square(), square()]))
     with pytest.raises(ValueError, match="'up' to be 'x', 'y' or 'z'"):
         geometry(square(), up="-z")
-    with pytest.raises(ValueError, match="positive 'zoom'"):
+    with pytest.raises(ValueError, match="'zoom' to be a finite number above 0"):
         SurfaceRenderer(square(), zoom=0.0)
 
 
@@ -248,9 +248,9 @@ def test_what_is_not_finite_is_magenta():
 
 
 def test_unknown_scales_are_refused():
-    with pytest.raises(ValueError, match="'kind' to be one of"):
+    with pytest.raises(ValueError, match="'kind' to be "):
         ColorScale("hsv")
-    with pytest.raises(ValueError, match="finite low <= high"):
+    with pytest.raises(ValueError, match="'high' to be"):
         ColorScale("scalar", 1.0, 0.0)
     with pytest.raises(ValueError, match="matplotlib colour map"):
         ColorScale("scalar", colormap="verdant")(torch.rand(3))

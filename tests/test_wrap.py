@@ -331,10 +331,10 @@ def test_errors_name_the_remedy():
     with pytest.raises(ValueError, match=r"takes 'edge_index'.*got MLP"):
         call(pyg.MLP([4, 4]))
     for options, match in (
-        ({"contraction": 0.0}, "positive 'contraction'"),
-        ({"power_steps": 1}, "'power_steps' of at least 2"),
+        ({"contraction": 0.0}, "'contraction' to be"),
+        ({"power_steps": 1}, "'power_steps' to be"),
         ({"init": "eye"}, "'conv' or 'identity'"),
-        ({"channels": 0}, "positive 'in_channels'"),
+        ({"channels": 0}, "'channels' to be"),
     ):
         with pytest.raises(ValueError, match=match):
             WrappedConvCell(pyg.GCNConv(4, 4), 3, **options)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gncadeq.analysis.jacobian import check_state
 from gncadeq.analysis.lyapunov import follow_tangents
+from gncadeq.check import check_count, check_number, check_seed
 from gncadeq.dynamics import Partition
 from gncadeq.typing import OptTensor, Step
 
@@ -144,13 +145,17 @@ def classify_attractor(
         0.0
     """
     check_state(z0)
+    check_seed(seed)
     for name, count, least in (
         ("transient", transient, 0),
         ("max_period", max_period, 2),
         ("lyapunov_steps", lyapunov_steps, 1),
     ):
-        if count < least:
-            raise ValueError(f"Expected {name!r} of at least {least} (got {count})")
+        check_count(name, count, least)
+    for name, number in (
+        ("tol", tol), ("recurrence_tol", recurrence_tol), ("lyapunov_tol", lyapunov_tol)
+    ):  # fmt: skip
+        check_number(name, number, above=0.0)
     partition = Partition(batch, z0.size(0), like=z0)
     run = _Rollout(step, z0.detach(), partition)
     for _ in range(transient):

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gncadeq.analysis.jacobian import check_state
+from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
 from gncadeq.typing import OptTensor, Step
 
@@ -100,11 +101,10 @@ def basin_map(
             f"Expected a finite 'z' with at least two entries (got {z.numel()} entries, "
             f"{int((~z.isfinite()).sum())} of them not finite)"
         )
-    if not radius > 0 or resolution < 2 or max_steps < 1:
-        raise ValueError(
-            "Expected a positive 'radius', 'resolution' of at least 2 and positive 'max_steps' "
-            f"(got {radius}, {resolution}, {max_steps})"
-        )
+    check_number("radius", radius, above=0.0)
+    check_count("resolution", resolution, 2)
+    check_count("max_steps", max_steps, 1)
+    check_number("within", within, above=0.0)
     z = z.detach()
     plane = _plane(z, directions, generator)
     size = float(z.norm()) or float(z.numel()) ** 0.5

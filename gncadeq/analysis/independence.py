@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.analysis.jacobian import check_state
+from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
 from gncadeq.typing import OptTensor, Step
 
@@ -152,10 +153,8 @@ def path_independence(
         tensor([True])
     """
     check_state(z0)
-    if starts < 1 or not scale > 0:
-        raise ValueError(
-            f"Expected at least one of 'starts' and a positive 'scale' (got {starts}, {scale})"
-        )
+    check_count("starts", starts, 1)
+    check_number("scale", scale, above=0.0)
     partition = Partition(batch, z0.size(0), like=z0)
     arguments = {"solver": solver, "tol": tol, "max_steps": max_steps, "options": options}
     solutions = [solve(step, z0, partition, **arguments)]  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.analysis.jacobian import check_state, push_forward
+from gncadeq.check import check_count, check_seed
 from gncadeq.dynamics import Partition
 from gncadeq.typing import OptTensor, Step
 
@@ -57,14 +58,10 @@ def lyapunov_exponents(
     partition = Partition(batch, z.size(0), like=z)
     nodes = partition.sum(torch.ones_like(partition.batch))
     least = int(nodes.min()) * z.size(1) if partition.num_graphs else k
-    if not 1 <= k <= least:
-        raise ValueError(
-            f"Expected 'k' from 1 to {least}, the entries of the smallest graph's state (got {k})"
-        )
-    if steps < 1 or warmup < 0:
-        raise ValueError(
-            f"Expected positive 'steps' and non-negative 'warmup' (got {steps}, {warmup})"
-        )
+    check_count("k", k, 1, least, "The smallest graph's state has so many entries")
+    check_count("steps", steps, 1)
+    check_count("warmup", warmup)
+    check_seed(seed)
     exponents = follow_tangents(step, z, partition, steps, k, warmup, seed)
     broken = exponents.isnan().any(1).nonzero().flatten().tolist()
     if broken:

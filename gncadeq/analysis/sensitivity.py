@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.analysis.jacobian import Jacobian, check_state
+from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
 from gncadeq.typing import Step
 
@@ -58,10 +59,11 @@ def sensitivity(
         tensor([0.1333, 0.2667, 0.5333, 1.0667])
     """
     check_state(z)
-    if not -z.size(0) <= node < z.size(0):
-        raise ValueError(f"Expected 'node' in [0, {z.size(0)}) (got {node})")
-    if steps is not None and steps < 0:
-        raise ValueError(f"Expected non-negative 'steps' (got {steps})")
+    check_count("node", node, -z.size(0), z.size(0) - 1)
+    check_number("tol", tol, above=0.0)
+    check_count("max_steps", max_steps, 1)
+    if steps is not None:
+        check_count("steps", steps)
     z = z.detach()
     pull = _response(step, z, tol, max_steps) if steps is None else _through(step, z, steps)
     total = z.new_zeros(z.size(0))
@@ -115,8 +117,8 @@ def hop_distance(edge_index: Tensor, node: int, num_nodes: int) -> Tensor:
         >>> hop_distance(torch.tensor([[0, 1], [1, 2]]), node=2, num_nodes=4)
         tensor([ 2,  1,  0, -1])
     """
-    if not 0 <= node < num_nodes:
-        raise ValueError(f"Expected 'node' in [0, {num_nodes}) (got {node})")
+    check_count("num_nodes", num_nodes, 1)
+    check_count("node", node, 0, num_nodes - 1)
     hops = torch.full((num_nodes,), -1, device=edge_index.device)
     hops[node] = 0
     source, target = edge_index

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.analysis.jacobian import Jacobian, each_graph
+from gncadeq.check import check_count, check_number, check_seed
 from gncadeq.dynamics import ConvergenceError
 from gncadeq.typing import OptTensor, Step
 
@@ -57,6 +58,7 @@ def spectral_radius(
         >>> spectral_radius(lambda z: torch.tanh(z @ rotation), torch.zeros(5, 2))
         tensor(0.9000)
     """
+    _check(tol, seed)
     radii = [_radius(Jacobian(f, y), tol, seed) for f, y in each_graph(step, z, batch)]
     out = z.new_tensor(radii)
     return out[0] if batch is None else out
@@ -85,8 +87,8 @@ def leading_eigenvalues(
         >>> leading_eigenvalues(lambda z: z * torch.tensor([0.5, -0.25]), torch.zeros(1, 2))
         tensor([ 0.5000+0.j, -0.2500+0.j])
     """
-    if k < 1:
-        raise ValueError(f"Expected a positive 'k' (got {k})")
+    check_count("k", k, 1)
+    _check(tol, seed)
     jacobian = Jacobian(step, z)
     values = _eigenvalues(jacobian, k, tol, seed, *_EFFORTS)
     if values is None:
@@ -136,6 +138,7 @@ def operator_norm(
         >>> spectral_radius(f, torch.zeros(1, 2)), operator_norm(f, torch.zeros(1, 2))
         (tensor(0.5000), tensor(3.0811))
     """
+    _check(tol, seed)
     if scale is not None:
         if list(scale.shape) != [z.size(-1)] or not bool((scale > 0).all()):
             raise ValueError(
@@ -146,6 +149,12 @@ def operator_norm(
     norms = [_norm(Jacobian(f, y), scale, tol, seed) for f, y in each_graph(step, z, batch)]
     out = z.new_tensor(norms)
     return out[0] if batch is None else out
+
+
+def _check(tol: float | None, seed: int) -> None:
+    if tol is not None:
+        check_number("tol", tol, above=0.0)
+    check_seed(seed)
 
 
 def _radius(jacobian: Jacobian, tol: float | None, seed: int) -> float:

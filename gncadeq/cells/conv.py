@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Injection, Update
 from gncadeq.neighborhood import Stencil, recorded
 from gncadeq.typing import Adj, OptTensor
@@ -143,21 +144,19 @@ class ConvCell(Cell):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        _check_choice("update", update, ("direct", "residual"))
-        _check_choice("injection", injection, ("superposed", "additive"))
-        if in_channels < 1 or channels < 1:
-            raise ValueError(
-                f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
-            )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"Expected an odd 'kernel_size' (got {kernel_size})")
+        check_choice("update", update, get_args(Update))
+        check_choice("injection", injection, get_args(Injection))
+        check_count("in_channels", in_channels, 1)
+        check_count("channels", channels, 1)
+        check_count("kernel_size", kernel_size, 1, odd=True)
+        check_number("scale_spread", scale_spread, least=0.0)
         if injection == "additive" and in_channels != channels:
             raise ValueError(
                 "Expected 'in_channels' equal to 'channels' with injection='additive' "
                 f"(got {in_channels} and {channels})"
             )
-        if contraction is not None and contraction <= 0:
-            raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
+        if contraction is not None:
+            check_number("contraction", contraction, above=0.0)
         self.in_channels, self.channels = in_channels, channels
         self.update, self.injection, self.contraction = update, injection, contraction
         self.num_relations = kernel_size**2
@@ -256,11 +255,6 @@ class ConvCell(Cell):
 
 
 _DRIVE_GAIN = 1.5  # drives the tanh out of its linear range, where the mean forgets all detail
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Expected {name!r} to be one of {choices} (got {value!r})")
 
 
 def present_relations(graph: Data, num_relations: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.check import check_count
 from gncadeq.neighborhood import check_range
 from gncadeq.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
@@ -150,8 +151,7 @@ class ElasticCell(Cell):
             ("dim", dim, 1), ("lift", lift, 0), ("features", features, 1),
             ("hidden_channels", hidden_channels, 1), ("in_channels", in_channels, 0),
         ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"Expected {name!r} of at least {least} (got {value})")
+            check_count(name, value, least)
         self.dim, self.lift, self.features, self.in_channels = dim, lift, features, in_channels
         self.space = dim + lift
         self.channels, width = 2 * self.space + 1 + features, hidden_channels

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.check import check_count
 from gncadeq.neighborhood import check_range, recorded
 from gncadeq.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
@@ -121,8 +122,7 @@ class EquivariantCell(Cell):
             ("dim", dim, 1), ("features", features, 1), ("hidden_channels", hidden_channels, 1),
             ("in_channels", in_channels, 0),
         ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"Expected {name!r} of at least {least} (got {value})")
+            check_count(name, value, least)
         self.dim, self.features, self.in_channels = dim, features, in_channels
         self.channels, width = dim + features, hidden_channels
         self.message_in = nn.Linear(2 * features + 1, width)

@@ -14,6 +14,7 @@ from torch import nn
 from gncadeq.cells.base import Cell
 from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.wrap import WrappedConvCell
+from gncadeq.check import check_count
 
 Conv = nn.Module | Callable[..., nn.Module]
 """A conv, or a class of convs (also with options bound by :func:`functools.partial`)."""
@@ -110,6 +111,7 @@ def new_conv(kind: Callable[..., nn.Module], channels: int | None, options: Any)
             f"Expected 'channels', the width of the state, for a new {name} (got None). Pass "
             "channels=64"
         )
+    check_count("channels", channels, 1)
     parameters = inspect.signature(kind).parameters
 
     def value(option: str, otherwise: Any) -> Any:

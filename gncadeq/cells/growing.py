@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.perception import Perception, check_kernels
-from gncadeq.check import check_number
+from gncadeq.check import check_count, check_number
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -149,12 +149,12 @@ class GrowingCell(Cell):
             ("channels", channels), ("num_kernels", num_kernels),
             ("hidden_channels", hidden_channels), ("in_channels", in_channels),
         ):  # fmt: skip
-            if value < (0 if name == "in_channels" else 1):
-                raise ValueError(f"Expected a positive {name!r} (got {value})")
-        if alive_channel is not None and not 0 <= alive_channel < channels:
-            raise ValueError(
-                f"Expected 'alive_channel' in [0, {channels}) or None (got {alive_channel})"
-            )
+            check_count(name, value, 0 if name == "in_channels" else 1)
+        check_number("alive_threshold", alive_threshold)
+        if alive_channel is not None:
+            check_count("alive_channel", alive_channel, 0, channels - 1)
+        if max_degree is not None:
+            check_count("max_degree", max_degree)
         if max_degree is not None and num_kernels != 1:
             raise ValueError(f"Expected num_kernels=1 with 'max_degree' (got {num_kernels})")
         self.in_channels, self.channels = in_channels, channels

@@ -15,6 +15,7 @@ from gncadeq.cells.conv_growth import settled_growth
 from gncadeq.cells.conv_signature import check_width, is_lazy, output_width, read_signature
 from gncadeq.cells.measured import MeasuredCell, measuring, recorded
 from gncadeq.cells.typed import Typed, TypedCell
+from gncadeq.check import check_count, check_number
 from gncadeq.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
@@ -164,10 +165,9 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         for relation, module in inner.items():
             if relation[2] in self.state_channels:
                 check_width(module, self.state_channels[relation[2]], f" of {relation}")
-        if contraction is not None and not 0.0 < contraction < float("inf"):
-            raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
-        if power_steps < 2:
-            raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
+        if contraction is not None:
+            check_number("contraction", contraction, above=0.0)
+        check_count("power_steps", power_steps, 2)
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv
         self.activation = nn.Identity() if activation is None else activation_resolver(activation)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ class IGNNCell(Cell):
         check_count("in_channels", in_channels, 1)
         check_count("channels", channels, 1)
         hint = "Below 1 an equilibrium is certain"
+        check_flag("bias", bias)
         check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
         check_choice("activation", activation, ("relu", "tanh", "identity"))
         check_choice("normalization", normalization, ("sym", "row", None))

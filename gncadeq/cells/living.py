@@ -66,11 +66,4 @@ def binary_state(alive: Tensor, z: Tensor) -> Tensor:
     return torch.where(z.isnan(), z, alive.to(z.dtype))
 
 
-def check_channels(channels: int) -> int:
-    """Return the number of automata side by side, or raise a ValueError."""
-    if channels < 1:
-        raise ValueError(f"Expected positive 'channels' (got {channels})")
-    return channels
-
-
-__all__ = ["ALIVE", "LivingNeighbors", "binary_state", "check_channels"]
+__all__ = ["ALIVE", "LivingNeighbors", "binary_state"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.perception import Perception, check_kernels
+from gncadeq.check import check_count
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -90,11 +91,8 @@ class MicroCell(Cell):
 
     def __init__(self, channels: int = 12, num_kernels: int = 3) -> None:
         super().__init__()
-        if num_kernels < 1 or channels < num_kernels:
-            raise ValueError(
-                "Expected a channel for every kernel, and a kernel at least (got "
-                f"channels={channels} for num_kernels={num_kernels})"
-            )
+        check_count("num_kernels", num_kernels, 1)
+        check_count("channels", channels, num_kernels, hint="Every kernel needs a channel")
         self.channels, self.num_kernels = channels, num_kernels
         self.weight = nn.Parameter(torch.empty(channels, 4 * channels))
         self.bias = nn.Parameter(torch.empty(channels))

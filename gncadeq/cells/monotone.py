@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.conv import present_relations
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
+from gncadeq.check import check_count, check_number
 from gncadeq.neighborhood import Stencil
 from gncadeq.typing import Adj, OptTensor
 
@@ -166,19 +167,13 @@ class MonotoneCell(Cell):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        if in_channels < 1 or channels < 1:
-            raise ValueError(
-                f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
-            )
-        if not monotonicity > 0:
-            raise ValueError(
-                f"Expected a positive 'monotonicity', else there may be no equilibrium or many "
-                f"(got {monotonicity})"
-            )
-        if contraction is not None and not 0.0 < contraction < 1.0:
-            raise ValueError(f"Expected 'contraction' in (0, 1) or None (got {contraction})")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"Expected an odd 'kernel_size' (got {kernel_size})")
+        check_count("in_channels", in_channels, 1)
+        check_count("channels", channels, 1)
+        hint = "Else there may be no equilibrium or many"
+        check_number("monotonicity", monotonicity, above=0.0, hint=hint)
+        if contraction is not None:
+            check_number("contraction", contraction, above=0.0, below=1.0)
+        check_count("kernel_size", kernel_size, 1, odd=True)
         self.in_channels, self.channels = in_channels, channels
         self.monotonicity, self.contraction = float(monotonicity), contraction
         self.limit = None if contraction is None else _norm_limit(contraction)

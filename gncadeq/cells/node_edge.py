@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.typed import TypedCell
+from gncadeq.check import check_number
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
 from gncadeq.typing import Adj, OptTensor
@@ -135,10 +136,8 @@ class NodeEdgeCell(TypedCell):
             {name: in_channels[name] for name in ("node", "edge")}, channels,
             [_SENDS, _RECEIVES, _GATES, _REACHES], bias=bias,
         )  # fmt: skip
-        if not 0.0 < kappa < 1.0:
-            raise ValueError(
-                f"Expected 'kappa' in (0, 1), where an equilibrium is certain (got {kappa})"
-            )
+        hint = "An equilibrium is certain there"
+        check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
         self.kappa = kappa
         c, k = self.state_channels["node"], self.state_channels["edge"]
         shapes = {

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -81,14 +82,9 @@ class PropagationCell(Cell):
         self, channels: int, alpha: float = 0.1, normalization: Normalization = "sym"
     ) -> None:
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"Expected positive 'channels' (got {channels})")
-        if not 0.0 < alpha < 1.0:
-            raise ValueError(f"Expected 'alpha' in (0, 1) (got {alpha})")
-        if normalization not in ("sym", "row"):
-            raise ValueError(
-                f"Expected 'normalization' to be 'sym' or 'row' (got {normalization!r})"
-            )
+        check_count("channels", channels, 1)
+        check_number("alpha", alpha, above=0.0, below=1.0)
+        check_choice("normalization", normalization, ("sym", "row"))
         self.in_channels = self.channels = channels
         self.alpha = alpha
         self.normalization: Normalization = normalization

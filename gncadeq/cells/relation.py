@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.typed import Typed, TypedCell
+from gncadeq.check import check_choice, check_number
 from gncadeq.layout import StateLayout
 from gncadeq.sparse import SparseRows
 from gncadeq.typing import Adj, EdgeType, OptTensor
@@ -127,15 +128,9 @@ class RelationCell(TypedCell):
         bias: bool = True,
     ) -> None:
         super().__init__(in_channels, channels, edge_types, dict.fromkeys(weighted, 1), bias)
-        if not 0.0 < kappa < 1.0:
-            raise ValueError(
-                f"Expected 'kappa' in (0, 1), where an equilibrium is certain (got {kappa})"
-            )
-        if activation not in ("relu", "tanh", "identity"):
-            raise ValueError(
-                "Expected 'activation' to be 'relu', 'tanh' or 'identity', which are non-expansive "
-                f"(got {activation!r})"
-            )
+        hint = "An equilibrium is certain there"
+        check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
+        check_choice("activation", activation, ("relu", "tanh", "identity"))
         self.kappa, self.activation = kappa, activation
         c = self.state_channels
         self.weight = nn.ParameterList(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import check_graph
+from gncadeq.check import check_count, check_flag
 from gncadeq.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor
 
@@ -113,8 +114,10 @@ class StencilConv(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"Expected an odd 'kernel_size' (got {kernel_size})")
+        check_count("in_channels", in_channels, 1)
+        check_count("out_channels", out_channels, 1)
+        check_count("kernel_size", kernel_size, 1, odd=True)
+        check_flag("bias", bias)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.num_relations = kernel_size**2
         self.weight = nn.Parameter(torch.empty(self.num_relations, in_channels, out_channels))
@@ -203,7 +206,7 @@ def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
         >>> stencil_norm(torch.full((9, 1, 1), 1 / 9))  # a blur passes the mean unchanged
         tensor(1.)
     """
-    symbol = stencil_symbol(weight, frequencies)
+    symbol = stencil_symbol(weight, check_count("frequencies", frequencies, 1))
     with torch.no_grad():  # the worst frequency; only there is the norm differentiated
         scale = symbol.abs().max().clamp(min=torch.finfo(weight.dtype).tiny)  # squares stay finite
         limit = _norm_limits(symbol / scale)
@@ -246,6 +249,7 @@ def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:
         frequencies: Samples for each unit of the stencil's reach :math:`d`.
     """
     reach = max(1, isqrt(weight.size(0)) // 2)
+    check_count("frequencies", frequencies, 3)
     return stencil_norm(weight, frequencies * reach) * math.cos(math.pi / frequencies) ** -2
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state, check_channels
+from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.typing import Adj, OptTensor
 
 ThresholdUpdate = Literal["flip", "set"]
@@ -79,13 +80,11 @@ class ThresholdCell(Cell):
         channels: int = 1,
     ) -> None:
         super().__init__()
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"Expected 'threshold' in [0, 1] (got {threshold})")
-        if update not in ("flip", "set"):
-            raise ValueError(f"Expected 'update' to be 'flip' or 'set' (got {update!r})")
+        check_number("threshold", threshold, least=0, most=1)
+        check_choice("update", update, ("flip", "set"))
         self.threshold = Fraction(str(threshold))  # 0.42 is 21/50, and not the nearest binary one
         self.update: ThresholdUpdate = update
-        self.in_channels, self.channels = 0, check_channels(channels)
+        self.in_channels, self.channels = 0, check_count("channels", channels, 1)
 
     def reset_parameters(self) -> None:
         """Nothing: the rule is fixed."""

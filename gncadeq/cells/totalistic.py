@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.growing import GrowingCell
-from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state, check_channels
+from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
+from gncadeq.check import check_count
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -80,7 +81,7 @@ class TotalisticCell(Cell):
     ) -> None:
         super().__init__()
         self.birth, self.survive = _counts("birth", birth), _counts("survive", survive)
-        self.in_channels, self.channels = 0, check_channels(channels)
+        self.in_channels, self.channels = 0, check_count("channels", channels, 1)
         most = max([*self.birth, *self.survive, -1])
         table = torch.zeros(2, most + 2, dtype=torch.bool)  # the last column is for all above
         table[0, list(self.birth)] = True
@@ -136,6 +137,7 @@ class TotalisticCell(Cell):
             >>> sum(p.numel() for p in network.parameters())
             36
         """
+        check_count("max_degree", max_degree)
         if self.channels != 1:
             raise ValueError(f"Expected channels=1 for a network (got {self.channels})")
         counts = torch.arange(max_degree + 1).clamp(max=self.table.size(1) - 1)
@@ -161,10 +163,9 @@ class TotalisticCell(Cell):
 
 
 def _counts(name: str, counts: Iterable[int]) -> tuple[int, ...]:
-    counts = tuple(counts)
-    if not all(isinstance(k, int) and k >= 0 for k in counts):
-        raise ValueError(f"Expected non-negative integers in {name!r} (got {counts})")
-    return tuple(sorted(set(counts)))
+    if not isinstance(counts, Iterable):
+        raise TypeError(f"Expected the counts {name!r}, such as (2, 3) (got {counts!r})")
+    return tuple(sorted({check_count(name, count, most=10**7) for count in counts}))
 
 
 __all__ = ["TotalisticCell", "TotalisticStep"]

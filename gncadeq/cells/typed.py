@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph, refuse_graph
+from gncadeq.check import check_count, check_flag
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
 from gncadeq.rows import Rows
@@ -69,23 +70,32 @@ class TypedCell(Cell, ABC):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(in_channels, Mapping):
+            raise TypeError(
+                "Expected 'in_channels' for every node type, such as {'paper': 16} (got "
+                f"{in_channels!r})"
+            )
         names = list(in_channels)
-        channels = dict.fromkeys(names, channels) if isinstance(channels, int) else dict(channels)
+        if not isinstance(channels, Mapping):
+            channels = dict.fromkeys(names, channels)
         check_names("channels", list(channels), names)
+        hint = "Nodes without features can be given ones, [num_nodes, 1]"
         for what, numbers in (("in_channels", in_channels), ("channels", channels)):
-            if not names or min(numbers.values()) < 1:
-                raise ValueError(
-                    f"Expected positive '{what}' for every node type (got {dict(numbers)}). Nodes "
-                    "without features can be given ones, [num_nodes, 1]"
-                )
+            for name, number in numbers.items():
+                check_count(f"{what}[{name!r}]", number, 1, hint=hint)
+        check_flag("bias", bias)
+        if not isinstance(edge_types, Iterable):
+            raise TypeError(f"Expected a list 'edge_types' of relations (got {edge_types!r})")
         self.edge_types: list[EdgeType] = list(edge_types)
         for t in self.edge_types:
-            if len(t) != 3 or t[0] not in names or t[2] not in names:
+            if not isinstance(t, tuple) or len(t) != 3 or t[0] not in names or t[2] not in names:
                 raise ValueError(
                     f"Expected relations (source type, name, target type) between {names} (got {t})"
                 )
         self.state_channels = {name: channels[name] for name in names}
         self.edge_channels = dict(edge_channels or {})
+        for relation, number in self.edge_channels.items():
+            check_count(f"edge_channels[{relation!r}]", number, 1)
         unknown = [t for t in self.edge_channels if t not in self.edge_types]
         if unknown:
             raise ValueError(f"Expected 'edge_channels' of {self.edge_types} (got {unknown})")

@@ -20,7 +20,7 @@ from gncadeq.cells.conv_signature import (
 )
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.conv_width import state_width
-from gncadeq.check import check_choice
+from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
@@ -145,20 +145,15 @@ class WrappedConvCell(ScaledConvCell):
                 f"{type(conv).__name__}). Say its widths instead of -1"
             )
         channels = state_width(conv, self.signature) if channels is None else channels
-        if in_channels < 1 or channels < 1:
-            raise ValueError(
-                f"Expected positive 'in_channels' and 'channels' (got {in_channels}, {channels})"
-            )
+        check_count("in_channels", in_channels, 1)
+        check_count("channels", channels, 1)
         check_width(conv, channels)
-        if contraction is not None and not 0.0 < contraction < float("inf"):
-            raise ValueError(f"Expected a positive 'contraction' or None (got {contraction})")
+        if contraction is not None:
+            check_number("contraction", contraction, above=0.0)
         check_choice("init", init, ("conv", "identity"))
-        if attention not in ("injection", "state"):
-            raise ValueError(
-                f"Expected 'attention' to be 'injection' or 'state' (got {attention!r})"
-            )
-        if power_steps < 2:
-            raise ValueError(f"Expected 'power_steps' of at least 2 (got {power_steps})")
+        check_choice("attention", attention, ("injection", "state"))
+        check_flag("bias", bias)
+        check_count("power_steps", power_steps, 2)
         self.in_channels, self.channels = in_channels, channels
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv

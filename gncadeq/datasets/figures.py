@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch_geometric.data import Data
 
+from gncadeq.check import check_number, check_seed
 from gncadeq.datasets.implicit import isosurface
 
 PARTS = ("body", "arm", "leg")
@@ -59,19 +60,15 @@ def figure(seed: int, spacing: float = 0.1, unevenness: float = 0.0) -> Data:
         >>> data.y.unique().tolist()
         [0, 1, 2]
     """
-    if not 0.0 < spacing <= 0.15:
-        raise ValueError(
-            f"Expected 'spacing' in (0, 0.15], or limbs are lost between grid points (got "
-            f"{spacing})"
-        )
-    if not 0.0 <= unevenness < 1.0:
-        raise ValueError(f"Expected 'unevenness' in [0, 1) (got {unevenness})")
+    hint = "Limbs are lost between grid points that are farther apart"
+    check_number("spacing", spacing, above=0.0, most=0.15, hint=hint)
+    check_number("unevenness", unevenness, least=0.0, below=1.0)
     if spacing * (1 + unevenness) > 0.2:
         raise ValueError(
             "Expected 'spacing' * (1 + 'unevenness') of at most 0.2, or limbs are lost where the "
             f"grid is widest (got {spacing * (1 + unevenness):.3g}). Lower either"
         )
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(check_seed(seed))
     radii = draw.uniform(0.4, 0.6, 3)
     limbs = _limbs(draw, radii)
     phase = draw.uniform(0, 2 * np.pi, 3)

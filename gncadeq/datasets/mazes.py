@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch_geometric.data import Data
 
+from gncadeq.check import check_count
 from gncadeq.transforms import ImageToGraph
 
 _NEIGHBORS = ((-2, 0), (2, 0), (0, -2), (0, 2))
@@ -39,8 +40,7 @@ def maze(size: int, generator: torch.Generator | None = None) -> Data:
         >>> data.x.sum(0)
         tensor([49.,  1.,  1.])
     """
-    if size < 3 or size % 2 == 0:
-        raise ValueError(f"Expected an odd 'size' of at least 3 (got {size})")
+    check_count("size", size, 3, odd=True)
     rooms = (size + 1) // 2
     ends = torch.randperm(rooms * rooms, generator=generator)[:2]
     start, goal = ((2 * (i // rooms), 2 * (i % rooms)) for i in ends.tolist())

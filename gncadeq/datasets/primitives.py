@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.check import check_count, check_number, check_seed
+
+_MOST = 4096  # vertices along a side, or 17 million in all
+
 
 def plane(height: int, width: int) -> Data:
     """A flat sheet of ``height`` × ``width`` vertices, one apart, numbered row by row.
@@ -37,8 +41,7 @@ def icosphere(subdivisions: int) -> Data:
         >>> icosphere(3)
         Data(pos=[642, 3], face=[3, 1280])
     """
-    if not 0 <= subdivisions <= 11:
-        raise ValueError(f"Expected 'subdivisions' from 0 to 11 (got {subdivisions})")
+    check_count("subdivisions", subdivisions, 0, 11)
     golden = (1 + math.sqrt(5)) / 2
     signs = [(-1, golden), (1, golden), (-1, -golden), (1, -golden)]
     corners = [(a, b, 0) for a, b in signs] + [(0, a, b) for a, b in signs]
@@ -82,8 +85,8 @@ def torus(around: int = 64, across: int = 32, radius: float = 1.0, tube: float =
         Data(pos=[48, 3], face=[3, 96])
     """
     _at_least(3, around=around, across=across)
-    if not 0 < tube < radius:
-        raise ValueError(f"Expected 0 < tube < radius (got tube={tube}, radius={radius})")
+    check_number("radius", radius, above=0.0)
+    check_number("tube", tube, above=0.0, below=radius, hint="It is below 'radius'")
     row, column = _grid(across, around)
     u, v = column * (2 * math.pi / around), row * (2 * math.pi / across)
     ring = radius + tube * np.cos(v)
@@ -108,8 +111,8 @@ def cylinder(
     """
     _at_least(3, around=around)
     _at_least(2, along=along)
-    if not (radius > 0 and height > 0):
-        raise ValueError(f"Expected a positive 'radius' and 'height' (got {radius}, {height})")
+    check_number("radius", radius, above=0.0)
+    check_number("height", height, above=0.0)
     row, column = _grid(along, around)
     u = column * (2 * math.pi / around)
     z = (row / (along - 1) - 0.5) * height
@@ -132,8 +135,8 @@ def moebius(around: int = 64, across: int = 9, radius: float = 1.0, width: float
     """
     _at_least(3, around=around)
     _at_least(2, across=across)
-    if not 0 < width < 2 * radius:
-        raise ValueError(f"Expected 0 < width < 2 radius (got width={width}, radius={radius})")
+    check_number("radius", radius, above=0.0)
+    check_number("width", width, above=0.0, below=2 * radius, hint="It is below 2 'radius'")
     row, column = _grid(across, around)
     u, v = column * (2 * math.pi / around), (row / (across - 1) - 0.5) * width
     ring = radius + v * np.cos(u / 2)
@@ -161,7 +164,7 @@ def delaunay_blob(num_points: int, seed: int = 0) -> Data:
     from scipy.spatial import Delaunay
 
     _at_least(3, num_points=num_points)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(check_seed(seed))
     angle = generator.uniform(0, 2 * math.pi, num_points)
     wave = generator.normal(size=(2, 3)) / (4 * np.arange(2, 5))
     turn = np.arange(2, 5)[:, None] * angle
@@ -199,8 +202,7 @@ def _mesh(pos: np.ndarray, face: np.ndarray) -> Data:
 
 def _at_least(least: int, **counts: int) -> None:
     for name, count in counts.items():
-        if count < least:
-            raise ValueError(f"Expected {name!r} of at least {least} (got {count})")
+        check_count(name, count, least, _MOST)
 
 
 __all__ = ["cylinder", "delaunay_blob", "icosphere", "moebius", "plane", "torus"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from tqdm import tqdm
 
+from gncadeq.check import check_count
 from gncadeq.datasets.image_dataset import ImageDataset
 from gncadeq.datasets.sources import cache_folder
 from gncadeq.files.tensors import read_tensors, write_tensors
@@ -67,8 +68,8 @@ class Superpixels(ImageDataset):
         transform: Callable[[Data], Data] | None = None,
         force_reload: bool = False,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"Expected 'limit' of at least 1 or None (got {limit})")
+        if limit is not None:
+            check_count("limit", limit, 1)
         super().__init__(root, name, train, transform)
         self.limit, self.to_graph = limit, to_graph or ImageToSuperpixels()
         self.images, self.labels = self.images[:limit], self.labels[:limit]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
+
+from gncadeq.check import check_choice, check_count, check_seed
 
 
 def texture(name: str, size: int = 64, seed: int = 0) -> Tensor:
@@ -26,12 +27,9 @@ def texture(name: str, size: int = 64, seed: int = 0) -> Tensor:
         >>> texture("checkers", 16)[0, 0, ::4]
         tensor([0.9000, 0.1000, 0.9000, 0.1000])
     """
-    if name not in TEXTURES:
-        near = get_close_matches(name, TEXTURES, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Expected a texture of {list(TEXTURES)} (got {name!r}){hint}")
-    if size < 16:
-        raise ValueError(f"Expected a 'size' of at least 16 (got {size})")
+    check_choice("name", name, TEXTURES)
+    check_count("size", size, 16)
+    check_seed(seed)
     return TEXTURES[name](size, torch.Generator().manual_seed(seed))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cells.base import Cell
+from gncadeq.check import check_count, check_number
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.residual import Residual, check_criterion
@@ -80,18 +81,12 @@ class GraphNCA(nn.Module):
     ) -> None:
         super().__init__()
         self.cell = cell
-        self.steps = _check_steps(steps)
-        for name, value in (("fire_rate", fire_rate), ("step_size", step_size)):
-            if not 0.0 < value <= 1.0:
-                raise ValueError(f"Expected {name!r} in (0, 1] (got {value})")
-        if isinstance(checkpoint_every, str):
-            if checkpoint_every != "sqrt":
-                raise ValueError(
-                    "Expected 'checkpoint_every' to be a number of steps, 'sqrt' or None "
-                    f"(got {checkpoint_every!r})"
-                )
-        elif checkpoint_every is not None and checkpoint_every < 1:
-            raise ValueError(f"Expected a positive 'checkpoint_every' (got {checkpoint_every})")
+        self.steps = check_count("steps", steps)
+        check_number("fire_rate", fire_rate, above=0.0, most=1.0)
+        check_number("step_size", step_size, above=0.0, most=1.0)
+        check_number("tol", tol, least=0.0)
+        if checkpoint_every not in ("sqrt", None):
+            check_count("checkpoint_every", checkpoint_every, 1, hint="Or use 'sqrt' or None")
         self.fire_rate, self.step_size = fire_rate, step_size
         self.start = check_start(start)
         self.checkpoint_every, self.tol = checkpoint_every, tol
@@ -215,7 +210,7 @@ class GraphNCA(nn.Module):
         Returns:
             The last state, followed by what was asked for.
         """
-        steps = self.steps if steps is None else _check_steps(steps)
+        steps = self.steps if steps is None else check_count("steps", steps)
         graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
         partition = Partition(graph.batch, graph.x.size(0), batch_size, like=graph.x)
         z = start_state(
@@ -316,14 +311,6 @@ def advance(step: Step, z: Tensor, step_size: float = 1.0, mask: OptTensor = Non
     if step_size != 1.0:
         new = torch.lerp(z, new, step_size)
     return new if mask is None else torch.where(mask, new, z)
-
-
-def _check_steps(steps: int) -> int:
-    if isinstance(steps, float):
-        raise TypeError(f"Expected a whole number 'steps' (got {steps!r})")
-    if steps < 0:
-        raise ValueError(f"Expected non-negative 'steps' (got {steps})")
-    return steps
 
 
 __all__ = ["GraphNCA", "advance"]

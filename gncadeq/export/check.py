@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.check import check_seed
 from gncadeq.dynamics import Partition
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.onnx_file import import_extra
@@ -94,7 +95,10 @@ def check_onnx(
     }  # fmt: skip
     masks: OptTensor = None
     if nca.fire_rate < 1:
-        masks = torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < nca.fire_rate
+        masks = (
+            torch.rand(count, n, generator=torch.Generator().manual_seed(check_seed(seed)))
+            < nca.fire_rate
+        )
         feed["update_mask"] = (masks if rollout else masks[0]).numpy()
     if scale is not None:
         feed["scale"] = scale.detach().numpy()

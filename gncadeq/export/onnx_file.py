@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Program
 from gncadeq.export.loop import roll
 from gncadeq.export.plain import Form
@@ -74,8 +75,7 @@ def to_onnx(
         ...     to_onnx(ConvCell(1, 8), f"{folder}/cell.onnx", program="step").name
         'cell.onnx'
     """
-    if program not in ("rollout", "step"):
-        raise ValueError(f"Expected 'program' to be 'rollout' or 'step' (got {program!r})")
+    check_choice("program", program, ("rollout", "step"))
     masked = as_automaton(model).fire_rate < 1
     for name, value in (("steps", steps), ("tol", tol)):
         if value is None:
@@ -83,8 +83,7 @@ def to_onnx(
         if program == "step" or (name == "tol" and masked):
             kind = "a step" if program == "step" else "a rollout with update masks"
             raise ValueError(f"Expected {name}=None for {kind} (got {value})")
-        if not value >= 0:
-            raise ValueError(f"Expected a non-negative {name!r} or None (got {value})")
+        check_number(name, value, least=0.0) if name == "tol" else check_count(name, value)
     onnx = import_extra("onnx")
     traced = StepProgram(model, form, edge_attr)
     proto = _step_model(traced)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells import Cell
+from gncadeq.check import check_choice
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.plain import EdgeList, Form, Graph, NeighborTable, PlainStencil
@@ -73,8 +74,7 @@ class StepProgram(nn.Module):
 
     def __init__(self, model: Model, form: Form = "scatter", edge_attr: OptTensor = None) -> None:
         super().__init__()
-        if form not in ("scatter", "gather"):
-            raise ValueError(f"Expected 'form' to be 'scatter' or 'gather' (got {form!r})")
+        check_choice("form", form, ("scatter", "gather"))
         model = copy.deepcopy(model).cpu().eval()
         if isinstance(model, PixelGraphClassifier):
             model.fold()  # a batch norm's statistics, whose shapes don't trace

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
 from gncadeq.cells.base import Cell
+from gncadeq.check import check_count
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Solution
 from gncadeq.typing import Adj, OptTensor
 
@@ -66,8 +67,7 @@ class NodeClassifier(nn.Module):
             ("in_channels", in_channels), ("num_classes", num_classes),
             ("hidden_channels", hidden_channels), ("cell.in_channels", cell.in_channels),
         ):  # fmt: skip
-            if size < 1:
-                raise ValueError(f"Expected a positive {name!r} (got {size})")
+            check_count(name, size, 1)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.encoder = MLP([in_channels, hidden_channels, cell.in_channels], norm=None)
         self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(cell, **(deq or {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gncadeq.check import check_count, check_flag
 from gncadeq.dynamics.partition import Partition
 
 
@@ -36,6 +37,10 @@ class MeanReadout(nn.Module):
         self, channels: int, hidden_channels: int, out_channels: int, standardize: bool = True
     ) -> None:
         super().__init__()
+        check_count("channels", channels, 1)
+        check_count("hidden_channels", hidden_channels, 1)
+        check_count("out_channels", out_channels, 1)
+        check_flag("standardize", standardize)
         self.norm: nn.Module = (
             nn.BatchNorm1d(channels, affine=False) if standardize else nn.Identity()
         )

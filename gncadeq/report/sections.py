@@ -13,6 +13,7 @@ from gncadeq.analysis.lyapunov import lyapunov_exponents
 from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensitivity
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm
 from gncadeq.cells.conv import ConvCell, ConvStep
+from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
 from gncadeq.dynamics.start import start_state
@@ -42,7 +43,7 @@ class Bench:
         self.model, self.seed, self.name = model, seed, dataset.name
         self.total = len(dataset)
         self.cell: ConvCell = model.dynamics.cell  # type: ignore[assignment]
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(check_seed(seed))
         index = torch.randperm(len(dataset), generator=self.generator)[:graphs]
         data = dataset.batch(index)
         self.graphs: list[Data] = data.to_data_list()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gncadeq.check import check_count
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError
 from gncadeq.files.atomic import write_atomically
@@ -53,10 +54,9 @@ def write_report(
         >>> write_report(model, dataset, f"{root}/page.html", graphs=1, progress=False).name
         'page.html'
     """
-    if graphs < 1 or len(dataset) == 0:
-        raise ValueError(
-            f"Expected positive 'graphs' and a dataset with some (got {graphs}, {len(dataset)})"
-        )
+    check_count("graphs", graphs, 1)
+    if len(dataset) == 0:
+        raise ValueError("Expected a dataset with graphs (got an empty one)")
     bench = Bench(model, dataset, min(graphs, len(dataset)), seed)
     stages: list[tuple[str, Callable[[], Section]]] = [
         ("Stability of the equilibrium", bench.stability),

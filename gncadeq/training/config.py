@@ -7,10 +7,10 @@ import json
 import secrets
 import shlex
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_origin, get_type_hints
 
+from gncadeq.check import check_value
 from gncadeq.choices import (
     Accelerator,
     AnyGradient,
@@ -23,6 +23,10 @@ from gncadeq.choices import (
 )
 from gncadeq.files.json_files import write_json
 
+POSITIVE: dict[str, Any] = {"above": 0.0}
+SOME: dict[str, Any] = {"least": 1}
+SHARE: dict[str, Any] = {"least": 0.0, "most": 1.0}
+SEED: dict[str, Any] = {"most": 2**32 - 1}
 _RUN = "run"
 _PLACES = ("data_root", "out")
 _OPTIONS = {"living_threshold": "living", "hidden_channels": "hidden"}
@@ -33,9 +37,12 @@ class RunConfig:
 
     Attributes:
         command: The command that makes such a run, and the field that is its argument.
+        limits: Of numbers, as keywords of :func:`gncadeq.check.check_count` or ``check_number``;
+            whole numbers without limits aren't negative.
     """
 
     command: ClassVar[tuple[str, str]]
+    limits: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def command_line(self, data_root: bool = True) -> str:
         """The command that makes this run again, to be pasted into a shell.
@@ -60,21 +67,11 @@ class RunConfig:
                 words += [f"--{option}", "none" if value is None else str(value)]
         return shlex.join(words)
 
-    def check_choices(self) -> None:
-        """Refuse a value that isn't among the strings its type names."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            choices = get_args(get_type_hints(type(self))[field.name])
-            value = getattr(self, field.name)
-            if choices and all(isinstance(c, str) for c in choices) and value not in choices:
-                near = get_close_matches(str(value), choices, n=1)
-                hint = f". Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Expected {field.name!r} of {choices} (got {value!r}){hint}")
-
-    def check_positive(self, *names: str) -> None:
-        """Refuse options that aren't positive."""
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Expected a positive {name!r} (got {getattr(self, name)})")
+    def check_values(self) -> None:
+        """Refuse a value that isn't of the field's type, or is out of its limits."""
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is not ClassVar:
+                check_value(name, getattr(self, name), kind, **self.limits.get(name, {}))
 
     def save(self, path: Path) -> str:
         """Write the configuration as JSON, and return the id of the run.
@@ -170,6 +167,14 @@ class TrainConfig(RunConfig):
     """
 
     command: ClassVar[tuple[str, str]] = ("train", "dataset")
+    limits: ClassVar[dict[str, dict[str, Any]]] = {
+        "epochs": SOME, "channels": SOME, "hidden_channels": SOME, "max_steps": SOME,
+        "phantom_steps": SOME, "nca_steps": SOME, "batch_size": SOME, "train_limit": SOME,
+        "devices": SOME, "seed": SEED, "contraction": POSITIVE, "tol": POSITIVE, "lr": POSITIVE,
+        "clip": POSITIVE, "warm_start_mb": POSITIVE, "crop": SHARE,
+        "living_threshold": {"least": 0.0, "below": 1.0},
+        "fire_rate": {"above": 0.0, "most": 1.0}, "momentum": {"least": 0.0, "below": 1.0},
+    }  # fmt: skip
 
     dataset: str = "mnist"
     data_root: str | None = None
@@ -213,29 +218,16 @@ class TrainConfig(RunConfig):
         Raises:
             ValueError: If options are out of range or contradict each other.
         """
-        self.check_choices()
+        self.check_values()
         self.check_shares(self.devices, self.train_limit)
-        if not 0.0 < self.fire_rate <= 1.0:
-            raise ValueError(f"Expected 'fire_rate' in (0, 1] (got {self.fire_rate})")
-        if self.train_limit is not None and self.train_limit < 1:
-            raise ValueError(f"Expected a positive 'train_limit' or None (got {self.train_limit})")
-        self.check_positive(
-            "epochs", "channels", "hidden_channels", "batch_size", "lr", "tol", "nca_steps",
-            "phantom_steps",
-            "warm_start_mb", "devices",
-        )  # fmt: skip
         if self.batch_size < 2 and self.standardize:
             raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
-        if not 0.0 <= self.crop <= 1.0:
-            raise ValueError(f"Expected 'crop' in [0, 1] (got {self.crop})")
         if self.warm_start and (self.dynamics == "nca" or self.augment or self.crop > 0):
             raise ValueError(
                 "Expected an equilibrium of the same images in every epoch to start from (got "
                 f"warm_start=True with dynamics={self.dynamics!r}, augment={self.augment}, "
                 f"crop={self.crop:g}). Leave the distortions out, or warm_start"
             )
-        if self.validation < 0:
-            raise ValueError(f"Expected non-negative 'validation' (got {self.validation})")
         if (self.gradient == "bptt") != (self.dynamics == "nca"):
             raise ValueError(
                 f"Expected gradient='bptt' with dynamics='nca' and only there (got "
@@ -279,4 +271,4 @@ class TrainConfig(RunConfig):
         }  # fmt: skip
 
 
-__all__ = ["RunConfig", "TrainConfig", "run_id"]
+__all__ = ["POSITIVE", "SEED", "SHARE", "SOME", "RunConfig", "TrainConfig", "run_id"]

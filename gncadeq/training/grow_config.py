@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch_geometric.data import Data
 
 from gncadeq.check import check_count
 from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
-from gncadeq.training.config import RunConfig
+from gncadeq.training.config import POSITIVE, SEED, SHARE, SOME, RunConfig
 
 _OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
 
@@ -76,6 +76,18 @@ class GrowConfig(RunConfig):
     """
 
     command: ClassVar[tuple[str, str]] = ("grow", "target")
+    limits: ClassVar[dict[str, dict[str, Any]]] = {
+        **dict.fromkeys(
+            ("steps", "hidden_channels", "checkpoint_every", "min_rollout", "phantom_steps",
+             "max_steps", "batch_size", "reset_every", "save_every"), SOME,
+        ),
+        "size": {"least": 1, "most": 4096}, "channels": {"least": 4}, "seed": SEED,
+        "scale": POSITIVE, "tol": POSITIVE, "overflow_bound": POSITIVE, "lr": POSITIVE,
+        "rest": {"least": 0.0}, "overflow": {"least": 0.0}, "damage_from": SHARE,
+        "pretrain": {"least": 0.0, "below": 1.0},
+        "elders": {"least": 0.0, "below": 1.0, "hint": "Else no seed is grown"},
+        "fire_rate": {"above": 0.0, "most": 1.0},
+    }  # fmt: skip
 
     target: str
     on: str = "grid"
@@ -121,14 +133,7 @@ class GrowConfig(RunConfig):
         Raises:
             ValueError: If options are out of range or contradict each other.
         """
-        self.check_choices()
-        self.check_positive(
-            "steps", "hidden_channels", "min_rollout", "phantom_steps", "tol", "max_steps",
-            "batch_size", "reset_every", "overflow_bound", "lr", "save_every",
-        )  # fmt: skip
-        for name in ("settle", "damage", "rest", "overflow"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
+        self.check_values()
         given = [k for k, usual in _OF_SURFACES.items() if getattr(self, k) != usual]
         if self.on_graph():
             given = [name for name in given if name in ("kernels", "scale")]
@@ -136,36 +141,12 @@ class GrowConfig(RunConfig):
             raise ValueError(
                 f"Expected {given} for surfaces alone (got on={self.on!r}). Leave them out"
             )
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"Expected a positive 'size' or None (got {self.size})")
-        if self.channels < 4:
-            raise ValueError(f"Expected 'channels' of at least 4 (got {self.channels})")
-        if not 0.0 < self.fire_rate <= 1.0:
-            raise ValueError(f"Expected 'fire_rate' in (0, 1] (got {self.fire_rate})")
-        if not 0.0 <= self.damage_from <= 1.0:
-            raise ValueError(f"Expected 'damage_from' in [0, 1] (got {self.damage_from})")
-        if self.max_rollout < self.min_rollout:
-            raise ValueError(
-                f"Expected 'max_rollout' of at least 'min_rollout' = {self.min_rollout} "
-                f"(got {self.max_rollout})"
-            )
-        if self.max_steps < self.max_rollout:
-            raise ValueError(
-                f"Expected 'max_steps' of at least 'max_rollout' = {self.max_rollout} "
-                f"(got {self.max_steps})"
-            )
-        check_count("variants", self.variants)
-        if self.pool_size < self.batch_size:
-            raise ValueError(
-                f"Expected 'pool_size' of at least 'batch_size' = {self.batch_size} "
-                f"(got {self.pool_size})"
-            )
-        if not 0.0 <= self.pretrain < 1.0:
-            raise ValueError(f"Expected 'pretrain' in [0, 1) (got {self.pretrain})")
-        if not 0.0 <= self.elders < 1.0:
-            raise ValueError(
-                f"Expected 'elders' in [0, 1), so that seeds are grown too (got {self.elders})"
-            )
+        for small, large in (
+            ("min_rollout", "max_rollout"), ("max_rollout", "max_steps"),
+            ("batch_size", "pool_size"),
+        ):  # fmt: skip
+            hint = f"{small!r} is as large as that"
+            check_count(large, getattr(self, large), getattr(self, small), hint=hint)
         if self.damage >= self.batch_size and self.damage:
             raise ValueError(
                 f"Expected 'damage' below 'batch_size' = {self.batch_size}, so that something "

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from gncadeq.check import check_count, check_number
 from gncadeq.typing import OptTensor, Step
 
 
@@ -52,8 +53,7 @@ def jacobian_penalty(
         >>> loss = z.square().mean() + 0.5 * jacobian_penalty(step, z)
         >>> loss.backward()
     """
-    if probes < 1:
-        raise ValueError(f"Expected 'probes' of at least 1 (got {probes})")
+    check_count("probes", probes, 1)
     if z.numel() == 0:
         return z.new_zeros(())
     differentiable = torch.is_grad_enabled()
@@ -94,8 +94,7 @@ def overflow_loss(z: Tensor, bound: float = 2.0) -> Tensor:
         >>> overflow_loss(torch.tensor([[0.5, -3.0]]), bound=2.0)
         tensor(0.5000)
     """
-    if not bound > 0:
-        raise ValueError(f"Expected a positive 'bound' (got {bound})")
+    check_number("bound", bound, above=0.0)
     return z.abs().sub(bound).relu().sum() / max(1, z.numel())
 
 

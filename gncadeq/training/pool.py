@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from gncadeq.check import check_count, check_seed
 from gncadeq.transforms.damage import ball, cut
 
 
@@ -72,13 +73,9 @@ class SamplePool:
             raise ValueError(
                 f"Expected one seed state a graph (got {len(self.seeds)} for {len(self.graphs)})"
             )
-        if size < len(self.graphs):
-            raise ValueError(
-                f"Expected 'size' of at least one slot for each of {len(self.graphs)} graphs "
-                f"(got {size})"
-            )
-        if not 0 <= elders <= size:
-            raise ValueError(f"Expected 'elders' between 0 and 'size' = {size} (got {elders})")
+        check_count("size", size, len(self.graphs), hint="Every graph needs a slot")
+        check_count("elders", elders, 0, size)
+        check_seed(seed)
         channels = self.seeds[0].size(-1)
         for k, (data, state) in enumerate(zip(self.graphs, self.seeds, strict=True)):
             if list(state.shape) != [data.num_nodes, channels]:
@@ -112,8 +109,7 @@ class SamplePool:
         Raises:
             ValueError: If the pool has fewer slots.
         """
-        if not 1 <= n <= self.size:
-            raise ValueError(f"Expected between 1 and {self.size} slots to draw (got {n})")
+        check_count("n", n, 1, self.size)
         index = torch.randperm(self.size, generator=self._generator)[:n]
         batch = self._batch(tuple(self.graph_of(s) for s in index.tolist()))
         batch.z = torch.cat([self.states[s] for s in index.tolist()])
@@ -163,8 +159,7 @@ class SamplePool:
                 f"Expected one finite loss for each of {n} slots (got {loss.tolist()})"
             )
         for name, count in (("reset", reset), ("damage", damage)):
-            if not 0 <= count <= n:
-                raise ValueError(f"Expected {name!r} between 0 and {n} (got {count})")
+            check_count(name, count, 0, n)
         slots = index.tolist()
         states = [self.states[s] for s in slots]
         living = [None if alive_channel is None else z[:, alive_channel] > alive_threshold

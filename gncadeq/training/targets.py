@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.check import check_count
 from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.files.tensors import read_tensors, write_tensors
 from gncadeq.training.surfaces import (
@@ -53,7 +54,7 @@ def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
     try:
         with Image.open(path) as file:
             picture = file.convert("RGBA").convert("RGBa")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"Expected a picture (got {path}: {error})") from error
     if size is not None and picture.size != (size, size):
         scale = size / max(picture.size)
@@ -252,8 +253,7 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
         >>> seed_state(picture_target(torch.rand(4, 3, 3)), channels=5)[4]
         tensor([0., 0., 0., 1., 1.])
     """
-    if channels < 4:
-        raise ValueError(f"Expected 'channels' of at least 4, red to alpha (got {channels})")
+    check_count("channels", channels, 4, hint="They begin with red, green, blue and alpha")
     z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
     z[seed_node(data, node), 3:] = 1.0
     return z
@@ -287,9 +287,7 @@ def seed_node(data: Data, node: int | None = None) -> int:
     if node is None:
         middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
         return int((data.pos - middle).norm(dim=1).argmin())
-    if not 0 <= node < data.num_nodes:
-        raise ValueError(f"Expected a seed 'node' in [0, {data.num_nodes}) (got {node})")
-    return node
+    return check_count("node", node, 0, int(data.num_nodes) - 1)
 
 
 __all__ = [

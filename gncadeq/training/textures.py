@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from gncadeq.check import check_count
 from gncadeq.dynamics import GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
-from gncadeq.training.config import RunConfig
+from gncadeq.training.config import POSITIVE, SEED, SOME, RunConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.stopping import run_steps
 from gncadeq.training.texture_loss import PatchLoss
@@ -58,6 +58,14 @@ class TextureConfig(RunConfig):
         0.0002
     """
 
+    limits: ClassVar[dict[str, dict[str, Any]]] = {
+        **dict.fromkeys(("steps", "batch_size", "reset_every", "min_rollout"), SOME),
+        "channels": {"least": 3, "hint": "They begin with red, green and blue"},
+        "size": {"least": 1, "most": 4096}, "seed": SEED, "noise": POSITIVE, "lr": POSITIVE,
+        "fire_rate": {"above": 0.0, "most": 1.0}, "overflow": {"least": 0.0},
+        "rest": {"least": 0.0},
+    }  # fmt: skip
+
     channels: int = 12
     kernels: Literal["isotropic", "tangent"] = "isotropic"
     size: int = 32
@@ -76,23 +84,9 @@ class TextureConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done."""
-        self.check_choices()
-        self.check_positive(
-            "steps", "batch_size", "reset_every", "min_rollout", "noise", "fire_rate", "lr"
-        )
-        for name in ("overflow", "rest"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"Expected a non-negative {name!r} (got {getattr(self, name)})")
-        if self.channels < 3:
-            raise ValueError(
-                f"Expected 'channels' of at least 3, red, green and blue (got {self.channels})"
-            )
+        self.check_values()
         for small, large in (("min_rollout", "max_rollout"), ("batch_size", "pool_size")):
-            if getattr(self, large) < getattr(self, small):
-                raise ValueError(
-                    f"Expected {large!r} of at least {small!r} = {getattr(self, small)} (got "
-                    f"{getattr(self, large)})"
-                )
+            check_count(large, getattr(self, large), getattr(self, small))
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a training step."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.check import check_seed
 from gncadeq.choices import Kernels, Up
 from gncadeq.training.surfaces import surface_target
 from gncadeq.transforms.damage import ball
@@ -42,7 +43,7 @@ def draw_variants(
         >>> [graph.edge_attr.size(1) for graph in draw_variants(data, 3)]
         [3, 3, 3]
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(check_seed(seed))
     chains = (
         (jitter,), (collapse, collapse), (puncture, stretch), (split, jitter),
         (collapse, stretch, split, jitter), (puncture, collapse), (stretch, jitter),

@@ -10,6 +10,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, scatter
 
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
@@ -64,20 +65,17 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
         factor: int = 2,
         size: float | None = None,
     ) -> None:
-        if levels < 1:
-            raise ValueError(f"Expected 'levels' of at least 1 (got {levels})")
-        if method not in get_args(CoarsenMethod):
-            raise ValueError(f"Expected 'method' to be 'matching' or 'voxel' (got {method!r})")
-        if factor < 2:
-            raise ValueError(f"Expected 'factor' of at least 2 (got {factor})")
+        check_count("levels", levels, 1)
+        check_choice("method", method, get_args(CoarsenMethod))
+        check_count("factor", factor, 2)
         if method == "matching" and factor & (factor - 1):
             raise ValueError(f"Expected 'factor' to be a power of two for matchings (got {factor})")
         if (size is None) == (method == "voxel"):
             raise ValueError(
                 f"Expected 'size', the edge of a box, with method='voxel' alone (got {size})"
             )
-        if size is not None and not 0 < size < float("inf"):
-            raise ValueError(f"Expected a positive 'size' (got {size})")
+        if size is not None:
+            check_number("size", size, above=0.0)
         self.levels, self.factor, self.size = levels, factor, size
         self.method: CoarsenMethod = method
 

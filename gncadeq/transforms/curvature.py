@@ -8,6 +8,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
 from gncadeq.cells.perception import Perception
+from gncadeq.check import check_number
 from gncadeq.transforms.mesh import MeshToGraph
 
 
@@ -44,7 +45,7 @@ class PrincipalCurvatures(BaseTransform):  # type: ignore[misc]
     """
 
     def __init__(self, scale: float) -> None:
-        self.scale = scale
+        self.scale = check_number("scale", scale, above=0.0)
         self._kernels = MeshToGraph("harmonics", scale=scale)
 
     def forward(self, data: Data) -> Data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gncadeq.check import check_number
 from gncadeq.typing import OptTensor
 
 
@@ -40,8 +41,7 @@ def ball(
         tensor([ True,  True,  True, False])
     """
     among = _check(pos, among)
-    if not radius > 0:
-        raise ValueError(f"Expected a positive 'radius' (got {radius})")
+    check_number("radius", radius, above=0.0)
     candidates = among.nonzero().flatten()
     if candidates.numel() == 0:
         return torch.zeros_like(among)
@@ -83,8 +83,7 @@ def cut(
         30
     """
     among = _check(pos, among)
-    if not 0.0 < share < 1.0:
-        raise ValueError(f"Expected 'share' in (0, 1) (got {share})")
+    check_number("share", share, above=0.0, below=1.0)
     direction = torch.randn(pos.size(1), generator=generator).to(pos)
     height = pos @ (direction / direction.norm())
     ranked = height[among].sort().values

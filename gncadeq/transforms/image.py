@@ -11,6 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.check import check_choice, check_count, check_flag, check_number
+
 PixelNeighborhood = Literal["moore", "von_neumann"]
 
 
@@ -48,14 +50,10 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         periodic: bool = False,
         living_threshold: float | None = None,
     ) -> None:
-        if neighborhood not in ("moore", "von_neumann"):
-            raise ValueError(
-                f"Expected 'neighborhood' to be 'moore' or 'von_neumann' (got {neighborhood!r})"
-            )
-        if living_threshold is not None and not 0.0 <= living_threshold < 1.0:
-            raise ValueError(
-                f"Expected 'living_threshold' in [0, 1) or None (got {living_threshold})"
-            )
+        check_choice("neighborhood", neighborhood, ("moore", "von_neumann"))
+        check_flag("periodic", periodic)
+        if living_threshold is not None:
+            check_number("living_threshold", living_threshold, least=0.0, below=1.0)
         self.neighborhood, self.periodic = neighborhood, periodic
         self.living_threshold = living_threshold
         self._full: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
@@ -187,6 +185,13 @@ def pixel_edges(
         (tensor([[1, 0],
                 [0, 1]]), tensor([5, 3]))
     """
+    check_choice("neighborhood", neighborhood, ("moore", "von_neumann"))
+    check_flag("periodic", periodic)
+    if living.dim() != 3 or living.dtype != torch.bool:
+        raise ValueError(
+            f"Expected booleans 'living' of shape [B, H, W] (got {list(living.shape)}, "
+            f"{living.dtype})"
+        )
     _, height, width = living.shape
     owner, row, col = living.nonzero(as_tuple=True)
     n = owner.numel()
@@ -270,8 +275,7 @@ def window_mean(value: Tensor, data: Data, radius: int) -> Tensor:
         >>> bool((everywhere - data.x.mean()).abs().max() < 1e-6)
         True
     """
-    if radius < 0:
-        raise ValueError(f"Expected a non-negative 'radius' (got {radius})")
+    check_count("radius", radius)
     width = 2 * radius + 1
     ones = torch.cat([value, value.new_ones(len(value), 1)], dim=1)
     image = graph_to_image(ones, data).unsqueeze(0)

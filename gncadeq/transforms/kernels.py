@@ -12,6 +12,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.check import check_choice
+
 FILTERS: dict[str, list[list[float]]] = {
     "identity": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
     "sobel_x": [[-1 / 8, 0, 1 / 8], [-2 / 8, 0, 2 / 8], [-1 / 8, 0, 1 / 8]],
@@ -44,8 +46,7 @@ def surface_filters(kernels: Literal["isotropic", "tangent"] = "isotropic") -> l
         >>> PixelKernels(surface_filters("tangent"))
         PixelKernels(filter, filter, filter)
     """
-    if kernels not in ("isotropic", "tangent"):
-        raise ValueError(f"Expected 'kernels' to be 'isotropic' or 'tangent' (got {kernels!r})")
+    check_choice("kernels", kernels, ("isotropic", "tangent"))
     right, down = torch.tensor(FILTERS["sobel_x"]), torch.tensor(FILTERS["sobel_y"])
     laplacian = torch.tensor(FILTERS["laplacian"])
     return [laplacian] if kernels == "isotropic" else [PIXEL * right, -PIXEL * down, laplacian]

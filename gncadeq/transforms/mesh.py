@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Kernels
 from gncadeq.transforms.surface_balls import surface_balls
 from gncadeq.transforms.surface_operators import (
@@ -93,18 +94,17 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         up: tuple[float, float, float] = (0.0, 0.0, 1.0),
         max_edges: int = 50_000_000,
     ) -> None:
-        if kernels not in get_args(Kernels):
-            raise ValueError(f"Expected 'kernels' of {get_args(Kernels)} (got {kernels!r})")
-        if weights is not None and weights not in get_args(Weights):
-            raise ValueError(f"Expected 'weights' of {get_args(Weights)} (got {weights!r})")
-        if scale is not None and not 0.0 < scale < math.inf:
-            raise ValueError(f"Expected a positive 'scale' or None (got {scale})")
+        check_choice("kernels", kernels, get_args(Kernels))
+        check_choice("weights", weights, (*get_args(Weights), None))
+        if scale is not None:
+            check_number("scale", scale, above=0.0)
+        check_count("max_edges", max_edges, 1)
         if scale is not None and weights is not None:
             raise ValueError(
                 f"Expected no 'weights' beside a 'scale', whose weights are Gaussian (got "
                 f"{weights!r}). Leave one of them out"
             )
-        if len(up) != 3 or not 0.0 < math.hypot(*up) < math.inf:
+        if len([check_number("up", part) for part in up]) != 3 or not any(up):
             raise ValueError(f"Expected an axis 'up' of three numbers, not all zero (got {up})")
         self.kernels, self.weights, self.scale = kernels, weights, scale
         self.up, self.max_edges = up, max_edges

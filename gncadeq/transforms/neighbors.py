@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
+
+from gncadeq.check import check_choice
 
 _KERNELS = ("sum", "mean")
 
@@ -47,10 +48,7 @@ class NeighborKernels(BaseTransform):  # type: ignore[misc]
                 f"Expected a sequence of kernels of {list(_KERNELS)} (got {kernels!r})"
             )
         for name in kernels:
-            if name not in _KERNELS:
-                near = get_close_matches(name, _KERNELS, n=1)
-                hint = f". Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Expected a kernel of {list(_KERNELS)} (got {name!r}){hint}")
+            check_choice("kernels", name, _KERNELS)
         self.kernels = tuple(kernels)
 
     def forward(self, data: Data) -> Data:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph, to_scipy_sparse_matrix
 
+from gncadeq.check import check_count
 from gncadeq.neighborhood import check_range
 
 
@@ -34,8 +35,8 @@ def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor
     """
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-    if not 1 <= num_parts <= num_nodes:
-        raise ValueError(f"Expected 'num_parts' in [1, {num_nodes}] (got {num_parts})")
+    check_count("num_nodes", num_nodes, 1)
+    check_count("num_parts", num_parts, 1, num_nodes)
     check_range("edge_index", edge_index, num_nodes, "num_nodes")
     both = torch.cat([edge_index, edge_index.flip(0)], dim=1).cpu()
     matrix = to_scipy_sparse_matrix(both, num_nodes=num_nodes).tocsr()
@@ -72,8 +73,7 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
         >>> part.node, part.inner
         (tensor([2, 3, 4]), tensor([False, False,  True]))
     """
-    if hops < 0:
-        raise ValueError(f"Expected non-negative 'hops' (got {hops})")
+    check_count("hops", hops)
     if not isinstance(nodes, Tensor) or nodes.is_floating_point():
         kind = nodes.dtype if isinstance(nodes, Tensor) else type(nodes).__name__
         raise TypeError(

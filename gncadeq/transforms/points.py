@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.transforms.mesh import check_positions
 from gncadeq.transforms.surface_operators import (
     least_squares_gradient,
@@ -69,14 +69,13 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
     ) -> None:
         if (k is None) == (radius is None):
             raise ValueError(f"Expected one of 'k' and 'radius' (got k={k}, radius={radius})")
-        if k is not None and k < 1:
-            raise ValueError(f"Expected 'k' of at least 1 (got {k})")
-        if radius is not None and not 0.0 < radius < math.inf:
-            raise ValueError(f"Expected a positive 'radius' (got {radius})")
-        if kernels not in get_args(PointKernels):
-            raise ValueError(f"Expected 'kernels' of {get_args(PointKernels)} (got {kernels!r})")
-        if weights not in get_args(PointWeights):
-            raise ValueError(f"Expected 'weights' of {get_args(PointWeights)} (got {weights!r})")
+        if k is not None:
+            check_count("k", k, 1)
+        if radius is not None:
+            check_number("radius", radius, above=0.0)
+        check_choice("kernels", kernels, get_args(PointKernels))
+        check_choice("weights", weights, get_args(PointWeights))
+        check_count("max_edges", max_edges, 1)
         self.k, self.radius, self.kernels, self.weights = k, radius, kernels, weights
         self.max_edges = max_edges
 

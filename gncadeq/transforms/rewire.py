@@ -6,6 +6,8 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.check import check_number, check_seed
+
 
 class RewireEdges(BaseTransform):  # type: ignore[misc]
     r"""Lead every edge to a random node with probability :math:`p`, as in `"Collective dynamics of
@@ -36,8 +38,8 @@ class RewireEdges(BaseTransform):  # type: ignore[misc]
     """
 
     def __init__(self, p: float, seed: int = 0) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"Expected 'p' in [0, 1] (got {p})")
+        check_number("p", p, least=0.0, most=1.0)
+        check_seed(seed)
         self.p, self.seed = p, seed
 
     def forward(self, data: Data) -> Data:

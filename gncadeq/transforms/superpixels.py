@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.transforms.image import check_image, stack_graphs
 from gncadeq.transforms.points import nearest_neighbors
 
@@ -68,20 +69,14 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         living_threshold: float | None = None,
         min_size: float = 0.5,
     ) -> None:
-        if num_segments is not None and num_segments < 1:
-            raise ValueError(f"Expected 'num_segments' of at least 1 or None (got {num_segments})")
-        if not 0.0 < compactness < math.inf:
-            raise ValueError(f"Expected a positive 'compactness' (got {compactness})")
-        if not 0.0 <= min_size <= 1.0:
-            raise ValueError(f"Expected 'min_size' in [0, 1] (got {min_size})")
-        if k < 1:
-            raise ValueError(f"Expected 'k' of at least 1 (got {k})")
-        if edges not in get_args(SuperpixelEdges):
-            raise ValueError(f"Expected 'edges' of {get_args(SuperpixelEdges)} (got {edges!r})")
-        if living_threshold is not None and not 0.0 <= living_threshold < 1.0:
-            raise ValueError(
-                f"Expected 'living_threshold' in [0, 1) or None (got {living_threshold})"
-            )
+        if num_segments is not None:
+            check_count("num_segments", num_segments, 1)
+        check_number("compactness", compactness, above=0.0)
+        check_number("min_size", min_size, least=0.0, most=1.0)
+        check_count("k", k, 1)
+        check_choice("edges", edges, get_args(SuperpixelEdges))
+        if living_threshold is not None:
+            check_number("living_threshold", living_threshold, least=0.0, below=1.0)
         self.num_segments, self.compactness, self.k = num_segments, compactness, k
         self.edges, self.living_threshold, self.min_size = edges, living_threshold, min_size
 

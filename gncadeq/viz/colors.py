@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gncadeq.check import check_choice, check_number
+
 LABEL_COLORS = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2",
     "#b279a2", "#eeca3b", "#9d755d", "#ff9da6", "#7f7f7f",
@@ -47,10 +49,9 @@ class ColorScale:
     colormap: str = "viridis"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"Expected 'kind' to be one of {get_args(Kind)} (got {self.kind!r})")
-        if not -float("inf") < self.low <= self.high < float("inf"):
-            raise ValueError(f"Expected finite low <= high (got {self.low} and {self.high})")
+        check_choice("kind", self.kind, get_args(Kind))
+        check_number("low", self.low)
+        check_number("high", self.high, least=self.low)
 
     @classmethod
     def fit(

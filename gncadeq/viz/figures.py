@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.check import check_seed
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
 from gncadeq.evaluation import Evaluation
 from gncadeq.files.atomic import write_atomically
@@ -55,7 +56,7 @@ def _rollout(
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     _, trajectory = nca(
         u, data.edge_index, data.edge_attr, return_trajectory=True,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(check_seed(seed)),
     )  # fmt: skip
     return trajectory  # type: ignore[no-any-return]
 

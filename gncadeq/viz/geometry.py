@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gncadeq.check import check_choice, check_flag
 from gncadeq.choices import Up
 
 UPRIGHT = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}  # cyclic, so that nothing is mirrored
@@ -59,8 +60,8 @@ def geometry(data: Any, up: Up = "y", edges: bool = True) -> Geometry:
         >>> graph.num_nodes, graph.edge.shape, graph.flat
         (20, (31, 2), True)
     """
-    if up not in UPRIGHT:
-        raise ValueError(f"Expected 'up' to be 'x', 'y' or 'z' (got {up!r})")
+    check_choice("up", up, get_args(Up))
+    check_flag("edges", edges)
     if getattr(data, "num_graphs", 1) > 1:
         raise ValueError(f"Expected one graph (got a batch of {data.num_graphs}). Use batch[i]")
     pos = getattr(data, "pos", None)

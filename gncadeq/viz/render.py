@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from gncadeq.check import check_count
 from gncadeq.datasets import graph_files, mesh_files
 from gncadeq.datasets.mesh_files import save_mesh
 from gncadeq.files.atomic import write_atomically
@@ -153,8 +154,7 @@ def _values(z: Tensor, channel: int | None) -> Tensor:
     channels = z.size(2)
     if channel is None:
         return z if channels >= 3 else z[..., 0]
-    if not 0 <= channel < channels:
-        raise ValueError(f"Expected a channel from 0 to {channels - 1} (got {channel})")
+    check_count("channel", channel, 0, channels - 1)
     return z[..., channel]
 
 
@@ -164,8 +164,7 @@ def _chosen(frames: Sequence[int] | None, count: int, most: int | None) -> list[
             return list(range(count))
         return [round(i * (count - 1) / (most - 1)) for i in range(most)]
     for t in frames:
-        if not -count <= t < count:
-            raise ValueError(f"Expected frames from {-count} to {count - 1} (got {t})")
+        check_count("frames", t, -count, count - 1)
     if not frames:
         raise ValueError("Expected frames to draw (got none)")
     return [t % count for t in frames]

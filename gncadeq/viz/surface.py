@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from gncadeq.check import check_count, check_number
 from gncadeq.choices import Up
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.geometry import geometry
@@ -17,6 +18,7 @@ from gncadeq.viz.images import write_gif
 from gncadeq.viz.legend import beside, color_bar, tile
 from gncadeq.viz.projection import camera, visible
 
+_MOST_SIDE = 16_384  # pixels
 _EDGE_COLOR = (0.62, 0.62, 0.62)
 
 Colors = Callable[[Tensor], Tensor]
@@ -73,14 +75,16 @@ class SurfaceRenderer:
         from scipy.sparse import csr_array
 
         self.size = (size, size) if isinstance(size, int) else size
-        if min(self.size) < 1 or supersample < 1:
-            raise ValueError(
-                f"Expected positive 'size' and 'supersample' (got {size} and {supersample})"
-            )
-        if zoom <= 0 or node_size <= 0:
-            raise ValueError(
-                f"Expected positive 'zoom' and 'node_size' (got {zoom} and {node_size})"
-            )
+        if not isinstance(self.size, tuple) or len(self.size) != 2:
+            raise TypeError(f"Expected 'size' as one number or (width, height) (got {size!r})")
+        for side in self.size:
+            check_count("size", side, 1, _MOST_SIDE)
+        check_count("supersample", supersample, 1, 16)
+        check_number("zoom", zoom, above=0.0)
+        check_number("node_size", node_size, above=0.0)
+        for name, angle in (("azimuth", azimuth), ("elevation", elevation)):
+            if angle is not None:
+                check_number(name, angle)
         self.background = None if background is None else ImageColor.getrgb(background)[:3]
         shape = geometry(data, up, edges)
         self.num_nodes = shape.num_nodes
