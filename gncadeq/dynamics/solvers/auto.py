@@ -66,7 +66,7 @@ class Auto(Solver):
         plain = self._method == _PLAIN
         if bool(plain.any()):
             progress = progress | plain & self._settle(z, fz, plain)
-        self._goal = torch.where(progress, 0.1 * size, self._goal)
+        self._goal = torch.where(progress, self._less() * size, self._goal)
         self._left = torch.where(progress, self.patience * self._round, self._left - 1)
         # Steps that lead away, ever further before they may do so again.
         away = (size > _AWAY**self._round * self._best_size) & (self._method == _ANDERSON)
@@ -91,6 +91,10 @@ class Auto(Solver):
             proposal = method.propose(z, fz)
             out = proposal if bool(own.all()) else torch.where(columns(own, p), proposal, out)
         return out
+
+    def _less(self) -> Tensor:
+        """What counts as progress: Newton's method may crawl along a valley, and still be best."""
+        return torch.where(self._method == _NEWTON, 0.5, 0.1).to(self._best_size)
 
     def _settle(self, z: Tensor, fz: Tensor, graphs: Tensor) -> Tensor:
         """In which of ``graphs`` more nodes are at rest, away from zero, than ever before."""
@@ -128,7 +132,7 @@ class Auto(Solver):
         again = graphs & (new == _ANDERSON)
         self._round = torch.where(again, self._round + 1, self._round)
         self._left = torch.where(graphs, self.patience * self._round, self._left)
-        self._goal = torch.where(graphs, 0.1 * self._best_size, self._goal)
+        self._goal = torch.where(graphs, self._less() * self._best_size, self._goal)
         for k, method in enumerate(self._methods):
             if self._begun[k]:
                 method.restart(graphs & (self._method == k))

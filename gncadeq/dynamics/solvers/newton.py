@@ -34,7 +34,7 @@ class Newton(Solver):
 
     growth = None
 
-    def __init__(self, history: int = 30, accuracy: float = 0.01) -> None:
+    def __init__(self, history: int = 30, accuracy: float = 1e-4) -> None:
         self.history = check_count("history", history, least=1)
         self.accuracy = check_number("accuracy", accuracy, above=0, below=1)
 
