@@ -23,9 +23,9 @@ from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
-from gncadeq.models.inputs import describe_inputs
 from gncadeq.training.config import TrainConfig, run_id
 from gncadeq.training.data import EpochBatches, batch_loader
+from gncadeq.training.describe import describe_inputs
 from gncadeq.training.processes import Processes, launch
 from gncadeq.training.synced_norm import SyncedBatchNorm1d
 from gncadeq.transforms import ImageToGraph

@@ -97,7 +97,7 @@ class FindDigits(BaseTransform):  # type: ignore[misc]
             raise ValueError(
                 "Expected weights whose card states that they were trained on ink, and its size "
                 f"and stroke (got a card with {sorted(known) or 'nothing'} under 'inputs'). Use "
-                "gncadeq.models.inputs.describe_inputs, or FindDigits(size, canvas, stroke)"
+                "gncadeq.training.describe.describe_inputs, or FindDigits(size, canvas, stroke)"
             )
         return cls(known["size"], known["canvas"], known["stroke_median"])
 
