@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,12 @@ from torch_geometric.nn import MLP
 
 from gncadeq.cells.base import Cell
 from gncadeq.check import check_count
-from gncadeq.dynamics import GraphDEQ, GraphNCA, Solution
+from gncadeq.dynamics import GraphDEQ, GraphNCA
+from gncadeq.models.classifier import Classifier
 from gncadeq.typing import Adj, OptTensor
 
 
-class NodeClassifier(nn.Module):
+class NodeClassifier(Classifier):
     r"""A label for every node, read off its own features and its own state at the equilibrium.
 
     .. math::
@@ -81,55 +82,15 @@ class NodeClassifier(nn.Module):
         for module in (self.encoder, self.dynamics, self.norm, self.readout):
             module.reset_parameters()
 
-    @overload
-    def forward(
-        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
-        *, z0: OptTensor = ..., batch_size: int | None = ...,
-        generator: torch.Generator | None = ..., return_solution: Literal[False] = ...,
-        **context: OptTensor,
-    ) -> Tensor: ...  # fmt: skip
+    def inject(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor
+    ) -> tuple[Tensor, Adj, OptTensor]:
+        """Encode the features; see :class:`gncadeq.models.classifier.Classifier`."""
+        return self.encode(x), edge_index, edge_attr
 
-    @overload
-    def forward(
-        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
-        *, z0: OptTensor = ..., batch_size: int | None = ...,
-        generator: torch.Generator | None = ..., return_solution: Literal[True],
-        **context: OptTensor,
-    ) -> tuple[Tensor, Solution]: ...  # fmt: skip
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
-        *,
-        z0: OptTensor = None,
-        batch_size: int | None = None,
-        generator: torch.Generator | None = None,
-        return_solution: bool = False,
-        **context: OptTensor,
-    ) -> Tensor | tuple[Tensor, Solution]:
-        """Classify every node.
-
-        Args:
-            x: Node features ``[num_nodes, in_channels]``.
-            edge_index: Edge indices.
-            edge_attr: What the cell wants to know of every edge.
-            batch: Ascending graph index of every node; ``None`` for a single graph.
-            z0: The start of the dynamics.
-            batch_size: Number of graphs, which spares a device synchronisation.
-            generator: The source of randomness of the dynamics.
-            return_solution: Also return the :class:`Solution`.
-            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`.
-        """
-        u = self.encode(x)
-        z, solution = self.dynamics(
-            u, edge_index, edge_attr, batch, z0=z0, batch_size=batch_size, generator=generator,
-            return_solution=True, **context,
-        )  # fmt: skip
-        logits = self.decode(u, z)
-        return (logits, solution) if return_solution else logits
+    def read(self, u: Tensor, z: Tensor, batch: OptTensor, batch_size: int | None) -> Tensor:
+        """Logits ``[num_nodes, num_classes]``."""
+        return self.decode(u, z)
 
     def encode(self, x: Tensor) -> Tensor:
         """The injection ``u`` ``[num_nodes, cell.in_channels]``."""

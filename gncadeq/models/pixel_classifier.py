@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from gncadeq.cells.base import check_graph
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
 from gncadeq.choices import Injection, Update
-from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, Solution
+from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
+from gncadeq.models.classifier import Classifier
 from gncadeq.models.inputs import check_kind
 from gncadeq.models.readout import MeanReadout
 from gncadeq.transforms import ImageToGraph
@@ -20,7 +21,7 @@ from gncadeq.typing import Adj, OptTensor
 _TRANSFORM = {"neighborhood": "moore", "periodic": False, "living_threshold": None}
 
 
-class PixelGraphClassifier(nn.Module):
+class PixelGraphClassifier(Classifier):
     r"""The classifier of `"Neural Cellular Automata and Deep Equilibrium Models"
     <https://arxiv.org/abs/2501.03573>`_, eqs. (1) and (2), on pixel graphs of any size.
 
@@ -101,94 +102,21 @@ class PixelGraphClassifier(nn.Module):
         out: Tensor = self.encoder(x, edge_index, edge_attr)
         return out.relu()
 
-    @overload
-    def forward(
-        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
-        *, z0: OptTensor = ..., batch_size: int | None = ...,
-        generator: torch.Generator | None = ..., return_solution: Literal[False] = ...,
-    ) -> Tensor: ...  # fmt: skip
-
-    @overload
-    def forward(
-        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = ..., batch: OptTensor = ...,
-        *, z0: OptTensor = ..., batch_size: int | None = ...,
-        generator: torch.Generator | None = ..., return_solution: Literal[True],
-    ) -> tuple[Tensor, Solution]: ...  # fmt: skip
-
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
-        *,
-        z0: OptTensor = None,
-        batch_size: int | None = None,
-        generator: torch.Generator | None = None,
-        return_solution: bool = False,
-    ) -> Tensor | tuple[Tensor, Solution]:
-        """Classify every graph of a batch.
-
-        Raises:
-            ValueError: If the card of loaded weights states what their training images were like,
-                and the graphs are of another kind; see :func:`gncadeq.models.inputs.check_kind`.
-
-        Args:
-            x: Pixels ``[num_nodes, in_channels]``.
-            edge_index: Edge indices.
-            edge_attr: The relation of every edge.
-            batch: Ascending graph index of every node; ``None`` for a single graph.
-            z0: The start of the dynamics.
-            batch_size: Number of graphs, which spares a device synchronisation.
-            generator: The source of randomness of the dynamics.
-            return_solution: Also return the :class:`Solution`.
-        """
-        z, partition, solution = self.settle(
-            x,
-            edge_index,
-            edge_attr,
-            batch,
-            z0=z0,
-            batch_size=batch_size,
-            generator=generator,
-        )
-        logits = self.readout(z, partition)
-        return (logits, solution) if return_solution else logits
-
-    def settle(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = None,
-        batch: OptTensor = None,
-        *,
-        z0: OptTensor = None,
-        batch_size: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Partition, Solution]:
-        """The state that the dynamics end in, before the readout; arguments as for a call.
-
-        Returns:
-            The state ``[num_nodes, channels]``, with its gradient, the nodes of each graph, and
-            the solution.
-        """
+    def inject(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor
+    ) -> tuple[Tensor, Adj, OptTensor]:
+        """Encode the pixels, whose neighbourhood is prepared once for encoder and cell."""
         check_graph(x, edge_index, self.encoder.in_channels)
-        partition = Partition(batch, x.size(0), batch_size, like=x)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), 9)
         # torch.compile cannot trace a check that depends on values.
         if "inputs" in self.card and not self.training and not torch.compiler.is_compiling():
             check_kind(self.card["inputs"], self.to_graph, x, hood)
-        z, solution = self.dynamics(
-            self.encode(x, hood),
-            hood,
-            None,
-            partition.batch,
-            z0=z0,
-            batch_size=partition.num_graphs,
-            generator=generator,
-            return_solution=True,
-        )
-        return z, partition, solution
+        return self.encode(x, hood), hood, None
+
+    def read(self, u: Tensor, z: Tensor, batch: OptTensor, batch_size: int | None) -> Tensor:
+        """Logits ``[num_graphs, num_classes]``."""
+        logits: Tensor = self.readout(z, Partition(batch, z.size(0), batch_size, like=z))
+        return logits
 
     def fold(self) -> None:
         """Move the readout's standardisation into its first layer; eval outputs stay the same."""
