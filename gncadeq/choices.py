@@ -19,7 +19,7 @@ DynamicsName: TypeAlias = Literal["deq", "nca"]
 Gradient: TypeAlias = Literal["ift", "phantom", "one_step"]
 """The gradients of an equilibrium."""
 
-Criterion: TypeAlias = Literal["graph", "node", "channel"]
+Criterion: TypeAlias = Literal["graph", "node", "channel", "error"]
 """Whose relative residual a tolerance bounds."""
 
 AnyGradient: TypeAlias = Literal["ift", "phantom", "one_step", "bptt"]

@@ -56,6 +56,8 @@ class WeightedAdjacency:
             edge_index = torch.stack([e.sender, e.receiver])
         edge_index = edge_index.long()
         check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        if like is None:
+            like = torch.empty(0, device=edge_index.device)
         weight = _check_weight(weight, edge_index.size(1), like)
         self._rows, order = SparseRows.sort(edge_index[1], edge_index[0], num_nodes, num_nodes)
         self.weight = weight[order]
@@ -182,9 +184,9 @@ class WeightedAdjacency:
         )
 
 
-def _check_weight(weight: OptTensor, num_edges: int, like: OptTensor) -> Tensor:
+def _check_weight(weight: OptTensor, num_edges: int, like: Tensor) -> Tensor:
     if weight is None:
-        return torch.ones(num_edges) if like is None else like.new_ones(num_edges)
+        return like.new_ones(num_edges)
     if not weight.is_floating_point():
         raise TypeError(
             f"Expected floating-point edge weights in 'edge_attr' (got {weight.dtype}, as relations"

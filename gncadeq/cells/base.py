@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.data.data import BaseData
 
+from gncadeq.certificate import Certificate
 from gncadeq.layout import FlatGraph
 from gncadeq.neighborhood import Neighborhood
 from gncadeq.rows import Declared, declared_rows, is_known, rows_of
@@ -116,6 +117,22 @@ class Cell(nn.Module, ABC):
             A scalar without gradient; infinity where the cell promises nothing, as here.
         """
         return torch.tensor(float("inf"))
+
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        """What is proven of a step on this graph, with the norm in which it holds.
+
+        Args:
+            edge_index: Edge indices, as of :meth:`prepare`.
+            edge_attr: What the cell wants to know of every edge.
+            num_nodes: Number of nodes.
+            context: The tensors by name, as of :meth:`prepare`.
+
+        Returns:
+            The certificate, the same for a graph in a batch as alone, or ``None``, as here.
+        """
+        return None
 
     def caveat(self, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor) -> str | None:
         """Why solves on this graph may fail: a sentence for whoever's solve did, or ``None``."""

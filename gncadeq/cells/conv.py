@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.stencil import (
@@ -14,13 +15,12 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
+from gncadeq.cells.window import senses_window
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Injection, Update
 from gncadeq.neighborhood import Stencil, recorded
 from gncadeq.typing import Adj, OptTensor
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
 
 
 class ConvStep:
@@ -222,6 +222,15 @@ class ConvCell(Cell):
         weight[self.num_relations // 2] += torch.eye(self.channels, device=weight.device)
         return (1 + stencil_bound(weight, 64) ** 2).sqrt()
 
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        """The contraction by :meth:`lipschitz_bound` on pixel graphs, whose nodes sense all pixels
+        that are present in their window, or in the part of it that occurs."""
+        bound = window_bound(self, edge_index, edge_attr, num_nodes)
+        return None if bound is None else Certificate(bound, channel_weight=1.0 / self.scale)
+
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
         """Bind graph and injection; see :class:`Cell`."""
         check_graph(x, edge_index, self.in_channels, self.weight_z.dtype)
@@ -269,6 +278,18 @@ def present_relations(graph: Data, num_relations: int) -> Tensor:
     present[graph.edge_attr.long().flatten()] = True
     present[num_relations // 2] = True
     return present
+
+
+def window_bound(cell: Any, edge_index: Adj, relation: OptTensor, num_nodes: int) -> float | None:
+    """The Lipschitz bound of a stencil's cell on a graph, or ``None`` if it has none there."""
+    count = int(cell.num_relations)
+    hood = prepare_neighborhood(edge_index, relation, num_nodes, count)
+    if senses_window(hood):
+        return float(cell.lipschitz_bound())
+    graph = Data(edge_attr=hood.incoming.relation)
+    if senses_window(hood, present_relations(graph, count)):
+        return float(cell.lipschitz_bound(graph))
+    return None
 
 
 __all__ = ["ConvAdjoint", "ConvCell", "ConvStep"]

@@ -85,19 +85,31 @@ def held_bound(conv: nn.Module) -> OptTensor:
     """
     if not is_known(conv, _HELD):
         return None
-    parts, width = _parts(conv), int(getattr(conv, "out_channels", 1))
+    total, blocks = head_bounds(conv)
+    return total if blocks is None else torch.minimum(total, blocks)
+
+
+def head_bounds(conv: nn.Module) -> tuple[Tensor, OptTensor]:
+    """The two bounds of :func:`held_bound`, the second where states have heads.
+
+    Example:
+        >>> head_bounds(pyg.GATConv(4, 4))[1] is None
+        True
+    """
+    attention: Any = conv
+    parts, width = _parts(attention), int(attention.out_channels)
     value: Tensor = parts.value.weight
     size = spectral_norm(value.view(-1, width, value.size(1)))  # of every head
     skip = size.new_zeros(()) if parts.skip is None else spectral_norm(parts.skip.weight)
     if not conv.concat:
-        return size.mean() + skip
+        return size.mean() + skip, None
     total: Tensor = torch.linalg.vector_norm(size) + skip
     if size.numel() == 1 or value.size(0) != value.size(1):
-        return total
+        return total, None
     blocks = _blocks(value, width)
     if parts.skip is not None:
         blocks = blocks + _blocks(parts.skip.weight, width)
-    return torch.minimum(total, blocks.sum(1).max())
+    return total, blocks.sum(1).max()
 
 
 def _blocks(weight: Tensor, width: int) -> Tensor:

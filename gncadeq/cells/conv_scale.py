@@ -18,11 +18,13 @@ from gncadeq.cells.conv_bounds import (
     takes_weights_as_they_are,
     weight_bound,
 )
+from gncadeq.cells.conv_certificate import conv_certificate
 from gncadeq.cells.conv_growth import settled_growth
 from gncadeq.cells.conv_signature import ConvSignature, is_lazy
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.measured import MeasuredCell, measuring, recorded
+from gncadeq.certificate import Certificate
 from gncadeq.stateful import drops
 from gncadeq.typing import Adj, OptTensor
 
@@ -174,6 +176,13 @@ class ScaledConvCell(MeasuredCell):
             if not all(proofs_hold(graph.edge_index, weight) for weight in weights):
                 return nothing
         return bound if self.contraction is None else bound.clamp(max=self.contraction)
+
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        """The contraction by :meth:`lipschitz_bound`, in the norm in which it holds."""
+        return conv_certificate(self, edge_index, edge_attr, num_nodes, context)
 
     def _held(self, step: WrappedConvStep) -> WrappedConvStep:
         """With attention held, if it is to be."""

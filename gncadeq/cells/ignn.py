@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.typing import Adj, OptTensor
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Data
 
 Activation = Literal["relu", "tanh", "identity"]
 Injection = Literal["node", "neighbors"]
@@ -214,6 +213,14 @@ class IGNNCell(Cell):
         if self.normalization is None:
             return adjacency.perron()[0]
         return adjacency.with_self_loops().normalized(self.normalization)[1]
+
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        r"""The contraction by :math:`\lVert \mathbf{W} \rVert_\infty` in the norm of the class."""
+        graph = Data(edge_index=edge_index, edge_attr=edge_attr, num_nodes=num_nodes)
+        v = self.perron_vector(graph)
+        return Certificate(float(self.lipschitz_bound()), "max", self.channels, 1.0 / v)
 
     def _adjacency(self, graph: Data) -> WeightedAdjacency:
         return WeightedAdjacency(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.conv import present_relations
+from gncadeq.cells.conv import present_relations, window_bound
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_number
 from gncadeq.neighborhood import Stencil
 from gncadeq.typing import Adj, OptTensor
@@ -243,6 +244,15 @@ class MonotoneCell(Cell):
             a, k = a * present, k * present
         q = stencil_bound(a, 64).square() / 2
         return _rate(alpha, self.monotonicity, q, stencil_bound(k, 64))
+
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        """The contraction by :meth:`lipschitz_bound` on pixel graphs, whose nodes sense all pixels
+        that are present in their window, or in the part of it that occurs."""
+        bound = window_bound(self, edge_index, edge_attr, num_nodes)
+        return None if bound is None else Certificate(bound)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> MonotoneStep:
         """Bind graph and injection; see :class:`Cell`."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
 from gncadeq.cells.base import Cell, check_graph
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.typing import Adj, OptTensor
 
@@ -102,6 +103,15 @@ class PropagationCell(Cell):
             graph: Of no importance here.
         """
         return torch.tensor(1.0 - self.alpha)
+
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        r"""The contraction by :math:`1 - \alpha` in the norm of :meth:`lipschitz_bound`."""
+        adjacency = WeightedAdjacency(edge_index, edge_attr, num_nodes)
+        _, v = adjacency.with_self_loops().normalized(self.normalization)
+        return Certificate(1.0 - self.alpha, "max", self.channels, 1.0 / v)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> PropagationStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the edge weights."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.typed import Typed, TypedCell
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_number
 from gncadeq.layout import StateLayout
 from gncadeq.sparse import SparseRows
@@ -173,6 +174,13 @@ class RelationCell(TypedCell):
             graph: Changes nothing.
         """
         return self._stretch().clamp(max=self.kappa)
+
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        """The contraction by :meth:`lipschitz_bound`, in the Euclidean norm of all states."""
+        return Certificate(float(self.lipschitz_bound()))
 
     def prepare(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, overload
+from dataclasses import replace
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell
-from gncadeq.check import check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics import torchdeq_bridge
+from gncadeq.dynamics.evidence import Evidence
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
@@ -70,7 +72,10 @@ class GraphDEQ(nn.Module):
         criterion: ``"graph"``, or ``"node"``: each node's relative residual is bounded, the largest
             counts. It takes more steps, and is for signals that fade by orders of magnitude on
             their way, as along a chain of a hundred nodes. ``"channel"`` does the same for each
-            channel, for channels whose values differ by orders of magnitude.
+            channel, for channels whose values differ by orders of magnitude. ``"error"`` bounds
+            the distance from the equilibrium, relative to :math:`\lVert f(\mathbf{z}) \rVert`, by
+            the cell's certificate (:attr:`Solution.error_bound`): a residual is
+            :math:`1 / (1 - \kappa)` times smaller than the error it may hide.
         max_steps: Most solver steps; 60 unless given.
         gradient: ``"ift"``; ``"phantom"``, which unrolls a few damped steps at the equilibrium
             (Geng et al. 2021, eq. 11); or ``"one_step"``, Jacobian-free. The value returned is the
@@ -125,53 +130,51 @@ class GraphDEQ(nn.Module):
         atol: float | None = None,
     ) -> None:
         super().__init__()
-        gradient_name: str = gradient
-        if gradient_name not in ("ift", "phantom", "one_step"):
-            hint = ". Train GraphNCA (deq.as_nca()) for 'bptt'" if gradient_name == "bptt" else ""
-            raise ValueError(
-                f"Expected 'gradient' to be 'ift', 'phantom' or 'one_step' (got {gradient!r}){hint}"
-            )
-        for name, value in (
-            ("tol", tol),
-            ("backward_tol", tol if backward_tol is None else backward_tol),
-        ):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"Expected a positive {name!r} (got {value})")
-        for name, count, least in (
-            ("max_steps", max_steps, 0),
-            (
-                "backward_max_steps",
-                max_steps if backward_max_steps is None else backward_max_steps,
-                0,
-            ),
-            ("phantom_steps", phantom_steps, 1),
-            ("check_every", check_every, 1),
-        ):
-            if count < least:
-                raise ValueError(f"Expected {name!r} of at least {least} (got {count})")
-        if not 0.0 < phantom_damping <= 1.0:
-            raise ValueError(f"Expected 'phantom_damping' in (0, 1] (got {phantom_damping})")
-        if solver.startswith("torchdeq:"):
+        hint = "Train GraphNCA (deq.as_nca()) for 'bptt'" if str(gradient) == "bptt" else ""
+        self.gradient: Gradient = check_choice("gradient", gradient, get_args(Gradient), hint)
+        self.tol = check_number("tol", tol, above=0)
+        self.backward_tol = backward_tol
+        self.max_steps = check_count("max_steps", max_steps)
+        self.backward_max_steps = backward_max_steps
+        self.phantom_steps = check_count("phantom_steps", phantom_steps, least=1)
+        self.phantom_damping = check_number("phantom_damping", phantom_damping, above=0, most=1)
+        self.check_every = check_count("check_every", check_every, least=1)
+        self.compact = check_flag("compact", compact)
+        self.criterion: Criterion = check_criterion(criterion)
+        if isinstance(solver, str) and solver.startswith("torchdeq:"):
             torchdeq_bridge.check_stock_solver(solver, solver_options)
-            if criterion != "graph":
-                raise ValueError(
-                    f"Expected criterion='graph' with solver={solver!r} (got {criterion!r}). Use "
-                    "'auto', 'anderson' or 'picard'"
-                )
+            check_choice(
+                "criterion", criterion, ["graph"],
+                f"{solver} knows no other; use 'auto', 'picard', 'anderson' or 'broyden' for it",
+            )  # fmt: skip
         else:
             make_solver(solver, solver_options)  # refuses unknown names and options now
         self.cell = cell
-        self.solver, self.tol, self.max_steps = solver, tol, max_steps
-        self.criterion: Criterion = check_criterion(criterion)
-        self.gradient: Gradient = gradient
-        self.backward_tol = tol if backward_tol is None else backward_tol
-        self.backward_max_steps = max_steps if backward_max_steps is None else backward_max_steps
-        self.phantom_steps, self.phantom_damping = phantom_steps, phantom_damping
+        self.solver = solver
         self.start = check_start(start)
         self.on_failure = check_on_failure(on_failure)
         self.solver_options = dict(solver_options or {})
-        self.check_every, self.compact = check_every, compact
         self.atol = None if atol is None else check_number("atol", atol, least=0)
+
+    @property
+    def backward_tol(self) -> float:
+        """Relative tolerance of the gradient's system: ``tol``, unless another was set."""
+        return self.tol if self._backward_tol is None else self._backward_tol
+
+    @backward_tol.setter
+    def backward_tol(self, value: float | None) -> None:
+        self._backward_tol = None if value is None else check_number("backward_tol", value, above=0)
+
+    @property
+    def backward_max_steps(self) -> int:
+        """Its step limit: ``max_steps``, unless another was set."""
+        return self.max_steps if self._backward_max_steps is None else self._backward_max_steps
+
+    @backward_max_steps.setter
+    def backward_max_steps(self, value: int | None) -> None:
+        self._backward_max_steps = (
+            None if value is None else check_count("backward_max_steps", value)
+        )
 
     @classmethod
     def from_conv(
@@ -353,9 +356,14 @@ class GraphDEQ(nn.Module):
         step = _prepare(self.cell, graph, frozen)
         if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index, flat.layout)
-        solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace)
+        evidence = Evidence(self.cell, graph, step, partition, exact=frozen is None)
+        solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace, evidence)
         solution.report(
-            self.on_failure, caveat=lambda: self.cell.caveat(edge_index, edge_attr, **graph.context)
+            self.on_failure,
+            advice=lambda: (
+                evidence.advice(solution, self.solver, self.solver_options),
+                self.cell.caveat(edge_index, edge_attr, **graph.context),
+            ),
         )
         z = solution.state
         if frozen is not None:
@@ -366,22 +374,27 @@ class GraphDEQ(nn.Module):
             step(z)
         return z, solution
 
-    def _solve(self, step: Step, z0: Tensor, partition: Partition, trace: bool) -> Solution:
+    def _solve(
+        self, step: Step, z0: Tensor, partition: Partition, trace: bool, evidence: Evidence
+    ) -> Solution:
         if self.solver.startswith("torchdeq:"):
             if trace:
                 raise ValueError(
                     f"Expected trace=False with solver={self.solver!r}, which measures nodes, not "
                     "graphs, on its way (got True). Use 'auto', 'anderson' or 'picard'"
                 )
-            return torchdeq_bridge.solve_stock(
+            solution = torchdeq_bridge.solve_stock(
                 step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
                 max_steps=self.max_steps, options=self.solver_options,
             )  # fmt: skip
-        return solve(
-            step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
-            criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
-            compact=self.compact, trace=trace, options=self.solver_options,
-        )  # fmt: skip
+        else:
+            solution = solve(
+                step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
+                criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
+                compact=self.compact, trace=trace, options=self.solver_options,
+                certificate=evidence.certificate() if self.criterion == "error" else None,
+            )  # fmt: skip
+        return replace(solution, evidence=evidence)
 
     def _attach(
         self,
@@ -430,7 +443,8 @@ class GraphDEQ(nn.Module):
         stock = self.solver.startswith("torchdeq:")
         return LinearSolver(
             "auto" if stock else self.solver, {} if stock else self.solver_options,
-            self.backward_tol, self.criterion, self.backward_max_steps, self.check_every,
+            self.backward_tol, "graph" if self.criterion == "error" else self.criterion,
+            self.backward_max_steps, self.check_every,
             self.compact, self.on_failure,
         )  # fmt: skip
 
@@ -440,7 +454,8 @@ class GraphDEQ(nn.Module):
         Args:
             options: Of :class:`GraphNCA`, such as ``steps``, which are 64 by default.
         """
-        mine = {"start": self.start, "tol": self.tol, "criterion": self.criterion}
+        criterion = "graph" if self.criterion == "error" else self.criterion
+        mine = {"start": self.start, "tol": self.tol, "criterion": criterion}
         return GraphNCA(self.cell, **{**mine, **options})
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_flag, check_number
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
@@ -41,6 +42,7 @@ def solve(
     compact: bool = True,
     trace: bool = False,
     options: dict[str, Any] | None = None,
+    certificate: Certificate | None = None,
 ) -> Solution:
     r"""Solve :math:`\mathbf{z} = f(\mathbf{z})` for every graph of a batch.
 
@@ -64,6 +66,8 @@ def solve(
         criterion: ``"graph"``: :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert
             f(\mathbf{z}) \rVert` over the nodes and channels of a graph. ``"node"``,
             ``"channel"``: the same of every node or every channel, of which the largest counts.
+            ``"error"``: the proven bound on the distance from the equilibrium, relative to
+            :math:`\lVert f(\mathbf{z}) \rVert`, in the norm of the certificate.
         max_steps: Most solver steps, of one evaluation of ``step`` each: a solve takes at most
             ``max_steps + 1`` evaluations (more only with a solver that evaluates ``step`` itself).
         check_every: Look at the residuals every so many steps; more spares an accelerator
@@ -71,6 +75,7 @@ def solve(
         compact: Let ended graphs leave the batch.
         trace: Record the residuals of every check.
         options: Options of the solver.
+        certificate: What is proven of ``step``, for ``criterion="error"``.
 
     Example:
         >>> b = torch.tensor([[1.0], [2.0]])
@@ -85,7 +90,7 @@ def solve(
     max_steps = check_count("max_steps", max_steps)
     check_flag("compact", compact)
     method = make_solver(solver, options)
-    measure = Residual(criterion, None if atol is None else atol / tol)
+    measure = Residual(criterion, None if atol is None else atol / tol, certificate)
     if z0.dtype in (torch.float16, torch.bfloat16):
         z0 = z0.float()  # half precision cannot resolve the residuals
     loop = _Loop(step, z0, partition, method, measure, tol)
@@ -207,10 +212,16 @@ class _Loop:
         where = self.graphs[ended]
         self.status[where], self.steps[where] = code[ended], k
         self.evaluations[where] = self.f.calls
-        self.residual[where] = self.best_rel[ended]
-        self.residual_abs[where] = self.best_abs[ended]
+        gone = code == Status.NON_FINITE
+        for outcome, best in (
+            (self.residual, self.best_rel), (self.residual_abs, self.best_abs)
+        ):  # fmt: skip
+            outcome[where] = torch.where(gone, float("inf"), best)[ended]
         rows = ended[self.partition.batch]
-        self.state[rows if self.nodes is None else self.nodes[rows]] = self.best[rows]
+        # Where the cell was never finite enough there is no state, and none is made up.
+        none = (ended & (code == Status.NON_FINITE))[self.partition.batch].unsqueeze(1)
+        state = torch.where(none, float("nan"), self.best)
+        self.state[rows if self.nodes is None else self.nodes[rows]] = state[rows]
         self.open = self.open & ~ended
         self.left = int(self.open.sum())
 

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
@@ -23,13 +24,30 @@ class Residual:
     by the start, :math:`\epsilon` being the rounding error of a number near one, is what lets a
     state come to rest at zero.
 
+    With ``"error"`` it is the bound of a :class:`~gncadeq.certificate.Certificate` on the distance
+    from the equilibrium, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / (1 - \kappa)`, in the
+    certificate's norm.
+
     Args:
-        criterion: ``"graph"``, ``"node"`` or ``"channel"``.
+        criterion: ``"graph"``, ``"node"``, ``"channel"`` or ``"error"``.
         floor: The bound from below instead.
+        certificate: That of ``"error"``.
     """
 
-    def __init__(self, criterion: Criterion, floor: float | None = None) -> None:
+    def __init__(
+        self,
+        criterion: Criterion,
+        floor: float | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self.criterion = check_criterion(criterion)
+        if criterion == "error" and (certificate is None or not certificate.rate < 1.0):
+            raise ValueError(
+                f"Expected a certificate below 1 for criterion='error' (got {certificate}): "
+                "nothing is proven of this cell on this graph. Use another criterion, or a cell "
+                "with a 'contraction'"
+            )
+        self.certificate = certificate
         self.floor: float | Tensor | None = floor
 
     def start(self, z0: Tensor, partition: Partition) -> None:
@@ -56,6 +74,8 @@ class Residual:
             self._sizes(fz - z, partition), self._sizes(fz, partition))  # fmt: skip
         scale = parts[1] if self.floor is None else parts[1].clamp(min=self.floor)
         rel = torch.where(parts[0] == 0, 0.0, parts[0] / scale)
+        if self.criterion == "error" and self.certificate is not None:
+            rel = rel / (1.0 - self.certificate.rate)
         if self.criterion == "node":
             worst = rel.new_zeros(partition.num_graphs)
             rel = worst.scatter_reduce_(0, partition.batch, rel, "amax")
@@ -67,10 +87,14 @@ class Residual:
         """Keep ``nodes`` (indices) of ``graphs`` (a mask)."""
         if isinstance(self.floor, Tensor):
             self.floor = self.floor[nodes if self.criterion == "node" else graphs]
+        if self.certificate is not None:
+            self.certificate = self.certificate.restrict(nodes)
 
     def _sizes(self, value: Tensor, partition: Partition) -> Tensor:
         if self.criterion == "graph":
             return partition.norm(value)
+        if self.criterion == "error" and self.certificate is not None:
+            return self.certificate.norm(value, partition)
         if self.criterion == "channel":
             return partition.channel_norm(value)
         largest = value.abs().amax(1, keepdim=True)

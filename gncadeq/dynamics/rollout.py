@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cells.base import Cell
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.partition import Partition
-from gncadeq.dynamics.residual import Residual, check_criterion
+from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
@@ -90,7 +90,11 @@ class GraphNCA(nn.Module):
         self.fire_rate, self.step_size = fire_rate, step_size
         self.start = check_start(start)
         self.checkpoint_every, self.tol = checkpoint_every, tol
-        self.criterion: Criterion = check_criterion(criterion)
+        check_choice(
+            "criterion", criterion, ["graph", "node", "channel"],
+            "GraphDEQ bounds the error" if criterion == "error" else "",
+        )  # fmt: skip
+        self.criterion: Criterion = criterion
 
     @classmethod
     def from_conv(

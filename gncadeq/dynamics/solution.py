@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +36,8 @@ class Status(IntEnum):
     """The state overflowed, or has grown a million times without any progress for at least thirty
     steps, and as many as the graph has nodes; the returned state is the best one seen."""
     NON_FINITE = 3
-    """The cell returned NaN or infinity, at the start or whatever the solver tried; the returned
-    state is the best one seen before."""
+    """The cell returned NaN or infinity, at the start or whatever the solver tried. There is no
+    equilibrium to return: the state is NaN, and the residual infinite."""
     STALLED = 4
     """The solver ended before the step limit without reaching the tolerance, as TorchDEQ's may; the
     returned state is the best one seen."""
@@ -67,6 +70,14 @@ class Solution:
         tol: The relative tolerance that was asked for.
         trace: ``[num_checks, num_graphs]``, the relative residual at every check (NaN after a
             graph's end), or ``None`` if it wasn't recorded.
+
+    Example:
+        >>> from gncadeq import GraphDEQ, PropagationCell
+        >>> edge_index = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+        >>> deq = GraphDEQ(PropagationCell(1, alpha=0.1), tol=1e-4)
+        >>> z, solution = deq(torch.rand(3, 1), edge_index, return_solution=True)
+        >>> bool(solution.converged.all()), bool(solution.error_bound.max() < 1e-2)
+        (True, True)
     """
 
     state: Tensor
@@ -77,6 +88,33 @@ class Solution:
     status: Tensor
     tol: float
     trace: Tensor | None = None
+    evidence: Any = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def error_bound(self) -> Tensor:
+        r"""``[num_graphs]``, how far each graph's state is from its equilibrium at most.
+
+        .. math::
+            \frac{\lVert \mathbf{z} - \mathbf{z}^\star \rVert}{\lVert f(\mathbf{z}) \rVert} \le
+            \frac{\lVert f(\mathbf{z}) - \mathbf{z} \rVert}
+            {(1 - \kappa) \lVert f(\mathbf{z}) \rVert}
+
+        in the norm of the cell's :class:`~gncadeq.certificate.Certificate`; infinite where it has
+        none. A small residual is a small error only where :math:`\kappa` is well below one.
+
+        Raises:
+            RuntimeError: If the parameters were changed since the solve.
+        """
+        if self.evidence is None:
+            return torch.full_like(self.residual, float("inf"))
+        bound: Tensor = self.evidence.error_bound(self.state)
+        return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles and copies keep the numbers, not the graph that was solved on."""
+        with suppress(RuntimeError):
+            self.error_bound  # noqa: B018
+        return {**self.__dict__, "evidence": None}
 
     @property
     def num_graphs(self) -> int:
@@ -94,7 +132,7 @@ class Solution:
         *,
         gradient: bool = False,
         excuse: Tensor | None = None,
-        caveat: Callable[[], str | None] | None = None,
+        advice: Callable[[], tuple[dict[Status, str], str | None]] | None = None,
     ) -> None:
         """Warn, raise or say nothing about the graphs that did not converge.
 
@@ -102,7 +140,8 @@ class Solution:
             on_failure: ``"warn"``, ``"raise"`` or ``"ignore"``.
             gradient: Whether this is the solution of a gradient's linear system.
             excuse: ``[num_graphs]`` booleans: graphs of which nothing is said.
-            caveat: Asked for a sentence about the rule, when there is something to report.
+            advice: Asked what to do, by status, and for a sentence about the rule, when there is
+                something to report.
 
         Raises:
             ConvergenceError: If a graph failed and ``on_failure="raise"``.
@@ -112,32 +151,33 @@ class Solution:
         failed = ~self.converged if excuse is None else ~self.converged & ~excuse
         if not bool(failed.any()):
             return
-        message = self._failure_message(failed.nonzero().flatten(), gradient)
-        remark = None if caveat is None else caveat()
+        remedies, remark = ({}, None) if advice is None else advice()
+        message = self._failure_message(failed.nonzero().flatten(), gradient, remedies)
         message += "" if remark is None else f". {remark}"
         if on_failure == "raise":
             raise ConvergenceError(message)
         warn(message)
 
-    def _failure_message(self, failed: Tensor, gradient: bool) -> str:
+    def _failure_message(self, failed: Tensor, gradient: bool, remedies: dict[Status, str]) -> str:
         ranked = self.residual[failed].nan_to_num(nan=float("inf"))
         worst = int(failed[ranked.argmax()])
-        kinds = {Status(int(s)).name for s in set(self.status[failed].tolist())}
+        kinds = [Status(s) for s in sorted(set(self.status[failed].tolist()))]
         shown = ", ".join(str(int(i)) for i in failed[:5]) + (", …" if len(failed) > 5 else "")
         prefix = "backward_" if gradient else ""
-        remedy = {
-            "MAX_STEPS": f"raise '{prefix}max_steps' or '{prefix}tol' (a signal takes "
-            "a step a hop at least), try another solver, or bound the cell (contraction=0.95)",
-            "DIVERGED": "bound the cell (contraction=0.95), or damp the solver",
-            "STALLED": "try another solver",
-            "NON_FINITE": "check the weights and the input for NaN, and bound the cell "
-            "(contraction=0.95)",
+        usual = {
+            Status.MAX_STEPS: f"raise '{prefix}max_steps' or '{prefix}tol' (a signal takes a "
+            "step a hop at least)",
+            Status.DIVERGED: "damp the solver",
+            Status.STALLED: "try another solver",
+            Status.NON_FINITE: "check the weights and the input for NaN",
         }
-        advice = "; ".join(remedy[k] for k in sorted(kinds))
+        # What mends several kinds of failure is said once.
+        names = ", ".join(kind.name for kind in kinds)
+        advice = "; ".join(dict.fromkeys({**usual, **remedies}[kind] for kind in kinds))
         return (
             f"{len(failed)} of {self.num_graphs} graphs did not reach the relative residual"
             f"{' of their gradient' if gradient else ''} "
-            f"{self.tol:g} (graphs {shown}; status {', '.join(sorted(kinds))}). Worst: graph "
+            f"{self.tol:g} (graphs {shown}; status {names}). Worst: graph "
             f"{worst} with residual {float(self.residual[worst]):.2e} after "
             f"{int(self.num_steps[worst])} steps. To mend it: {advice}"
         )
@@ -152,9 +192,18 @@ class Solution:
         )
         return (
             f"{self.__class__.__name__}(graphs={self.num_graphs}, {counts}, "
-            f"residual≤{float(self.residual.max()):.1e}, "
+            f"residual≤{float(self.residual.max()):.1e}, {self._error()}"
             f"steps={int(self.num_steps.min())}–{int(self.num_steps.max())})"
         )
+
+    def _error(self) -> str:
+        try:
+            worst = float(self.error_bound.max())
+        except RuntimeError:  # the parameters are others by now
+            return ""
+        if not math.isfinite(worst):
+            return ""
+        return f"error≤{worst:.1e}, "
 
 
 def warn(message: str) -> None:

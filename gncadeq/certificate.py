@@ -1,0 +1,90 @@
+"""What a cell promises about its equilibrium, and the norm in which the promise holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gncadeq.typing import OptTensor
+
+
+@dataclass(frozen=True)
+class Certificate:
+    r"""A proven contraction: one step shrinks distances by :math:`\kappa < 1` at least.
+
+    .. math::
+        \lVert f(\mathbf{y}) - f(\mathbf{z}) \rVert \le \kappa \lVert \mathbf{y} - \mathbf{z} \rVert
+        \quad \Rightarrow \quad
+        \lVert \mathbf{z} - \mathbf{z}^\star \rVert \le
+        \frac{\lVert f(\mathbf{z}) - \mathbf{z} \rVert}{1 - \kappa}
+
+    There is one equilibrium, and every start reaches it (Banach's fixed-point theorem). The norm is
+    made of three choices, by which every bound of this package can be named: a state is multiplied
+    by ``node_weight`` and ``channel_weight``; the channels of a node are taken in ``groups``, each
+    with its Euclidean norm, of which the largest counts; and over nodes these are summed as
+    squares, or the largest counts.
+
+    Attributes:
+        rate: :math:`\kappa`; 1 or more promises nothing.
+        over_nodes: ``"sum"`` (Euclidean) or ``"max"``.
+        groups: Number of groups of channels: 1 is the Euclidean norm of a node, the number of
+            channels its largest entry.
+        node_weight: ``[num_nodes]``, or ``None`` for ones.
+        channel_weight: ``[channels]``, or ``None`` for ones.
+
+    Example:
+        >>> from gncadeq.dynamics import Partition
+        >>> z = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+        >>> Certificate(0.9).norm(z, Partition(None, 2))
+        tensor([5.0990])
+        >>> Certificate(0.9, "max", groups=2).norm(z, Partition(None, 2))
+        tensor([4.])
+    """
+
+    rate: float
+    over_nodes: Literal["sum", "max"] = "sum"
+    groups: int = 1
+    node_weight: OptTensor = None
+    channel_weight: OptTensor = None
+
+    def norm(self, value: Tensor, partition: Any) -> Tensor:
+        """The norm of ``value`` ``[num_nodes, channels]`` on each graph of a
+        :class:`~gncadeq.dynamics.Partition`: ``[num_graphs]``."""
+        if self.channel_weight is not None:
+            value = value * self.channel_weight.to(value.dtype)
+        if self.node_weight is not None:
+            value = value * self.node_weight.to(value.dtype).unsqueeze(1)
+        if self.over_nodes == "sum" and self.groups == 1:
+            size: Tensor = partition.norm(value)
+            return size
+        parts = value.view(value.size(0), self.groups, value.size(1) // self.groups)
+        size = torch.linalg.vector_norm(parts, dim=2).amax(1)
+        if self.over_nodes == "sum":
+            size = partition.norm(size.unsqueeze(1))
+            return size
+        largest = size.new_zeros(partition.num_graphs)
+        return largest.scatter_reduce_(0, partition.batch, size, "amax")
+
+    def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
+        r"""How far states are from the equilibrium at most, relative to :math:`\lVert f(\mathbf{z})
+        \rVert`: ``[num_graphs]``, infinite where nothing is promised."""
+        if not self.rate < 1.0:
+            return z.new_full((partition.num_graphs,), float("inf"))
+        distance = self.norm(fz - z, partition) / (1.0 - self.rate)
+        bound = torch.where(distance == 0, 0.0, distance / self.norm(fz, partition))
+        return bound.nan_to_num(nan=float("inf"), posinf=float("inf"))
+
+    def restrict(self, nodes: Tensor) -> Certificate:
+        """The certificate for some nodes, given their indices."""
+        if self.node_weight is None:
+            return self
+        return replace(self, node_weight=self.node_weight[nodes])
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(rate={self.rate:.3g})"
+
+
+__all__ = ["Certificate"]

@@ -1,0 +1,292 @@
+"""What a certificate promises holds: distances shrink, and errors stay within their bounds."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch_geometric.data import Batch, Data
+from torch_geometric.utils import to_undirected
+
+from gncadeq import (
+    ConvCell,
+    ConvergenceWarning,
+    GraphDEQ,
+    GraphNCA,
+    IGNNCell,
+    MonotoneCell,
+    PropagationCell,
+    Status,
+    WrappedConvCell,
+)
+from gncadeq.cells import prepare_neighborhood
+from gncadeq.certificate import Certificate
+from gncadeq.dynamics import Partition
+from gncadeq.transforms import ImageToGraph
+
+
+def draw(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(seed: int) -> Data:
+    data = ImageToGraph(living_threshold=0.4)(torch.rand(1, 7, 9, generator=draw(seed)))
+    data.x = data.x.double()
+    return data
+
+
+def weighted(seed: int, directed: bool = False) -> Data:
+    generator = draw(seed)
+    edges = torch.randint(12, (2, 30), generator=generator)
+    edges = edges if directed else to_undirected(edges)
+    x = torch.randn(12, 1, generator=generator).double()
+    return Data(x=x, edge_index=edges, edge_attr=None, num_nodes=12)
+
+
+def directed(seed: int) -> Data:
+    data = weighted(seed, directed=True)
+    data.edge_attr = torch.randn(30, generator=draw(seed)).double()
+    return data
+
+
+def wrap(conv):
+    return WrappedConvCell(conv, 1, contraction=0.8, activation=None)
+
+
+CELLS = {
+    "conv": (lambda: ConvCell(1, 4, contraction=0.9), pixels),
+    "monotone": (lambda: MonotoneCell(1, 4), pixels),
+    "propagation, sym": (lambda: PropagationCell(1, 0.2, "sym"), directed),
+    "propagation, row": (lambda: PropagationCell(1, 0.2, "row"), directed),
+    "ignn, sym": (lambda: IGNNCell(1, 4, kappa=0.9, normalization="sym"), directed),
+    "ignn, perron": (lambda: IGNNCell(1, 4, kappa=0.9, normalization=None), weighted),
+    "GCN": (lambda: wrap(pyg.GCNConv(4, 4)), weighted),
+    "SAGE": (lambda: wrap(pyg.SAGEConv(4, 4)), weighted),
+    "GCN, weights as they are": (lambda: wrap(pyg.GCNConv(4, 4, normalize=False)), weighted),
+    "GIN": (lambda: wrap(pyg.GINConv(torch.nn.Linear(4, 4))),
+            lambda seed: weighted(seed, directed=True)),
+    "GAT": (lambda: wrap(pyg.GATConv(4, 2, heads=2)),
+            lambda seed: weighted(seed, directed=True)),
+}  # fmt: skip
+
+
+def made(name: str):
+    make, graph = CELLS[name]
+    torch.manual_seed(3)
+    cell = make().double().eval()
+    with torch.no_grad():
+        for parameter in cell.parameters():  # far from the small numbers of a start
+            parameter.mul_(3.0)
+    return cell, graph
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_distances_shrink_by_the_rate(name):
+    cell, graph = made(name)
+    data = graph(0)
+    certificate = cell.certificate(data.edge_index, data.edge_attr, num_nodes=data.num_nodes)
+    assert 0 < certificate.rate < 1
+    step = torch.no_grad()(cell.bind(data.x, data.edge_index, data.edge_attr))
+    partition = Partition(None, data.num_nodes)
+    generator = draw(1)
+    worst = 0.0
+    for size in (1e-3, 1.0, 30.0):
+        for _ in range(20):
+            y, z = (
+                size * torch.randn(2, data.num_nodes, cell.channels, generator=generator)
+            ).double()
+            # also differences that point along the growing direction
+            for _ in range(3):
+                before = certificate.norm(y - z, partition)
+                fy, fz = step(y), step(z)
+                after = certificate.norm(fy - fz, partition)
+                worst = max(worst, float(after / before))
+                z = y + (fz - fy) / after * before
+    assert worst <= certificate.rate * (1 + 1e-9)
+    assert worst > 0.05  # the steps did move
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_error_is_within_its_bound_on_every_graph_of_a_batch(name):
+    cell, graph = made(name)
+    graphs = [graph(seed) for seed in (0, 1)]
+    batch = Batch.from_data_list(graphs)
+    exact = GraphDEQ(cell, tol=1e-12, max_steps=2000)(
+        batch.x, batch.edge_index, batch.edge_attr, batch.batch
+    )
+    for steps in (1, 3, 10):
+        deq = GraphDEQ(cell, solver="picard", tol=1e-9, max_steps=steps, on_failure="ignore")
+        z, solution = deq(
+            batch.x, batch.edge_index, batch.edge_attr, batch.batch, return_solution=True
+        )
+        fz = cell(z, batch.x, batch.edge_index, batch.edge_attr)
+        partition = Partition(batch.batch, batch.num_nodes)
+        certificate = cell.certificate(batch.edge_index, batch.edge_attr, num_nodes=batch.num_nodes)
+        error = certificate.norm(z - exact, partition) / certificate.norm(fz, partition)
+        assert bool((error <= solution.error_bound * (1 + 1e-9)).all())
+        assert bool((solution.error_bound < 1e3 * error + 1e-9).all())  # and says something
+        alone = graphs[0]
+        _, single = deq(alone.x, alone.edge_index, alone.edge_attr, return_solution=True)
+        torch.testing.assert_close(single.error_bound[0], solution.error_bound[0])
+
+
+def path(n: int) -> torch.Tensor:
+    return to_undirected(torch.stack([torch.arange(n - 1), torch.arange(1, n)]))
+
+
+def test_a_small_residual_may_hide_a_large_error_and_the_criterion_bounds_it():
+    edge_index, x = path(200), torch.randn(200, 1, generator=draw(0)).double()
+    cell = PropagationCell(1, 0.001, "row")
+    exact = GraphDEQ(cell, tol=1e-12, max_steps=5000)(x, edge_index)
+    z, solution = GraphDEQ(cell, max_steps=5000)(x, edge_index, return_solution=True)
+    error = float((z - exact).abs().max() / z.abs().max())
+    assert bool(solution.converged.all())
+    assert error > 0.1
+    assert float(solution.error_bound) >= error
+    assert "error≤" in repr(solution)
+    deq = GraphDEQ(cell, criterion="error", max_steps=5000)
+    z, solution = deq(x, edge_index, return_solution=True)
+    assert bool(solution.converged.all())
+    assert float((z - exact).abs().max() / z.abs().max()) <= 1e-3
+    torch.testing.assert_close(solution.residual, solution.error_bound)
+    assert deq.as_nca().criterion == "graph"
+
+
+def test_without_a_certificate_nothing_is_claimed():
+    edge_index, x = path(5), torch.rand(5, 3)
+    deq = GraphDEQ.from_conv(pyg.ResGatedGraphConv(4, 4), 3)
+    _, solution = deq(x, edge_index, return_solution=True)
+    assert bool((solution.error_bound == float("inf")).all())
+    assert "error" not in repr(solution)
+    deq.criterion = "error"
+    with pytest.raises(ValueError, match="Expected a certificate below 1"):
+        deq(x, edge_index)
+    with pytest.raises(ValueError, match="GraphDEQ bounds the error"):
+        GraphNCA(deq.cell, criterion="error")
+
+
+def test_a_pixel_graph_with_a_missing_edge_has_no_certificate():
+    data, cell = pixels(0), ConvCell(1, 4, contraction=0.9).double()
+    n = data.num_nodes
+    assert cell.certificate(data.edge_index, data.edge_attr, num_nodes=n).rate < 0.91
+    hood = prepare_neighborhood(data.edge_index, data.edge_attr, n, 9)
+    assert cell.certificate(hood, num_nodes=n).rate < 0.91
+    fewer = data.edge_index[:, 1:], data.edge_attr[1:]
+    assert cell.certificate(*fewer, num_nodes=n) is None
+
+
+def test_a_certificate_is_that_of_the_weights_that_were_solved_with():
+    data, cell = pixels(0), ConvCell(1, 4, contraction=0.9).double()
+    _, solution = GraphDEQ(cell)(data.x, data.edge_index, data.edge_attr, return_solution=True)
+    again = pickle.loads(pickle.dumps(solution))
+    with torch.no_grad():
+        next(cell.parameters()).mul_(2.0)
+    assert again.error_bound.equal(solution.error_bound)
+    assert copy.deepcopy(again).error_bound.equal(solution.error_bound)
+    _, solution = GraphDEQ(cell)(data.x, data.edge_index, data.edge_attr, return_solution=True)
+    with torch.no_grad():
+        next(cell.parameters()).mul_(2.0)
+    assert "error" not in repr(solution)
+    with pytest.raises(RuntimeError, match="before the optimiser's step"):
+        solution.error_bound  # noqa: B018
+
+
+def test_norms_by_hand():
+    z = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])
+    partition = Partition(torch.tensor([0, 0, 1]), 3)
+    weight = torch.tensor([1.0, 10.0, 1.0])
+    for certificate, expected in (
+        (Certificate(0.5), [26.0**0.5, 10.0]),
+        (Certificate(0.5, "max"), [5.0, 10.0]),
+        (Certificate(0.5, "max", groups=2), [4.0, 8.0]),
+        (Certificate(0.5, "max", groups=2, node_weight=weight), [10.0, 8.0]),
+        (Certificate(0.5, channel_weight=torch.tensor([1.0, 0.0])), [3.0, 6.0]),
+        (Certificate(0.5, "sum", groups=2), [17.0**0.5, 8.0]),
+    ):
+        torch.testing.assert_close(certificate.norm(z, partition), torch.tensor(expected))
+    rest = Certificate(0.5, "max", groups=2, node_weight=weight).restrict(torch.tensor([1]))
+    torch.testing.assert_close(rest.norm(z[1:2], Partition(None, 1)), torch.tensor([10.0]))
+
+
+class Shaken(ConvCell):
+    """Draws new randomness in every call, and doesn't say so."""
+
+    def prepare(self, *args, **kwargs):
+        step = super().prepare(*args, **kwargs)
+        return lambda z: step(z) + torch.rand_like(z)
+
+
+def told(deq: GraphDEQ, data: Data) -> str:
+    with pytest.warns(ConvergenceWarning) as record:
+        deq(data.x, data.edge_index, data.edge_attr)
+    return str(record[0].message)
+
+
+def test_advice_looks_at_the_cause():
+    data = pixels(0)
+    said = told(GraphDEQ(ConvCell(1, 4, contraction=0.9).double(), "picard", max_steps=2), data)
+    assert "bound the cell" not in said
+    cell = PropagationCell(1, 0.1)
+    said = told(GraphDEQ(cell, "picard", max_steps=2), Data(x=torch.ones(5, 1), edge_index=path(5)))
+    assert "contraction by 0.9" in said
+    assert "plain steps from zeros need about 73" in said  # 0.9^73 < 1e-3 / 2 < 0.9^72
+    free = ConvCell(1, 4, contraction=None).double()
+    with torch.no_grad():
+        for parameter in free.parameters():
+            parameter.mul_(5.0)
+    said = told(GraphDEQ(free, "anderson", max_steps=2), data)
+    assert "bound the cell (contraction=0.95)" in said
+    assert "solver_options={'history': 20}" in said
+    said = told(GraphDEQ(Shaken(1, 4, contraction=0.9).double(), max_steps=5), data)
+    assert "two evaluations of it at one state differ" in said
+    assert "bound" not in said
+
+
+def test_negative_degrees_are_named():
+    """pytorch_geometric #795 and #10549: GCNConv with negative edge weights."""
+    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    weight = torch.tensor([-3.0, -3.0, 1.0, 1.0])
+    deq = GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3)
+    with pytest.warns(ConvergenceWarning, match="roots of degrees, .* negative") as record:
+        z, solution = deq(torch.rand(3, 3), edges, weight, return_solution=True)
+    assert solution.status.tolist() == [Status.NON_FINITE]
+    assert bool(z.isnan().all())
+    assert bool(solution.residual.isinf().all())
+    assert "bound the cell" not in str(record[0].message)
+
+
+def test_options_that_are_derived_follow():
+    deq = GraphDEQ(ConvCell(1, 4))
+    deq.tol, deq.max_steps = 1e-5, 200
+    assert (deq.backward_tol, deq.backward_max_steps) == (1e-5, 200)
+    deq.backward_tol = 1e-7
+    deq.tol = 1e-2
+    assert deq.backward_tol == 1e-7
+    deq.backward_tol = None
+    assert deq.backward_tol == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tol": float("nan")}, "'tol' to be a finite number above 0"),
+        ({"tol": "1e-3"}, "'tol' to be a finite number"),
+        ({"max_steps": 2.5}, "'max_steps' to be a whole number"),
+        ({"max_steps": -1}, "'max_steps' to be a whole number"),
+        ({"backward_tol": 0.0}, "'backward_tol' to be a finite number above 0"),
+        ({"backward_max_steps": True}, "'backward_max_steps' to be a whole number"),
+        ({"solver": None}, "'solver' to be"),
+        ({"solver": 3}, "'solver' to be"),
+        ({"gradient": "bptt"}, "as_nca"),
+        ({"compact": "no"}, "'compact' to be True or False"),
+        ({"check_every": 0}, "'check_every' to be a whole number of at least 1"),
+        ({"phantom_damping": 1.5}, "'phantom_damping' to be a finite number above 0"),
+        ({"criterion": "nodes"}, "Did you mean 'node'"),
+    ],
+)
+def test_arguments_are_checked_when_they_are_given(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        GraphDEQ(ConvCell(1, 4), **options)
