@@ -1,4 +1,8 @@
-"""What a training run is made of; written to ``config.json`` in its folder."""
+"""What a training run is made of; written to ``config.json`` in its folder.
+
+The fields of a configuration are the options of its command as well. Nothing heavy is imported, so
+that ``gncadeq --help`` waits for no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ import dataclasses
 import json
 import secrets
 import shlex
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
+from inspect import cleandoc
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, get_type_hints
 
 from gncadeq.check import check_value
 from gncadeq.choices import (
     Accelerator,
     AnyGradient,
+    DatasetName,
     DynamicsName,
     Injection,
     Optimizer,
@@ -23,26 +29,49 @@ from gncadeq.choices import (
 )
 from gncadeq.files.json_files import write_json
 
-POSITIVE: dict[str, Any] = {"above": 0.0}
-SOME: dict[str, Any] = {"least": 1}
-SHARE: dict[str, Any] = {"least": 0.0, "most": 1.0}
-SEED: dict[str, Any] = {"most": 2**32 - 1}
+T = TypeVar("T")
+MAX_SEED = 2**32 - 1
 _RUN = "run"
 _PLACES = ("data_root", "out")
-_OPTIONS = {"living_threshold": "living", "hidden_channels": "hidden"}
+
+
+def option(default: T, help: str, *, name: str = "", shown: str = "", **limits: Any) -> T:
+    """A field of a configuration: an option in the library and on the command line.
+
+    Args:
+        default: Its default.
+        help: What it means, for ``--help`` and for the docstring of the configuration.
+        name: Its name on the command line, if it is not the field's.
+        shown: The default as ``--help`` shows it, if it is not the value.
+        limits: Of a number, as keywords of :func:`gncadeq.check.check_count` or ``check_number``;
+            whole numbers without limits aren't negative.
+    """
+    metadata = {"help": help, "name": name, "shown": shown, "limits": limits}
+    return dataclasses.field(default=default, metadata=metadata)  # type: ignore[no-any-return]
+
+
+def option_name(field: Field[Any]) -> str:
+    """The name of a field on the command line."""
+    return field.metadata.get("name") or field.name.replace("_", "-")
 
 
 class RunConfig:
     """What the configurations of all kinds of runs have in common; they are dataclasses.
 
+    The ``Args`` of their docstrings are written from the fields that :func:`option` makes.
+
     Attributes:
         command: The command that makes such a run, and the field that is its argument.
-        limits: Of numbers, as keywords of :func:`gncadeq.check.check_count` or ``check_number``;
-            whole numbers without limits aren't negative.
     """
 
     command: ClassVar[tuple[str, str]]
-    limits: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        options = {name: f for name, f in vars(cls).items() if isinstance(f, Field)}
+        if options:
+            lines = [f"    {name}: {f.metadata['help']}" for name, f in options.items()]
+            cls.__doc__ = "\n".join([cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
 
     def command_line(self, data_root: bool = True) -> str:
         """The command that makes this run again, to be pasted into a shell.
@@ -58,20 +87,19 @@ class RunConfig:
             value = getattr(self, field.name)
             if field.name in left_out or (value == field.default and field.name != "out"):
                 continue
-            option = _OPTIONS.get(field.name, field.name.replace("_", "-"))
-            if field.name == "living_threshold" and value is None:
-                words += ["--pixels", "all"]
-            elif isinstance(value, bool):
-                words.append(f"--{'' if value else 'no-'}{option}")
+            name = option_name(field)
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{name}")
             else:
-                words += [f"--{option}", "none" if value is None else str(value)]
+                words += [f"--{name}", "none" if value is None else str(value)]
         return shlex.join(words)
 
     def check_values(self) -> None:
         """Refuse a value that isn't of the field's type, or is out of its limits."""
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is not ClassVar:
-                check_value(name, getattr(self, name), kind, **self.limits.get(name, {}))
+        kinds = get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            limits = field.metadata.get("limits", {})
+            check_value(field.name, getattr(self, field.name), kinds[field.name], **limits)
 
     def save(self, path: Path) -> str:
         """Write the configuration as JSON, and return the id of the run.
@@ -167,50 +195,58 @@ class TrainConfig(RunConfig):
     """
 
     command: ClassVar[tuple[str, str]] = ("train", "dataset")
-    limits: ClassVar[dict[str, dict[str, Any]]] = {
-        "epochs": SOME, "channels": SOME, "hidden_channels": SOME, "max_steps": SOME,
-        "phantom_steps": SOME, "nca_steps": SOME, "batch_size": SOME, "train_limit": SOME,
-        "devices": SOME, "seed": SEED, "contraction": POSITIVE, "tol": POSITIVE, "lr": POSITIVE,
-        "clip": POSITIVE, "warm_start_mb": POSITIVE, "crop": SHARE,
-        "living_threshold": {"least": 0.0, "below": 1.0},
-        "fire_rate": {"above": 0.0, "most": 1.0}, "momentum": {"least": 0.0, "below": 1.0},
-    }  # fmt: skip
 
-    dataset: str = "mnist"
-    data_root: str | None = None
-    out: str = "runs/mnist"
-    epochs: int = 10
-    seed: int = 0
-    channels: int = 24
-    hidden_channels: int = 128
-    update: Update = "direct"
-    injection: Injection = "superposed"
-    contraction: float | None = 0.99
-    standardize: bool = True
-    living_threshold: float | None = 0.02
-    dynamics: DynamicsName = "deq"
-    solver: str = "picard"
-    tol: float = 1e-2
-    max_steps: int = 60
-    gradient: AnyGradient = "ift"
-    phantom_steps: int = 5
-    nca_steps: int = 32
-    fire_rate: float = 1.0
-    start: StartName = "zeros"
-    optimizer: Optimizer = "adam"
-    lr: float = 1e-2
-    momentum: float = 0.9
-    schedule: Schedule = "one_cycle"
-    batch_size: int = 64
-    clip: float | None = 1.0
-    augment: bool = False
-    crop: float = 0.0
-    warm_start: bool = False
-    warm_start_mb: float = 512.0
-    validation: int = 0
-    train_limit: int | None = None
-    accelerator: Accelerator = "cpu"
-    devices: int = 1
+    dataset: DatasetName = option("mnist", "What to train on.")
+    data_root: str | None = option(
+        None, "Folder with MNIST/raw and so on.", shown="$GNCADEQ_DATA, else datasets/"
+    )
+    out: str = option("runs/mnist", "The run's folder.", shown="runs/DATASET")
+    epochs: int = option(10, "Passes over the training set.", least=1)
+    seed: int = option(0, "Seed of all randomness.", most=MAX_SEED)
+    channels: int = option(24, "Channels of encoder and state.", least=1)
+    hidden_channels: int = option(128, "Width of the readout's MLP.", name="hidden", least=1)
+    update: Update = option("direct", "The cell's form.")
+    injection: Injection = option("superposed", "How the input enters every step.")
+    contraction: float | None = option(0.99, "Bound on the state's stencil.", above=0)
+    standardize: bool = option(True, "Standardise the pooled state over the batch in training.")
+    living_threshold: float | None = option(
+        0.02,
+        "Grey level above which a pixel is a node; with none all pixels are.",
+        name="living",
+        least=0,
+        below=1,
+    )
+    dynamics: DynamicsName = option("deq", "Train as equilibrium or automaton.")
+    solver: str = option(
+        "picard", "auto, picard, anderson, broyden, newton, flow or torchdeq:NAME."
+    )
+    tol: float = option(1e-2, "Relative residual to reach in training.", above=0)
+    max_steps: int = option(60, "Most solver steps in training.", least=1)
+    gradient: AnyGradient = option("ift", "bptt goes with dynamics nca, the others with deq.")
+    phantom_steps: int = option(5, "Steps of the phantom gradient.", least=1)
+    nca_steps: int = option(32, "Steps of the automaton in training.", least=1)
+    fire_rate: float = option(1.0, "Fire rate of the automaton in training.", above=0, most=1)
+    start: StartName = option("zeros", "Where dynamics start.")
+    optimizer: Optimizer = option("adam", "The optimiser.")
+    lr: float = option(1e-2, "(Peak) learning rate.", above=0)
+    momentum: float = option(0.9, "Momentum of SGD.", least=0, below=1)
+    schedule: Schedule = option("one_cycle", "The course of the learning rate.")
+    batch_size: int = option(64, "Images a step.", least=1)
+    clip: float | None = option(1.0, "Bound on the gradient's norm.", above=0)
+    augment: bool = option(False, "Rotate, stretch and shear the training images a little.")
+    crop: float = option(
+        0.0, "Share of the training images of which only a window is shown.", least=0, most=1
+    )
+    warm_start: bool = option(False, "Start every solve from the image's equilibrium an epoch ago.")
+    warm_start_mb: float = option(512.0, "Memory for these equilibria, in MB.", above=0)
+    validation: int = option(0, "Training images to hold out and measure every epoch.")
+    train_limit: int | None = option(
+        None, "Use only so many training images.", shown="none: all", least=1
+    )
+    accelerator: Accelerator = option("cpu", "Where to train; measured on CPUs only so far.")
+    devices: int = option(
+        1, "Processes on this machine, each with a device and a share of every batch.", least=1
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done.
@@ -271,4 +307,4 @@ class TrainConfig(RunConfig):
         }  # fmt: skip
 
 
-__all__ = ["POSITIVE", "SEED", "SHARE", "SOME", "RunConfig", "TrainConfig", "run_id"]
+__all__ = ["MAX_SEED", "RunConfig", "TrainConfig", "option", "option_name", "run_id"]

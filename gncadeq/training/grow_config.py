@@ -2,73 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch_geometric.data import Data
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 from gncadeq.check import check_count
 from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
-from gncadeq.training.config import POSITIVE, SEED, SHARE, SOME, RunConfig
+from gncadeq.training.config import MAX_SEED, RunConfig, option
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 _OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
 
 
 @dataclass
 class GrowConfig(RunConfig):
-    r"""The options of :func:`gncadeq.training.grow.grow`.
-
-    Args:
-        target: A picture, a pattern, or ``"color"``
-            (:func:`gncadeq.training.targets.load_target`).
-        on: ``"grid"``, a surface or mesh file, or a graph file (GraphML, GML, an edge list).
-        size: Side of the grid in pixels, into which a picture is shrunk; ``None`` keeps its size.
-        kernels: What nodes of a surface sense, as of :class:`gncadeq.transforms.MeshToGraph`.
-        scale: Length of these kernels in the units of the mesh, or ``None`` for those of one ring.
-        up: The axis of the mesh that points up.
-        projection: How a picture gets onto a surface
-            (:func:`gncadeq.training.surfaces.project_picture`).
-        out: The run's folder.
-        steps: Training steps.
-        seed: Seed of all randomness.
-        channels: Channels of the state, at least 4 (red, green, blue, alpha).
-        hidden_channels: Width of the rule's MLP.
-        seed_node: The node that lives at first; by default the one in the middle.
-        anchor: Whether the seed node stays marked for ever
-            (:func:`gncadeq.training.targets.anchor`), which holds the pattern in its place.
-        method: ``"bptt"`` trains through the steps of the automaton; ``"implicit"`` runs it without
-            gradient until it is at rest, and differentiates there (:class:`gncadeq.GraphDEQ`).
-        pretrain: Share of the training, in [0, 1), that ``"implicit"`` begins with ``"bptt"``: an
-            implicit gradient is one only near an equilibrium, and at first there is none. Later
-            training steps whose states run away are taken through time as well.
-        fire_rate: Probability that a node updates in a step.
-        min_rollout: Fewest steps to train through; the number is drawn for every training step.
-        max_rollout: Most steps to train through; the fewest on the way to rest (``"implicit"``).
-        settle: Every other training step lets the drawn states age by up to so many steps first,
-            without gradient (``"bptt"``); 0 never does.
-        checkpoint_every: As of :class:`gncadeq.GraphNCA`.
-        gradient: ``"ift"``, ``"phantom"`` or ``"one_step"`` (``"implicit"``). Of the three only the
-            first was measured to keep a grown pattern (``docs/growing.md``).
-        phantom_steps: Steps of the phantom gradient.
-        tol: Relative residual that is rest, and to which ``"ift"`` solves (``"implicit"``).
-        max_steps: Most steps on the way to rest (``"implicit"``).
-        variants: Other triangulations of a surface to train on beside it
-            (:func:`gncadeq.training.variants.draw_variants`), so that the rule doesn't depend on
-            that of the file; not for grids and graph files. At most as many as half of
-            ``pool_size``; the other half is the surface itself.
-        pool_size: States in the pool.
-        elders: Share of them, in [0, 1), that are never sent back to the seed, so that they grow
-            old.
-        batch_size: States a training step.
-        reset_every: The worst of a draw goes back to the seed in every so many training steps.
-        damage: How many of the best of a draw are injured.
-        damage_from: Share of the training after which injuries and settling begin, in [0, 1].
-        rest: Weight of :func:`gncadeq.training.losses.rest_loss` at the end of the training, to
-            which it rises in proportion to the training steps done.
-        overflow: Weight of :func:`gncadeq.training.losses.overflow_loss`.
-        overflow_bound: Bound on states.
-        lr: Adam's learning rate; divided by 3 after half of the training, and by 10 after 80 %.
-        save_every: Training steps between checkpoints.
+    """The options of :func:`gncadeq.training.grow.grow`.
 
     Example:
         >>> GrowConfig("lizard.png", steps=500).command_line()
@@ -76,56 +25,131 @@ class GrowConfig(RunConfig):
     """
 
     command: ClassVar[tuple[str, str]] = ("grow", "target")
-    limits: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(
-            ("steps", "hidden_channels", "checkpoint_every", "min_rollout", "phantom_steps",
-             "max_steps", "batch_size", "reset_every", "save_every"), SOME,
-        ),
-        "size": {"least": 1, "most": 4096}, "channels": {"least": 4}, "seed": SEED,
-        "scale": POSITIVE, "tol": POSITIVE, "overflow_bound": POSITIVE, "lr": POSITIVE,
-        "rest": {"least": 0.0}, "overflow": {"least": 0.0}, "damage_from": SHARE,
-        "pretrain": {"least": 0.0, "below": 1.0},
-        "elders": {"least": 0.0, "below": 1.0, "hint": "Else no seed is grown"},
-        "fire_rate": {"above": 0.0, "most": 1.0},
-    }  # fmt: skip
 
-    target: str
-    on: str = "grid"
-    size: int | None = 40
-    kernels: Kernels = "tangent"
-    scale: float | None = None
-    up: Up = "y"
-    projection: Projection = "auto"
-    out: str = "runs/grow"
-    steps: int = 600
-    seed: int = 0
-    channels: int = 16
-    hidden_channels: int = 96
-    seed_node: int | None = None
-    anchor: bool = True
-    method: GrowMethod = "bptt"
-    pretrain: float = 0.5
-    fire_rate: float = 1.0
-    min_rollout: int = 20
-    max_rollout: int = 32
-    settle: int = 100
-    checkpoint_every: int | None = None
-    gradient: Gradient = "ift"
-    phantom_steps: int = 16
-    tol: float = 1e-3
-    max_steps: int = 96
-    variants: int = 7
-    pool_size: int = 16
-    elders: float = 0.5
-    batch_size: int = 4
-    reset_every: int = 2
-    damage: int = 1
-    damage_from: float = 0.1
-    rest: float = 30.0
-    overflow: float = 1.0
-    overflow_bound: float = 2.0
-    lr: float = 2e-3
-    save_every: int = 100
+    target: str = field(
+        metadata={
+            "help": "A picture (its transparency is kept); 'stripes', 'spots' or 'gradient'; or "
+            "'color', the colours of the file that 'on' names."
+        }
+    )
+    on: str = option(
+        "grid",
+        "'grid'; a file of a mesh or of points; 'icosphere', 'torus', 'cylinder', 'moebius', "
+        "'plane' or 'delaunay_blob', or with its size, 'icosphere:4', 'torus:64,32'; a graph, as "
+        "GraphML, GML or a list of edges; or a graph with colours (a run's target.safetensors).",
+    )
+    size: int | None = option(
+        40,
+        "Side of the grid in pixels, into which a picture is shrunk; none keeps its size.",
+        least=1,
+        most=4096,
+    )
+    kernels: Kernels = option("tangent", "What the nodes of a surface sense.")
+    scale: float | None = option(
+        None,
+        "Length of these kernels in the units of the mesh, so that the rule fits other "
+        "resolutions; none takes one ring of neighbours.",
+        above=0,
+    )
+    up: Up = option("y", "The axis of the mesh that points up.")
+    projection: Projection = option(
+        "auto",
+        "How a picture gets onto a surface; auto: around it, if its box is a cube, or else along "
+        "the box's shortest side.",
+    )
+    out: str = option("runs/grow", "The run's folder.", shown="runs/grow/TARGET")
+    steps: int = option(600, "Training steps.", least=1)
+    seed: int = option(0, "Seed of all randomness.", most=MAX_SEED)
+    channels: int = option(
+        16, "Channels of the state, at least 4 (red, green, blue and opacity).", least=4
+    )
+    hidden_channels: int = option(96, "Width of the rule's MLP.", name="hidden", least=1)
+    seed_node: int | None = option(
+        None, "The node that lives at first.", shown="none: the one in the middle"
+    )
+    anchor: bool = option(
+        True, "Mark the seed node for ever, which holds the pattern in its place."
+    )
+    method: GrowMethod = option(
+        "bptt",
+        "'bptt' trains through the steps of the automaton; 'implicit' runs it without gradient "
+        "until it is at rest, and differentiates there.",
+    )
+    pretrain: float = option(
+        0.5,
+        "Share of the training, in [0, 1), that 'implicit' begins with 'bptt': at first there is "
+        "no equilibrium to differentiate. Later training steps whose states run away are taken "
+        "through time as well.",
+        least=0,
+        below=1,
+    )
+    fire_rate: float = option(
+        1.0, "Probability that a node updates in a step (bptt).", above=0, most=1
+    )
+    min_rollout: int = option(
+        20, "Fewest steps to train through; the number is drawn for every training step.", least=1
+    )
+    max_rollout: int = option(
+        32, "Most steps to train through (bptt); the fewest on the way to rest (implicit)."
+    )
+    settle: int = option(
+        100,
+        "Every other training step lets the drawn states age by up to so many steps first, without "
+        "gradient (bptt); 0 never does.",
+    )
+    checkpoint_every: int | None = option(
+        None, "Recompute in segments of so many steps, for less memory (bptt).", least=1
+    )
+    gradient: Gradient = option(
+        "ift",
+        "The gradient (implicit). Of the three only 'ift' was measured to keep a grown pattern.",
+    )
+    phantom_steps: int = option(16, "Steps of the phantom gradient.", least=1)
+    tol: float = option(
+        1e-3, "Relative residual that is rest, and to which 'ift' solves (implicit).", above=0
+    )
+    max_steps: int = option(96, "Most steps on the way to rest (implicit).", least=1)
+    variants: int = option(
+        7,
+        "Other triangulations of a surface to train on beside it, so that the rule doesn't depend "
+        "on that of the file; not for grids and graph files. At most as many as half of the pool; "
+        "the other half is the surface itself.",
+    )
+    pool_size: int = option(16, "States in the pool.")
+    elders: float = option(
+        0.5,
+        "Share of them, in [0, 1), that never return to the seed, so that they grow old.",
+        least=0,
+        below=1,
+        hint="Else no seed is grown",
+    )
+    batch_size: int = option(4, "States a training step.", least=1)
+    reset_every: int = option(
+        2,
+        "The worst of a draw starts again from the seed in every so many training steps.",
+        least=1,
+    )
+    damage: int = option(1, "How many of the best of a draw are injured.")
+    damage_from: float = option(
+        0.1,
+        "Share of the training, in [0, 1], after which injuries and settling begin.",
+        least=0,
+        most=1,
+    )
+    rest: float = option(
+        30.0,
+        "Weight of the loss on states that move, at the end of the training; it rises in "
+        "proportion to the training steps done.",
+        least=0,
+    )
+    overflow: float = option(1.0, "Weight of the loss on states beyond the bound.", least=0)
+    overflow_bound: float = option(2.0, "Bound on the entries of states.", above=0)
+    lr: float = option(
+        2e-3,
+        "Adam's learning rate; divided by 3 after half of the training, by 10 after 80 %.",
+        above=0,
+    )
+    save_every: int = option(100, "Training steps between checkpoints.", least=1)
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done.
@@ -178,6 +202,8 @@ class GrowConfig(RunConfig):
         """The target on other triangulations of its surface, drawn by the run's seed."""
         if not self.on_surface() or data.get("face") is None:
             return []
+        from torch_geometric.data import Data
+
         from gncadeq.training.targets import seed_node
         from gncadeq.training.variants import draw_variants
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from gncadeq.check import check_count
 from gncadeq.dynamics import GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
-from gncadeq.training.config import POSITIVE, SEED, SOME, RunConfig
+from gncadeq.training.config import MAX_SEED, RunConfig, option
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.stopping import run_steps
 from gncadeq.training.texture_loss import PatchLoss
@@ -30,26 +30,6 @@ from gncadeq.transforms.kernels import PIXEL
 class TextureConfig(RunConfig):
     """The options of :func:`train_texture`.
 
-    Args:
-        channels: Channels of the rule; :math:`C (4C + 1)` parameters.
-        kernels: ``"isotropic"`` (the Laplacian) or ``"tangent"`` (two derivatives besides, by
-            which the rule knows right and up).
-        size: Side in pixels of the periodic grid that it is trained on.
-        steps: Training steps.
-        seed: Seed of all randomness.
-        batch_size: States a training step.
-        pool_size: States that live on between training steps.
-        reset_every: The worst of a draw starts again from noise in every so many training steps.
-        min_rollout: Fewest steps to train through; the number is drawn for every training step.
-        max_rollout: Most steps to train through.
-        noise: Standard deviation of the start.
-        fire_rate: Probability that a node updates in a step.
-        overflow: Weight of :func:`gncadeq.training.losses.overflow_loss`, with a bound of one.
-        rest: Weight of :func:`gncadeq.training.losses.rest_loss` at the end, to which it rises in
-            proportion to the training steps done.
-        lr: Adam's learning rate; three tenths of it after half of the training, a tenth
-            after 80 %.
-
     Raises:
         ValueError: If options are out of range.
 
@@ -58,29 +38,43 @@ class TextureConfig(RunConfig):
         0.0002
     """
 
-    limits: ClassVar[dict[str, dict[str, Any]]] = {
-        **dict.fromkeys(("steps", "batch_size", "reset_every", "min_rollout"), SOME),
-        "channels": {"least": 3, "hint": "They begin with red, green and blue"},
-        "size": {"least": 1, "most": 4096}, "seed": SEED, "noise": POSITIVE, "lr": POSITIVE,
-        "fire_rate": {"above": 0.0, "most": 1.0}, "overflow": {"least": 0.0},
-        "rest": {"least": 0.0},
-    }  # fmt: skip
-
-    channels: int = 12
-    kernels: Literal["isotropic", "tangent"] = "isotropic"
-    size: int = 32
-    steps: int = 450
-    seed: int = 0
-    batch_size: int = 4
-    pool_size: int = 32
-    reset_every: int = 2
-    min_rollout: int = 20
-    max_rollout: int = 48
-    noise: float = 0.3
-    fire_rate: float = 0.5
-    overflow: float = 1.0
-    rest: float = 0.0
-    lr: float = 2e-3
+    channels: int = option(
+        12, "Channels of the rule; 4 C² + C parameters.", least=3,
+        hint="They begin with red, green and blue",
+    )  # fmt: skip
+    kernels: Literal["isotropic", "tangent"] = option(
+        "isotropic",
+        "'isotropic' (the Laplacian) or 'tangent' (two derivatives besides, by which the rule "
+        "knows right and up).",
+    )
+    size: int = option(
+        32, "Side in pixels of the periodic grid that it is trained on.", least=1, most=4096
+    )
+    steps: int = option(450, "Training steps.", least=1)
+    seed: int = option(0, "Seed of all randomness.", most=MAX_SEED)
+    batch_size: int = option(4, "States a training step.", least=1)
+    pool_size: int = option(32, "States that live on between training steps.")
+    reset_every: int = option(
+        2, "The worst of a draw starts again from noise in every so many training steps.", least=1
+    )
+    min_rollout: int = option(
+        20, "Fewest steps to train through; the number is drawn for every training step.", least=1
+    )
+    max_rollout: int = option(48, "Most steps to train through.")
+    noise: float = option(0.3, "Standard deviation of the start.", above=0)
+    fire_rate: float = option(0.5, "Probability that a node updates in a step.", above=0, most=1)
+    overflow: float = option(1.0, "Weight of the loss on states beyond the bound of one.", least=0)
+    rest: float = option(
+        0.0,
+        "Weight of the loss on states that move, at the end of the training; it rises in "
+        "proportion to the training steps done.",
+        least=0,
+    )
+    lr: float = option(
+        2e-3,
+        "Adam's learning rate; three tenths of it after half of the training, a tenth after 80 %.",
+        above=0,
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done."""
