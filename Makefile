@@ -18,7 +18,8 @@ demo: .venv/installed ## train on scikit-learn's digits, evaluate both ways, dra
 test: .venv/installed ## the quick tests; make test ARGS="-n 2" for two processes
 	$(BIN)/python -m pytest $(ARGS)
 
-fuzz: .venv/installed ## runs killed at 50 random moments
+fuzz: .venv/installed ## 10,000 damaged files, wrong options and arguments; runs killed at 50 random moments
+	GNCADEQ_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py
 	GNCADEQ_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py
 
 slow: .venv/installed ## the tests that take minutes

@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
+LARGEST = 2**31 - 1  # count: what is made of so many doesn't fit into memory
 
 
 def check_number(
@@ -90,6 +91,8 @@ def check_count(
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(_message(name, expected, value, hint))
     number = int(value)
+    if number > LARGEST and most is None:
+        most, expected = LARGEST, expected + f" and of at most {LARGEST}"
     if number < least or (most is not None and number > most) or (odd and number % 2 == 0):
         raise ValueError(_message(name, expected, value, hint))
     return number
@@ -149,6 +152,23 @@ def check_seed(seed: Any) -> int:
     return check_count("seed", seed, most=2**63 - 1)
 
 
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], hint: str = "") -> None:
+    """Refuse a value that isn't an instance of a class, such as a list in the place of a tensor.
+
+    Raises:
+        TypeError: If it is none.
+
+    Example:
+        >>> check_type("options", 3, dict)
+        Traceback (most recent call last):
+        TypeError: Expected 'options' to be a dict (got 3)
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        expected = " or ".join(f"a {each.__name__}" for each in kinds)
+        raise TypeError(_message(name, expected, value, hint))
+
+
 def check_value(name: str, value: Any, kind: Any, **limits: Any) -> None:
     """Check the value of a field by the field's type.
 
@@ -181,8 +201,8 @@ def check_value(name: str, value: Any, kind: Any, **limits: Any) -> None:
         check_count(name, value, **limits)
     elif kind is float:
         check_number(name, value, **limits)
-    elif not isinstance(value, kind):
-        raise TypeError(_message(name, f"a {kind.__name__}", value, ""))
+    else:
+        check_type(name, value, kind)
 
 
 def _bounds(
@@ -207,4 +227,12 @@ def _message(name: str, expected: str, value: Any, hint: Any) -> str:
     return f"Expected '{name}' to be {expected} (got {shown})" + (f". {hint}" if hint else "")
 
 
-__all__ = ["check_choice", "check_count", "check_flag", "check_number", "check_seed", "check_value"]
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_flag",
+    "check_number",
+    "check_seed",
+    "check_type",
+    "check_value",
+]

@@ -213,6 +213,28 @@ def recorded() -> bool:
     return torch.is_grad_enabled() or transforms_active()
 
 
+def check_edge_index(edge_index: object) -> None:
+    """Raise unless ``edge_index`` is a dense tensor of integers ``[2, num_edges]``.
+
+    Raises:
+        TypeError: If it is no tensor, a sparse one, or not of integers.
+        ValueError: If it has another shape.
+    """
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"Expected a tensor 'edge_index' (got {type(edge_index).__name__})")
+    if edge_index.layout != torch.strided:
+        raise TypeError(
+            f"Expected edge indices [2, num_edges] (got a {edge_index.layout} matrix). Use "
+            "row_col, edge_weight = torch_geometric.utils.to_edge_index(adj_t) and row_col.flip(0)"
+        )
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"Expected 'edge_index' of shape [2, num_edges] (got {list(edge_index.shape)})"
+        )
+    if edge_index.dtype not in (torch.long, torch.int):
+        raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
+
+
 def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
     """Raise a ValueError if ``index`` has entries outside ``[0, size)``.
 
@@ -270,4 +292,12 @@ def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.de
     return table.masked_fill(outside, -1)
 
 
-__all__ = ["GridShape", "Neighborhood", "Stencil", "check_range", "recorded", "transforms_active"]
+__all__ = [
+    "GridShape",
+    "Neighborhood",
+    "Stencil",
+    "check_edge_index",
+    "check_range",
+    "recorded",
+    "transforms_active",
+]

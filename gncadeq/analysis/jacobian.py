@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
+from gncadeq.check import check_type
 from gncadeq.dynamics import Partition
 from gncadeq.typing import OptTensor, Step
 
@@ -110,6 +111,7 @@ class Jacobian:
 
 def check_state(z: Tensor) -> None:
     """Refuse what is no state ``[num_nodes, channels]``."""
+    check_type("z", z, Tensor)
     if z.dim() != 2 or not z.is_floating_point():
         raise ValueError(
             "Expected 'z' of shape [num_nodes, channels], floating-point (got "

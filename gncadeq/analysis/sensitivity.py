@@ -10,6 +10,7 @@ from torch import Tensor
 from gncadeq.analysis.jacobian import Jacobian, check_state
 from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
+from gncadeq.neighborhood import check_edge_index, check_range
 from gncadeq.typing import Step
 
 
@@ -118,6 +119,8 @@ def hop_distance(edge_index: Tensor, node: int, num_nodes: int) -> Tensor:
         tensor([ 2,  1,  0, -1])
     """
     check_count("num_nodes", num_nodes, 1)
+    check_edge_index(edge_index)
+    check_range("edge_index", edge_index, num_nodes, "num_nodes")
     check_count("node", node, 0, num_nodes - 1)
     hops = torch.full((num_nodes,), -1, device=edge_index.device)
     hops[node] = 0

@@ -13,8 +13,9 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.data import BaseData
 
 from gncadeq.certificate import Certificate
+from gncadeq.check import check_type
 from gncadeq.layout import FlatGraph
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.neighborhood import Neighborhood, check_edge_index
 from gncadeq.rows import Declared, declared_rows, is_known, rows_of
 from gncadeq.typing import Adj, OptTensor, Step
 
@@ -74,6 +75,8 @@ class Cell(nn.Module, ABC):
                     "HeteroConv(...), in_channels={...}), or a RelationCell"
                 )
         check_tensor(x)
+        if edge_attr is not None:
+            check_type("edge_attr", edge_attr, Tensor)
         context = self._given(context)
         rows = rows_of(context, declared_rows(self.context), x.size(0), edge_index, batch)
         return FlatGraph(x, edge_index, edge_attr, batch, context, rows, hypergraph=self.hypergraph)
@@ -232,6 +235,7 @@ def check_graph(
         ValueError: On a wrong shape.
         TypeError: On a wrong dtype.
     """
+    check_type("x", x, Tensor)
     if x.dim() != 2 or x.size(1) != in_channels:
         raise ValueError(
             f"Expected 'x' of shape [num_nodes, in_channels] = [*, {in_channels}] "
@@ -252,19 +256,7 @@ def check_graph(
                 f"(got {edge_index.num_nodes})"
             )
         return
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"Expected a tensor 'edge_index' (got {type(edge_index).__name__})")
-    if edge_index.layout != torch.strided:
-        raise TypeError(
-            f"Expected edge indices [2, num_edges] (got a {edge_index.layout} matrix). Use "
-            "row_col, edge_weight = torch_geometric.utils.to_edge_index(adj_t) and row_col.flip(0)"
-        )
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"Expected 'edge_index' of shape [2, num_edges] (got {list(edge_index.shape)})"
-        )
-    if edge_index.dtype not in (torch.long, torch.int):
-        raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
+    check_edge_index(edge_index)
 
 
 __all__ = ["Cell", "check_graph", "check_tensor", "refuse_graph"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as parameter_is_lazy
 from torch_geometric.nn import MessagePassing
 
+from gncadeq.check import check_type
 from gncadeq.neighborhood import check_range
 from gncadeq.rows import Rows, check_rows, declared_rows
 from gncadeq.typing import OptTensor
@@ -60,6 +61,7 @@ def read_signature(conv: nn.Module) -> ConvSignature:
         >>> read_signature(GCNConv(4, 4)).edge
         'edge_weight'
     """
+    check_type("conv", conv, nn.Module)
     parameters = _parameters(conv)
     graph = next((name for name in _GRAPH if name in parameters), None)
     if graph is None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph
-from gncadeq.check import check_count
+from gncadeq.check import check_count, check_type
 from gncadeq.neighborhood import check_range
 from gncadeq.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
@@ -205,6 +205,8 @@ class ElasticCell(Cell):
                             "(got a neighborhood)")  # fmt: skip
         n, count = x.size(0), edge_index.size(1)
         check_range("edge_index", edge_index, n, "num_nodes")
+        if edge_attr is not None:
+            check_type("edge_attr", edge_attr, Tensor)
         if edge_attr is None or list(edge_attr.shape) != [count, 1]:
             raise ValueError(
                 f"Expected rest lengths 'edge_attr' of shape [num_edges, 1] = [{count}, 1] "

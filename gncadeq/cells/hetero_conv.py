@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import HANConv, HeteroConv
-from torch_geometric.nn.resolver import activation_resolver
 
 from gncadeq.cells.adjacency import WeightedAdjacency
 from gncadeq.cells.conv_growth import settled_growth
 from gncadeq.cells.conv_signature import check_width, is_lazy, output_width, read_signature
 from gncadeq.cells.measured import MeasuredCell, measuring, recorded
+from gncadeq.cells.modules import activation_of
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.check import check_count, check_number
 from gncadeq.layout import FlatGraph, check_names
@@ -170,7 +170,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         check_count("power_steps", power_steps, 2)
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv
-        self.activation = nn.Identity() if activation is None else activation_resolver(activation)
+        self.activation = activation_of(activation)
         super().reset_parameters()
 
     def reset_parameters(self) -> None:

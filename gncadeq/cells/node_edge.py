@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.typed import TypedCell
-from gncadeq.check import check_number
+from gncadeq.check import check_number, check_type
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
 from gncadeq.typing import Adj, OptTensor
@@ -131,6 +131,7 @@ class NodeEdgeCell(TypedCell):
         kappa: float = 0.9,
         bias: bool = True,
     ) -> None:
+        check_type("in_channels", in_channels, Mapping)
         check_names("in_channels", list(in_channels), ["node", "edge"])
         super().__init__(
             {name: in_channels[name] for name in ("node", "edge")}, channels,

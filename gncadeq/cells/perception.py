@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.check import check_type
 from gncadeq.neighborhood import check_range, recorded
 from gncadeq.sparse import SparseRows
 from gncadeq.typing import Adj, OptTensor
@@ -123,6 +124,8 @@ _BLOCK = 4096  # nodes
 
 def check_kernels(edge_attr: OptTensor, num_kernels: int) -> Tensor:
     """The kernel weights ``[num_edges, num_kernels]``; else a ValueError says who writes them."""
+    if edge_attr is not None:
+        check_type("edge_attr", edge_attr, Tensor)
     if edge_attr is None or edge_attr.dim() != 2 or edge_attr.size(1) != num_kernels:
         found = None if edge_attr is None else list(edge_attr.shape)
         raise ValueError(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cells.base import check_graph
-from gncadeq.check import check_count, check_flag
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.check import check_count, check_flag, check_type
+from gncadeq.neighborhood import Neighborhood, check_edge_index
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -56,12 +56,16 @@ def prepare_neighborhood(
                 f"(got {edge_index.num_relations})"
             )
         return edge_index
+    check_count("num_nodes", num_nodes)
+    check_count("num_relations", num_relations, 1)
+    check_edge_index(edge_index)
     num_edges = edge_index.size(1)
     if relation is None:
         raise ValueError(
             "Expected 'edge_attr' with the relation (relative offset) of every edge (got None). "
             "gncadeq.transforms.ImageToGraph writes it"
         )
+    check_type("edge_attr", relation, Tensor)
     if relation.is_floating_point() or relation.dtype == torch.bool:
         raise TypeError(f"Expected integer relations in 'edge_attr' (got {relation.dtype})")
     relation = relation.view(-1) if relation.dim() == 2 and relation.size(1) == 1 else relation
@@ -248,8 +252,14 @@ def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:
         weight: ``[kernel², in_channels, out_channels]``.
         frequencies: Samples for each unit of the stencil's reach :math:`d`.
     """
-    reach = max(1, isqrt(weight.size(0)) // 2)
     check_count("frequencies", frequencies, 3)
+    check_type("weight", weight, Tensor)
+    if weight.dim() != 3 or not weight.is_floating_point():
+        raise ValueError(
+            "Expected floating-point 'weight' of shape [kernel², in_channels, out_channels] (got "
+            f"{list(weight.shape)}, {weight.dtype})"
+        )
+    reach = max(1, isqrt(weight.size(0)) // 2)
     return stencil_norm(weight, frequencies * reach) * math.cos(math.pi / frequencies) ** -2
 
 

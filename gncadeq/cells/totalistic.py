@@ -12,7 +12,7 @@ from torch import Tensor
 from gncadeq.cells.base import Cell, check_graph
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
-from gncadeq.check import check_count
+from gncadeq.check import check_count, check_type
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -163,8 +163,7 @@ class TotalisticCell(Cell):
 
 
 def _counts(name: str, counts: Iterable[int]) -> tuple[int, ...]:
-    if not isinstance(counts, Iterable):
-        raise TypeError(f"Expected the counts {name!r}, such as (2, 3) (got {counts!r})")
+    check_type(name, counts, (tuple, list, set, frozenset, range))
     return tuple(sorted({check_count(name, count, most=10**7) for count in counts}))
 
 

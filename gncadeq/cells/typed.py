@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.base import Cell, check_graph, refuse_graph
-from gncadeq.check import check_count, check_flag
+from gncadeq.check import check_count, check_flag, check_type
 from gncadeq.layout import FlatGraph, StateLayout, check_names
 from gncadeq.neighborhood import check_range
 from gncadeq.rows import Rows
@@ -70,11 +70,8 @@ class TypedCell(Cell, ABC):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(in_channels, Mapping):
-            raise TypeError(
-                "Expected 'in_channels' for every node type, such as {'paper': 16} (got "
-                f"{in_channels!r})"
-            )
+        hint = "It names every node type, as {'paper': 16} does"
+        check_type("in_channels", in_channels, Mapping, hint)
         names = list(in_channels)
         if not isinstance(channels, Mapping):
             channels = dict.fromkeys(names, channels)
@@ -84,8 +81,7 @@ class TypedCell(Cell, ABC):
             for name, number in numbers.items():
                 check_count(f"{what}[{name!r}]", number, 1, hint=hint)
         check_flag("bias", bias)
-        if not isinstance(edge_types, Iterable):
-            raise TypeError(f"Expected a list 'edge_types' of relations (got {edge_types!r})")
+        check_type("edge_types", edge_types, (list, tuple))
         self.edge_types: list[EdgeType] = list(edge_types)
         for t in self.edge_types:
             if not isinstance(t, tuple) or len(t) != 3 or t[0] not in names or t[2] not in names:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from gncadeq.cells.base import check_graph
 from gncadeq.cells.conv_scale import ScaledConvCell
@@ -20,6 +19,7 @@ from gncadeq.cells.conv_signature import (
 )
 from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.conv_width import state_width
+from gncadeq.cells.modules import activation_of, norm_of
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.neighborhood import Neighborhood, check_range
 from gncadeq.rows import Rows, declared_rows
@@ -158,8 +158,8 @@ class WrappedConvCell(ScaledConvCell):
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv
         self.inject = nn.Linear(in_channels, channels, bias=bias)
-        self.activation = nn.Identity() if activation is None else activation_resolver(activation)
-        self.norm = None if norm is None else normalization_resolver(norm, channels)
+        self.activation = activation_of(activation)
+        self.norm = norm_of(norm, channels)
         self.norm_batch = (
             self.norm is not None and "batch" in inspect.signature(self.norm.forward).parameters
         )

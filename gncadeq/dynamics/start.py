@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gncadeq.check import check_type
 from gncadeq.choices import StartName
 from gncadeq.typing import Adj, OptTensor
 
@@ -60,6 +61,7 @@ def reset_start(start: Start) -> None:
 
 
 def _checked(z0: Tensor, name: str, x: Tensor, channels: int) -> Tensor:
+    check_type(name.strip("'"), z0, Tensor)
     if list(z0.shape) != [x.size(0), channels]:
         raise ValueError(
             f"Expected {name} of shape [num_nodes, channels] = [{x.size(0)}, {channels}] "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gncadeq.cells.base import check_graph
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
+from gncadeq.check import check_type
 from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
 from gncadeq.models.classifier import Classifier
@@ -77,6 +78,8 @@ class PixelGraphClassifier(Classifier):
         deq: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        for name, options in (("transform", transform), ("deq", deq)):
+            check_type(name, {} if options is None else options, dict)
         self.config: dict[str, Any] = {
             "in_channels": in_channels, "channels": channels, "hidden_channels": hidden_channels,
             "num_classes": num_classes, "update": update, "injection": injection,

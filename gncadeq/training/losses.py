@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_number, check_type
 from gncadeq.typing import OptTensor, Step
 
 
@@ -94,6 +94,7 @@ def overflow_loss(z: Tensor, bound: float = 2.0) -> Tensor:
         >>> overflow_loss(torch.tensor([[0.5, -3.0]]), bound=2.0)
         tensor(0.5000)
     """
+    check_type("z", z, Tensor)
     check_number("bound", bound, above=0.0)
     return z.abs().sub(bound).relu().sum() / max(1, z.numel())
 

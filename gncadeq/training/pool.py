@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from gncadeq.check import check_count, check_seed
+from gncadeq.check import check_count, check_seed, check_type
 from gncadeq.transforms.damage import ball, cut
 
 
@@ -67,6 +67,8 @@ class SamplePool:
         seed: int = 0,
         elders: int = 0,
     ) -> None:
+        check_type("graphs", graphs, (Data, list, tuple))
+        check_type("seeds", seeds, (Tensor, list, tuple))
         self.graphs = [graphs] if isinstance(graphs, Data) else list(graphs)
         self.seeds = [seeds] if isinstance(seeds, Tensor) else list(seeds)
         if not self.graphs or len(self.graphs) != len(self.seeds):

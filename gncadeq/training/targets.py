@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.check import check_count
+from gncadeq.check import check_count, check_type
 from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.files.tensors import read_tensors, write_tensors
 from gncadeq.training.surfaces import (
@@ -54,7 +54,7 @@ def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
     try:
         with Image.open(path) as file:
             picture = file.convert("RGBA").convert("RGBa")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Expected a picture (got {path}: {error})") from error
     if size is not None and picture.size != (size, size):
         scale = size / max(picture.size)
@@ -253,6 +253,7 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
         >>> seed_state(picture_target(torch.rand(4, 3, 3)), channels=5)[4]
         tensor([0., 0., 0., 1., 1.])
     """
+    check_type("data", data, Data)
     check_count("channels", channels, 4, hint="They begin with red, green, blue and alpha")
     z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
     z[seed_node(data, node), 3:] = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gncadeq.check import check_number
+from gncadeq.check import check_number, check_type
 from gncadeq.typing import OptTensor
 
 
@@ -95,7 +95,8 @@ def cut(
 
 
 def _check(pos: Tensor, among: OptTensor) -> Tensor:
-    if pos.dim() != 2 or pos.numel() == 0:
+    check_type("pos", pos, Tensor)
+    if pos.dim() != 2 or pos.numel() == 0 or not pos.is_floating_point():
         raise ValueError(f"Expected 'pos' of shape [num_nodes, dims] (got {list(pos.shape)})")
     if among is None:
         return torch.ones(pos.size(0), dtype=torch.bool, device=pos.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number, check_type
 
 PixelNeighborhood = Literal["moore", "von_neumann"]
 
@@ -187,6 +187,7 @@ def pixel_edges(
     """
     check_choice("neighborhood", neighborhood, ("moore", "von_neumann"))
     check_flag("periodic", periodic)
+    check_type("living", living, Tensor)
     if living.dim() != 3 or living.dtype != torch.bool:
         raise ValueError(
             f"Expected booleans 'living' of shape [B, H, W] (got {list(living.shape)}, "

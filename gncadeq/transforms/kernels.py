@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from math import isqrt
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice
+from gncadeq.check import check_choice, check_type
 
 FILTERS: dict[str, list[list[float]]] = {
     "identity": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
@@ -82,6 +81,7 @@ class PixelKernels(BaseTransform):  # type: ignore[misc]
     def __init__(
         self, kernels: Sequence[str | Tensor] = ("sobel_x", "sobel_y", "laplacian")
     ) -> None:
+        check_type("kernels", kernels, (tuple, list))
         filters = [_filter(k) for k in kernels]
         if not filters or len({f.numel() for f in filters}) > 1:
             sizes = [list(f.shape) for f in filters]
@@ -145,11 +145,8 @@ def _check_window(data: Data, relation: Tensor, size: int) -> None:
 
 def _filter(kernel: str | Tensor) -> Tensor:
     if isinstance(kernel, str):
-        if kernel not in FILTERS:
-            near = get_close_matches(kernel, FILTERS, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Expected a kernel of {list(FILTERS)} (got {kernel!r}){hint}")
-        return torch.tensor(FILTERS[kernel])
+        return torch.tensor(FILTERS[check_choice("kernels", kernel, FILTERS)])
+    check_type("kernels", kernel, (str, Tensor))
     if kernel.dim() != 2 or kernel.size(0) != kernel.size(1) or kernel.size(0) % 2 == 0:
         raise ValueError(f"Expected a square filter of odd size (got {list(kernel.shape)})")
     return kernel

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_count, check_number, check_type
 from gncadeq.choices import Kernels
 from gncadeq.transforms.surface_balls import surface_balls
 from gncadeq.transforms.surface_operators import (
@@ -104,6 +104,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
                 f"Expected no 'weights' beside a 'scale', whose weights are Gaussian (got "
                 f"{weights!r}). Leave one of them out"
             )
+        check_type("up", up, (tuple, list))
         if len([check_number("up", part) for part in up]) != 3 or not any(up):
             raise ValueError(f"Expected an axis 'up' of three numbers, not all zero (got {up})")
         self.kernels, self.weights, self.scale = kernels, weights, scale
@@ -219,6 +220,7 @@ def check_mesh(data: Data) -> None:
             f"Expected a mesh with 'face' [3, num_faces] (got {data}). Use PointsToGraph for points"
         )
     check_positions(data, (3,))
+    check_type("face", data.face, Tensor)
     face, n = data.face, data.pos.size(0)
     if face.dim() != 2 or face.size(0) != 3:
         raise ValueError(f"Expected 'face' of shape [3, num_faces] (got {list(face.shape)})")
@@ -239,6 +241,8 @@ def check_positions(data: Data, dims: tuple[int, ...]) -> None:
         ValueError: If they are missing, of a wrong shape, no finite numbers, or those of a batch.
     """
     pos = data.pos
+    if pos is not None:
+        check_type("pos", pos, Tensor)
     if pos is None or pos.dim() != 2 or pos.size(1) not in dims or pos.size(0) == 0:
         got = None if pos is None else list(pos.shape)
         raise ValueError(

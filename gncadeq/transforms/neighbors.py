@@ -8,7 +8,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice
+from gncadeq.check import check_choice, check_type
 
 _KERNELS = ("sum", "mean")
 
@@ -43,7 +43,8 @@ class NeighborKernels(BaseTransform):  # type: ignore[misc]
     """
 
     def __init__(self, kernels: Sequence[str] = ("sum", "mean")) -> None:
-        if isinstance(kernels, str) or not kernels:
+        check_type("kernels", kernels, (tuple, list))
+        if not kernels:
             raise ValueError(
                 f"Expected a sequence of kernels of {list(_KERNELS)} (got {kernels!r})"
             )

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph, to_scipy_sparse_matrix
 
-from gncadeq.check import check_count
-from gncadeq.neighborhood import check_range
+from gncadeq.check import check_count, check_type
+from gncadeq.neighborhood import check_edge_index, check_range
 
 
 def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor]:
@@ -37,6 +37,7 @@ def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor
 
     check_count("num_nodes", num_nodes, 1)
     check_count("num_parts", num_parts, 1, num_nodes)
+    check_edge_index(edge_index)
     check_range("edge_index", edge_index, num_nodes, "num_nodes")
     both = torch.cat([edge_index, edge_index.flip(0)], dim=1).cpu()
     matrix = to_scipy_sparse_matrix(both, num_nodes=num_nodes).tocsr()
@@ -73,6 +74,7 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
         >>> part.node, part.inner
         (tensor([2, 3, 4]), tensor([False, False,  True]))
     """
+    check_type("data", data, Data)
     check_count("hops", hops)
     if not isinstance(nodes, Tensor) or nodes.is_floating_point():
         kind = nodes.dtype if isinstance(nodes, Tensor) else type(nodes).__name__

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_number, check_type
 from gncadeq.choices import Up
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.geometry import geometry
@@ -85,6 +85,8 @@ class SurfaceRenderer:
         for name, angle in (("azimuth", azimuth), ("elevation", elevation)):
             if angle is not None:
                 check_number(name, angle)
+        if background is not None:
+            check_type("background", background, str)
         self.background = None if background is None else ImageColor.getrgb(background)[:3]
         shape = geometry(data, up, edges)
         self.num_nodes = shape.num_nodes
