@@ -28,6 +28,7 @@ from gncadeq.models import MeanReadout
 from gncadeq.training import GrowConfig, TrainConfig, losses, targets
 from gncadeq.training.textures import TextureConfig
 from gncadeq.transforms import damage
+from gncadeq.viz.images import read_image
 
 Corpus = dict[str, tuple[bytes, Callable[[Path], object]]]
 Calls = dict[str, tuple[Callable[..., object], dict[str, Any]]]
@@ -132,6 +133,7 @@ def corpus(folder: Path) -> Corpus:
     Image.fromarray(picture[..., :3]).save(folder / "i.tif")
     for name in ("i.png", "i.jpg", "i.gif", "i.tif"):
         keep(name, targets.read_rgba)
+        keep(f"predict/{name}", read_image, made[name][0])
     tiny_weights(folder)
     keep("model.safetensors", lambda p: gncadeq.PixelGraphClassifier.from_pretrained(str(p)))
     save_pretrained(gncadeq.GrowingCell(4, 1, 4), folder / "g.safetensors")

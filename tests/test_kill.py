@@ -275,3 +275,29 @@ def test_a_signal_is_obeyed_after_the_step(
         assert steps == sorted(set(steps))
         assert saved in steps
         assert steps[-1] == STEPS[kind]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("kind", ["grow", "texture", "train"])
+def test_a_run_that_failed_before_it_saved_does_not_block_the_next(
+    tmp_path, whole, monkeypatch, kind, resume
+):
+    from gncadeq.training import task
+
+    owner, name = {
+        "grow": (Growth, "train_step"),
+        "texture": (TextureTraining, "train_step"),
+        "train": (task.PixelClassification, "training_step"),
+    }[kind]
+
+    def fail(*_):
+        raise FloatingPointError("Expected a finite loss")
+
+    monkeypatch.setattr(owner, name, fail)
+    folder = tmp_path / "run"
+    with pytest.raises(FloatingPointError):
+        RUNS[kind](folder, resume=False)
+    monkeypatch.undo()
+    RUNS[kind](folder, resume=resume)
+    found = read_tensors(folder / "model.safetensors").tensors
+    assert all(torch.equal(found[name], value) for name, value in whole(kind).items())

@@ -30,6 +30,9 @@ from gncadeq.transforms import ImageToGraph, PixelKernels
 _FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node",
            "origin")  # fmt: skip
 
+MOST_PIXELS = 1 << 26  # of a picture that is shrunk
+MOST_NODES = 1 << 22  # of one that is not
+
 
 def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
     r"""Read a picture as ``[4, H, W]`` in [0, 1], its colours multiplied by alpha.
@@ -46,13 +49,17 @@ def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no picture, or nothing of it is visible.
+        ValueError: If it is no picture, a too large one, or nothing of it is visible.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a picture (got {path}, which does not exist)")
     try:
         with Image.open(path) as file:
+            if file.width * file.height > (MOST_NODES if size is None else MOST_PIXELS):
+                raise ValueError(
+                    f"{file.width} × {file.height} pixels are too many. Shrink it, or give a 'size'"
+                )
             picture = file.convert("RGBA").convert("RGBa")
     except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Expected a picture (got {path}: {error})") from error

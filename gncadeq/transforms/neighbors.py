@@ -43,8 +43,8 @@ class NeighborKernels(BaseTransform):  # type: ignore[misc]
     """
 
     def __init__(self, kernels: Sequence[str] = ("sum", "mean")) -> None:
-        check_type("kernels", kernels, (tuple, list))
-        if not kernels:
+        check_type("kernels", kernels, (str, tuple, list))
+        if isinstance(kernels, str) or not kernels:
             raise ValueError(
                 f"Expected a sequence of kernels of {list(_KERNELS)} (got {kernels!r})"
             )
