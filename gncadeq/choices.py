@@ -43,6 +43,10 @@ Kernels: TypeAlias = Literal["tangent", "harmonics", "isotropic"]
 Up: TypeAlias = Literal["x", "y", "z"]
 """The axis of positions in space that points up."""
 
+UPRIGHT: dict[Up, tuple[int, int, int]] = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}
+"""For the axis that points up, those that go right, up and towards the viewer; cyclic, so that
+nothing is mirrored."""
+
 Projection: TypeAlias = Literal["auto", "front", "side", "top", "sphere"]
 """How a picture gets onto a surface (:func:`gncadeq.training.surfaces.project_picture`)."""
 

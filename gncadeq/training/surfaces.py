@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.choices import Kernels, Projection, Up
+from gncadeq.choices import UPRIGHT, Kernels, Projection, Up
 from gncadeq.datasets import MeshWarning, graph_files, mesh_files, primitives
 from gncadeq.files.content import suffix_of
 from gncadeq.training.clouds import point_graph
 from gncadeq.transforms import GraphLaplacian, MeshToGraph
-from gncadeq.viz.geometry import UPRIGHT
 
 _LIVES = 0.1  # alpha of a living node: GrowingCell's own threshold
 

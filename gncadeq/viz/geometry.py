@@ -10,10 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gncadeq.check import check_choice, check_flag
-from gncadeq.choices import Up
-
-UPRIGHT = {"y": (0, 1, 2), "z": (1, 2, 0), "x": (2, 0, 1)}  # cyclic, so that nothing is mirrored
-"""For the axis that points up, the axes that go right, up and towards the viewer."""
+from gncadeq.choices import UPRIGHT, Up
 
 
 @dataclass(frozen=True)
@@ -124,4 +121,4 @@ def _radius(points: NDArray[np.float64], edge: NDArray[np.int64]) -> float:
     return float(np.clip(0.7 * np.median(nearest), 2e-3, 0.06))
 
 
-__all__ = ["UPRIGHT", "Geometry", "geometry"]
+__all__ = ["Geometry", "geometry"]
