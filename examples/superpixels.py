@@ -42,7 +42,7 @@ from torch_geometric.nn import GCNConv, GINConv, ResGatedGraphConv
 
 from gncadeq import PixelGraphClassifier, StencilConv
 from gncadeq.datasets import Superpixels
-from gncadeq.dynamics.partition import Partition
+from gncadeq.graph.partition import Partition
 from gncadeq.models.readout import MeanReadout
 from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToSuperpixels

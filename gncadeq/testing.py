@@ -23,7 +23,7 @@ from torch_geometric.data import Batch, Data
 
 from gncadeq.cells import Cell
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Status
-from gncadeq.rows import Part, declared_rows, rows_of
+from gncadeq.graph.rows import Part, declared_rows, rows_of
 from gncadeq.typing import OptTensor
 
 Dynamics = GraphDEQ | GraphNCA

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 
 Adj: TypeAlias = Tensor | Neighborhood
 """Edge indices ``[2, num_edges]``, or the neighbourhood prepared from them."""

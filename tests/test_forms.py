@@ -6,10 +6,10 @@ import pytest
 import torch
 from graphs import LAW_CELLS, dense, make_cell, pixel_graphs, weighted_graph
 
-import gncadeq.relations as forms
+import gncadeq.graph.relations as forms
 from gncadeq import ConvCell
 from gncadeq.dynamics import Partition, solve
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.transforms import ImageToGraph
 from gncadeq.typing import AdjointStep, RestrictableStep
 

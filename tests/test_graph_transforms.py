@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import is_undirected, to_dense_adj
 
-from gncadeq.cells.perception import Perception
+from gncadeq.graph.perception import Perception
 from gncadeq.transforms import GraphLaplacian, ImageToGraph, RewireEdges
 
 

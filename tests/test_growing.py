@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch_geometric.data import Batch, Data
 
-import gncadeq.cells.perception as perception
+import gncadeq.graph.perception as perception
 from gncadeq import GraphDEQ, GraphNCA, GrowingCell
 from gncadeq.cells import Perception
 from gncadeq.testing import assert_local, assert_permutation_equivariant

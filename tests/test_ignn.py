@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 
 from gncadeq import GraphDEQ, IGNNCell
 from gncadeq.cells import WeightedAdjacency
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.testing import graph_of
 
 # WeightedAdjacency

@@ -90,7 +90,7 @@ def test_grid_law(shape, living, periodic, dtype):
 def test_both_forms_of_a_grid_agree(name):
     """The fast form is the plain form: values, gradients and gradients of gradients."""
     from gncadeq.cells.stencil import prepare_neighborhood
-    from gncadeq.neighborhood import Neighborhood
+    from gncadeq.graph.neighborhood import Neighborhood
 
     graph = ImageToGraph().batch(torch.rand(2, 2, 6, 5, dtype=torch.double))
     cell = make_cell(name)
@@ -113,7 +113,7 @@ def test_both_forms_of_a_grid_agree(name):
 
 def test_gradcheck_on_a_multigraph():
     """Several edges of one relation into one node, hubs, isolated nodes: still exact."""
-    from gncadeq.neighborhood import Neighborhood
+    from gncadeq.graph.neighborhood import Neighborhood
 
     edge_index = torch.tensor([[0, 1, 2, 2, 3, 3, 0, 4], [3, 3, 3, 0, 0, 3, 3, 1]])
     relation = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0])

@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from gncadeq import ConvCell, GraphDEQ, MonotoneCell
 from gncadeq.cells import stencil_bound
 from gncadeq.cells.stencil import prepare_neighborhood
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.testing import graph_of
 from gncadeq.transforms import ImageToGraph
 

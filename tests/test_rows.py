@@ -11,7 +11,7 @@ from torch_geometric.nn import GCN, GATConv, GCNConv, MessagePassing, SAGEConv
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 
 from gncadeq import Cell, GraphDEQ, GraphNCA
-from gncadeq.rows import Part, rows_of
+from gncadeq.graph.rows import Part, rows_of
 from gncadeq.testing import assert_batch_independent, assert_permutation_equivariant
 
 SIZES = (5, 9, 7)

@@ -28,7 +28,7 @@ from gncadeq import (
     RelationCell,
     Status,
 )
-from gncadeq.layout import StateLayout
+from gncadeq.graph.layout import StateLayout
 from gncadeq.testing import (
     assert_batch_independent,
     assert_deterministic,

@@ -10,7 +10,7 @@ from torch import Tensor
 from gncadeq.analysis.jacobian import Jacobian, check_state
 from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
-from gncadeq.neighborhood import check_edge_index, check_range
+from gncadeq.graph.neighborhood import check_edge_index, check_range
 from gncadeq.typing import Step
 
 

@@ -1,25 +1,24 @@
 """Cells: one local rule a file."""
 
-from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.base import Cell
+from gncadeq.cell import Cell
 from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
-from gncadeq.cells.conv_attention import can_hold_attention, held_bound
-from gncadeq.cells.conv_bounds import proven_bound
-from gncadeq.cells.conv_growth import growth_rate
-from gncadeq.cells.conv_scale import ScaledConvCell
-from gncadeq.cells.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
-from gncadeq.cells.hetero_conv import HeteroConvCell
 from gncadeq.cells.ignn import IGNNCell
-from gncadeq.cells.measured import MeasuredCell, MeasuredGrowth
 from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.node_edge import NodeEdgeCell
-from gncadeq.cells.perception import Perception
 from gncadeq.cells.propagation import PropagationCell
+from gncadeq.cells.pyg.conv_attention import can_hold_attention, held_bound
+from gncadeq.cells.pyg.conv_bounds import proven_bound
+from gncadeq.cells.pyg.conv_growth import growth_rate
+from gncadeq.cells.pyg.conv_scale import ScaledConvCell
+from gncadeq.cells.pyg.conv_sums import node_bound, sums_neighbors
+from gncadeq.cells.pyg.hetero_conv import HeteroConvCell
+from gncadeq.cells.pyg.measured import MeasuredCell, MeasuredGrowth
+from gncadeq.cells.pyg.wrap import WrappedConvCell
 from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
     StencilConv,
@@ -31,7 +30,8 @@ from gncadeq.cells.stencil import (
 from gncadeq.cells.threshold import ThresholdCell
 from gncadeq.cells.totalistic import TotalisticCell
 from gncadeq.cells.typed import TypedCell
-from gncadeq.cells.wrap import WrappedConvCell
+from gncadeq.graph.adjacency import WeightedAdjacency
+from gncadeq.graph.perception import Perception
 
 __all__ = [
     "BinaryCell",

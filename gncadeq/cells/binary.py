@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gncadeq.cells.base import Cell
+from gncadeq.cell import Cell
 from gncadeq.cells.living import ALIVE, binary_state
-from gncadeq.layout import FlatGraph
+from gncadeq.graph.layout import FlatGraph
 from gncadeq.typing import Adj, OptTensor, Step
 
 

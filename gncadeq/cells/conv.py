@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.stencil import (
     prepare_neighborhood,
     stencil_bound,
@@ -19,7 +19,7 @@ from gncadeq.cells.window import senses_window
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Injection, Update
-from gncadeq.neighborhood import Stencil, recorded
+from gncadeq.graph.neighborhood import Stencil, recorded
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -31,7 +31,7 @@ class ConvStep:
 
     @property
     def kind(self) -> str:
-        """The form in which the stencil runs, see :class:`gncadeq.neighborhood.Neighborhood`."""
+        """The form of the stencil; see :class:`~gncadeq.graph.neighborhood.Neighborhood`."""
         return self.stencil.neighborhood.kind
 
     def __call__(self, z: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count, check_type
-from gncadeq.neighborhood import check_range
-from gncadeq.sparse import SparseRows, segment_sum
+from gncadeq.graph.neighborhood import check_range
+from gncadeq.graph.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
 
 _TINY = 1e-12  # coincident nodes neither push nor pull

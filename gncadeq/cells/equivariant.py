@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count
-from gncadeq.neighborhood import check_range, recorded
-from gncadeq.sparse import SparseRows, segment_sum
+from gncadeq.graph.neighborhood import check_range, recorded
+from gncadeq.graph.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_graph
-from gncadeq.cells.perception import Perception, check_kernels
+from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count, check_number
+from gncadeq.graph.perception import Perception, check_kernels
 from gncadeq.typing import Adj, OptTensor
 
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.graph.adjacency import Normalization, WeightedAdjacency
 from gncadeq.typing import Adj, OptTensor
 
 Activation = Literal["relu", "tanh", "identity"]

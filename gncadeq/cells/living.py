@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood, check_range
-from gncadeq.sparse import SparseRows
+from gncadeq.graph.neighborhood import Neighborhood, check_range
+from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import Adj
 
 ALIVE = 0.5
@@ -20,7 +20,7 @@ class LivingNeighbors:
     An edge counts as often as it occurs; a loop makes no node its own neighbour.
 
     Args:
-        edge_index: ``[2, num_edges]``, or a :class:`~gncadeq.neighborhood.Neighborhood`.
+        edge_index: ``[2, num_edges]``, or a :class:`~gncadeq.graph.neighborhood.Neighborhood`.
         num_nodes: Number of nodes.
 
     Example:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.conv import present_relations, window_bound
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_number
-from gncadeq.neighborhood import Stencil
+from gncadeq.graph.neighborhood import Stencil
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class MonotoneStep:
 
     @property
     def kind(self) -> str:
-        """The form in which the stencils run, see :class:`gncadeq.neighborhood.Neighborhood`."""
+        """The form of the stencils; see :class:`~gncadeq.graph.neighborhood.Neighborhood`."""
         return self.there.neighborhood.kind
 
     def operator(self, z: Tensor) -> Tensor:

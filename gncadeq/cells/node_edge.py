@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from gncadeq.cells.typed import TypedCell
 from gncadeq.check import check_number, check_type
-from gncadeq.layout import FlatGraph, StateLayout, check_names
-from gncadeq.neighborhood import check_range
+from gncadeq.graph.layout import FlatGraph, StateLayout, check_names
+from gncadeq.graph.neighborhood import check_range
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:

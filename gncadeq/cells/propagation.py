@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gncadeq.cells.adjacency import Normalization, WeightedAdjacency
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.graph.adjacency import Normalization, WeightedAdjacency
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_number
-from gncadeq.layout import StateLayout
-from gncadeq.sparse import SparseRows
+from gncadeq.graph.layout import StateLayout
+from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import check_graph
+from gncadeq.cell import check_graph
 from gncadeq.check import check_count, check_flag, check_type
-from gncadeq.neighborhood import Neighborhood, check_edge_index
+from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -33,7 +33,7 @@ def prepare_neighborhood(
         relation: The relation of every edge.
         num_nodes: Number of nodes.
         num_relations: Number of relations, the central one included.
-        kind: The form, see :class:`~gncadeq.neighborhood.Neighborhood`.
+        kind: The form, see :class:`~gncadeq.graph.neighborhood.Neighborhood`.
 
     Example:
         >>> from gncadeq import ConvCell

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.typing import Adj, OptTensor

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.cells.base import Cell, check_graph
+from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
 from gncadeq.check import check_count, check_type

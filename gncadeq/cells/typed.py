@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell, check_graph, refuse_graph
+from gncadeq.cell import Cell, check_graph, refuse_graph
 from gncadeq.check import check_count, check_flag, check_type
-from gncadeq.layout import FlatGraph, StateLayout, check_names
-from gncadeq.neighborhood import check_range
-from gncadeq.rows import Rows
+from gncadeq.graph.layout import FlatGraph, StateLayout, check_names
+from gncadeq.graph.neighborhood import check_range
+from gncadeq.graph.rows import Rows
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
 
@@ -40,9 +40,9 @@ class TypedCell(Cell, ABC):
 
     Dynamics are given dictionaries, as PyG's heterogeneous layers are, and return one:
     ``deq(data.x_dict, data.edge_index_dict)``. Within, the states are the rows of a single tensor,
-    sorted by graph (:class:`~gncadeq.layout.StateLayout`), and the edges of all relations are edges
-    between rows: solvers, residuals and gradients are those of any other cell. A graph's residual
-    is over all of its states together.
+    sorted by graph (:class:`~gncadeq.graph.layout.StateLayout`), and the edges of all relations are
+    edges between rows: solvers, residuals and gradients are those of any other cell. A graph's
+    residual is over all of its states together.
 
     The injection is projected by a linear map of its own for every type, before the solve:
     :math:`\mathbf{d}_t = \mathbf{U}_t \mathbf{x}_t + \mathbf{b}_t`.

@@ -7,7 +7,7 @@ from math import isqrt
 import numpy as np
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 
 
 def senses_window(neighborhood: Neighborhood, relations: Tensor | None = None) -> bool:

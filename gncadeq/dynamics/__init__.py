@@ -2,10 +2,10 @@
 
 from gncadeq.dynamics.equilibrium import GraphDEQ
 from gncadeq.dynamics.fixed_point import solve
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import ConvergenceError, ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.solvers import Solver, register_solver, solver_names
+from gncadeq.graph.partition import Partition
 
 __all__ = [
     "ConvergenceError",

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, overload
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell
+from gncadeq.cell import Cell
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics import torchdeq_bridge
@@ -17,14 +17,14 @@ from gncadeq.dynamics.evidence import Evidence
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.residual import check_criterion
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver
 from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
-from gncadeq.layout import FlatGraph, device_of
-from gncadeq.neighborhood import transforms_active
+from gncadeq.graph.layout import FlatGraph, device_of
+from gncadeq.graph.neighborhood import transforms_active
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -214,7 +214,7 @@ class GraphDEQ(nn.Module):
             >>> GraphDEQ.from_conv(trained, in_channels=3)(x, edge_index).shape
             torch.Size([4, 16])
         """
-        from gncadeq.cells.from_conv import cell_from_conv
+        from gncadeq.cells.pyg.from_conv import cell_from_conv
 
         cell, rest = cell_from_conv(conv, in_channels, options, cls)
         return cls(cell, **rest)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import Solution, Status
-from gncadeq.layout import FlatGraph
+from gncadeq.graph.layout import FlatGraph
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import Step
 
 _LONG_MEMORY = 20

@@ -15,10 +15,10 @@ from torch import Tensor
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_flag, check_number
 from gncadeq.choices import Criterion
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.dynamics.solvers import Safeguard, Solver, make_solver
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import RestrictableStep, Step
 
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured

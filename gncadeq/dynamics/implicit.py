@@ -25,8 +25,8 @@ from torch import Tensor
 
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.fixed_point import solve
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solution import OnFailure
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import AdjointStep, RestrictableStep, Step
 
 

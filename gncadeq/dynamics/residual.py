@@ -10,7 +10,7 @@ from torch import Tensor
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice
 from gncadeq.choices import Criterion
-from gncadeq.dynamics.partition import Partition
+from gncadeq.graph.partition import Partition
 
 
 class Residual:

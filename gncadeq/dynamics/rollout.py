@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gncadeq.cells.base import Cell
+from gncadeq.cell import Cell
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class GraphNCA(nn.Module):
             >>> nca(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
             torch.Size([4, 16])
         """
-        from gncadeq.cells.from_conv import cell_from_conv
+        from gncadeq.cells.pyg.from_conv import cell_from_conv
 
         cell, rest = cell_from_conv(conv, in_channels, options, cls)
         return cls(cell, **rest)

@@ -15,10 +15,10 @@ from torchdeq.core import DEQBase, register_deq
 from torchdeq.solver import get_solver
 
 from gncadeq.dynamics.fixed_point import solve
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.dynamics.solvers import make_solver
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import Step
 
 _PREFIX = "torchdeq:"

@@ -1,7 +1,8 @@
 """Message passing in the few operations that other runtimes have: gather, multiply, sum.
 
-The fast forms of :mod:`gncadeq.neighborhood` and :mod:`gncadeq.sparse` look at a graph before they
-run. These don't: the graph is an input like any other, so that a traced program holds for all.
+The fast forms of :mod:`gncadeq.graph.neighborhood` and :mod:`gncadeq.graph.sparse` look at a graph
+before they run. These don't: the graph is an input like any other, so that a traced program holds
+for all.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.cells.adjacency import Normalization
 from gncadeq.choices import Form
-from gncadeq.neighborhood import check_range
+from gncadeq.graph.adjacency import Normalization
+from gncadeq.graph.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
 
@@ -134,7 +135,7 @@ def take(value: Tensor, index: Tensor) -> Tensor:
 
 
 class PlainStencil:
-    """:class:`gncadeq.neighborhood.Stencil` on a graph that is an input, with its own centre.
+    """:class:`gncadeq.graph.neighborhood.Stencil` on a graph that is an input, with its own centre.
 
     Args:
         graph: The edges.

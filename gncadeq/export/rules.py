@@ -21,13 +21,13 @@ from gncadeq.cells import (
     WrappedConvCell,
 )
 from gncadeq.cells.conv import ConvStep
-from gncadeq.cells.conv_attention import HeldAttentionStep
-from gncadeq.cells.conv_signature import conv_arguments
-from gncadeq.cells.conv_step import WrappedConvStep
 from gncadeq.cells.growing import GrowingStep
 from gncadeq.cells.ignn import IGNNStep
 from gncadeq.cells.monotone import MonotoneStep
 from gncadeq.cells.propagation import PropagationStep
+from gncadeq.cells.pyg.conv_attention import HeldAttentionStep
+from gncadeq.cells.pyg.conv_signature import conv_arguments
+from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.export.plain import EdgeList, Graph, PlainAdjacency, PlainPerception, PlainStencil
 from gncadeq.typing import OptTensor, Step
 

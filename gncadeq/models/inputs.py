@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.transforms import ImageToGraph
 from gncadeq.transforms.digits import stroke_width
 

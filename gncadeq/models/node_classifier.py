@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
-from gncadeq.cells.base import Cell
+from gncadeq.cell import Cell
 from gncadeq.check import check_count
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.models.classifier import Classifier

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import check_graph
+from gncadeq.cell import check_graph
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
 from gncadeq.check import check_type

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.check import check_count, check_flag
-from gncadeq.dynamics.partition import Partition
+from gncadeq.graph.partition import Partition
 
 
 class MeanReadout(nn.Module):

@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, scatter
 
 from gncadeq.check import check_choice, check_count, check_number
-from gncadeq.neighborhood import check_range
+from gncadeq.graph.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
 CoarsenMethod = Literal["matching", "voxel"]

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.cells.perception import Perception
 from gncadeq.check import check_number
+from gncadeq.graph.perception import Perception
 from gncadeq.transforms.mesh import MeshToGraph
 
 

@@ -8,7 +8,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph, to_scipy_sparse_matrix
 
 from gncadeq.check import check_count, check_type
-from gncadeq.neighborhood import check_edge_index, check_range
+from gncadeq.graph.neighborhood import check_edge_index, check_range
 
 
 def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor]:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from gncadeq.check import check_count
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solvers.anderson import Anderson
 from gncadeq.dynamics.solvers.base import Picard, Solver, columns
 from gncadeq.dynamics.solvers.flow import Flow
 from gncadeq.dynamics.solvers.newton import Newton
 from gncadeq.dynamics.solvers.safeguard import Safeguard
+from gncadeq.graph.partition import Partition
 
 _ANDERSON, _PLAIN, _NEWTON, _FLOW = range(4)
 _ROUNDING = 64.0  # units of it

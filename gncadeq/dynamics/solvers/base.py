@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.check import check_number
-from gncadeq.dynamics.partition import Partition
+from gncadeq.graph.partition import Partition
 from gncadeq.typing import Step
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gncadeq.check import check_count
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.graph.partition import Partition
 
 
 class Broyden(Solver):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gncadeq.check import check_number
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.graph.partition import Partition
 
 # Bogacki & Shampine 1989: where stage k + 1 is evaluated, and the error of the step.
 _STAGES = ((0.5, 0.0, 0.0), (0.0, 0.75, 0.0), (2 / 9, 1 / 3, 4 / 9))

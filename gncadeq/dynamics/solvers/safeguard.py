@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gncadeq.dynamics.partition import Partition
 from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.graph.partition import Partition
 
 _STUCK = 0.1  # of a plain step
 

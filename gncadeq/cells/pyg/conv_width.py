@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.conv_signature import ConvSignature, is_lazy, output_width
+from gncadeq.cells.pyg.conv_signature import ConvSignature, is_lazy, output_width
 
 _NODES = 4
 _WIDTHS = ("in_channels", "out_channels", "in_features", "out_features", "channels", "edge_dim")
@@ -32,7 +32,7 @@ def state_width(conv: nn.Module, signature: ConvSignature) -> int:
 
     Example:
         >>> from torch_geometric.nn import EdgeConv
-        >>> from gncadeq.cells.conv_signature import read_signature
+        >>> from gncadeq.cells.pyg.conv_signature import read_signature
         >>> conv = EdgeConv(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
         >>> state_width(conv, read_signature(conv))
         4

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.conv_attention import HeldAttentionStep, can_hold_attention, held_bound
-from gncadeq.cells.conv_bounds import (
+from gncadeq.cells.pyg.conv_attention import HeldAttentionStep, can_hold_attention, held_bound
+from gncadeq.cells.pyg.conv_bounds import (
     NON_EXPANSIVE,
     is_exact,
     is_hooked,
@@ -18,13 +17,14 @@ from gncadeq.cells.conv_bounds import (
     takes_weights_as_they_are,
     weight_bound,
 )
-from gncadeq.cells.conv_certificate import conv_certificate
-from gncadeq.cells.conv_growth import settled_growth
-from gncadeq.cells.conv_signature import ConvSignature, is_lazy
-from gncadeq.cells.conv_step import WrappedConvStep
-from gncadeq.cells.conv_sums import node_bound, sums_neighbors
-from gncadeq.cells.measured import MeasuredCell, measuring, recorded
+from gncadeq.cells.pyg.conv_certificate import conv_certificate
+from gncadeq.cells.pyg.conv_growth import settled_growth
+from gncadeq.cells.pyg.conv_signature import ConvSignature, is_lazy
+from gncadeq.cells.pyg.conv_step import WrappedConvStep
+from gncadeq.cells.pyg.conv_sums import node_bound, sums_neighbors
+from gncadeq.cells.pyg.measured import MeasuredCell, measuring, recorded
 from gncadeq.certificate import Certificate
+from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.stateful import drops
 from gncadeq.typing import Adj, OptTensor
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.layout import StateLayout
+from gncadeq.graph.layout import StateLayout
 from gncadeq.typing import Adj
 
 _PIECE = 1024

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import HANConv, HeteroConv
 
-from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.conv_growth import settled_growth
-from gncadeq.cells.conv_signature import check_width, is_lazy, output_width, read_signature
-from gncadeq.cells.measured import MeasuredCell, measuring, recorded
-from gncadeq.cells.modules import activation_of
+from gncadeq.cells.pyg.conv_growth import settled_growth
+from gncadeq.cells.pyg.conv_signature import check_width, is_lazy, output_width, read_signature
+from gncadeq.cells.pyg.measured import MeasuredCell, measuring, recorded
+from gncadeq.cells.pyg.modules import activation_of
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.check import check_count, check_number
-from gncadeq.layout import FlatGraph, check_names
+from gncadeq.graph.adjacency import WeightedAdjacency
+from gncadeq.graph.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
 States = dict[str, Tensor]

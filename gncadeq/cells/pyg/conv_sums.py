@@ -20,7 +20,7 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 
-from gncadeq.cells.conv_bounds import LINEAR, NON_EXPANSIVE, is_known, spectral_norm
+from gncadeq.cells.pyg.conv_bounds import LINEAR, NON_EXPANSIVE, is_known, spectral_norm
 from gncadeq.typing import OptTensor
 
 _NETWORK = (*LINEAR, *NON_EXPANSIVE, nn.Sequential, nn.ModuleList, nn.Dropout, pyg.MLP)

@@ -10,13 +10,13 @@ import torch_geometric.nn as pyg
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.conv_attention import head_bounds
+from gncadeq.cells.pyg.conv_attention import head_bounds
 from gncadeq.certificate import Certificate
+from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
-    from gncadeq.cells.conv_scale import ScaledConvCell
+    from gncadeq.cells.pyg.conv_scale import ScaledConvCell
 
 
 def conv_certificate(

@@ -9,8 +9,8 @@ import scipy  # its parts load when they are used
 import torch
 from torch import Tensor
 
-from gncadeq.neighborhood import Neighborhood, check_range
-from gncadeq.sparse import SparseRows
+from gncadeq.graph.neighborhood import Neighborhood, check_range
+from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import Adj, OptTensor
 
 Normalization = Literal["sym", "row"]
@@ -24,7 +24,7 @@ class WeightedAdjacency:
 
     Args:
         edge_index: ``[2, num_edges]``, sources in row 0 and targets in row 1, or a
-            :class:`~gncadeq.neighborhood.Neighborhood` whose relations are then ignored.
+            :class:`~gncadeq.graph.neighborhood.Neighborhood` whose relations are then ignored.
         weight: ``[num_edges]`` floating-point weights, of any sign; ones by default.
         num_nodes: Number of nodes.
         like: A tensor of the dtype and on the device of the default weights.

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import check_graph
-from gncadeq.cells.conv_scale import ScaledConvCell
-from gncadeq.cells.conv_signature import (
+from gncadeq.cell import check_graph
+from gncadeq.cells.pyg.conv_scale import ScaledConvCell
+from gncadeq.cells.pyg.conv_signature import (
     check_width,
     conv_arguments,
     is_lazy,
     read_signature,
 )
-from gncadeq.cells.conv_step import WrappedConvStep
-from gncadeq.cells.conv_width import state_width
-from gncadeq.cells.modules import activation_of, norm_of
+from gncadeq.cells.pyg.conv_step import WrappedConvStep
+from gncadeq.cells.pyg.conv_width import state_width
+from gncadeq.cells.pyg.modules import activation_of, norm_of
 from gncadeq.check import check_choice, check_count, check_flag, check_number
-from gncadeq.neighborhood import Neighborhood, check_range
-from gncadeq.rows import Rows, declared_rows
+from gncadeq.graph.neighborhood import Neighborhood, check_range
+from gncadeq.graph.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ class WrappedConvCell(ScaledConvCell):
             random mixture of it.
         power_steps: Vector-Jacobian products in a measurement of :math:`L`.
         rows: What the rows of tensors that the conv takes by name belong to, where PyG gives their
-            name no meaning: ``{"dist": "edge"}``, see :data:`gncadeq.rows.Rows`. Without it, their
-            size tells in the call, and graphs of a batch are solved until the last has converged.
+            name no meaning: ``{"dist": "edge"}``, see :data:`gncadeq.graph.rows.Rows`. Without it,
+            their size tells in the call, and graphs of a batch are solved until the last has
+            converged.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge

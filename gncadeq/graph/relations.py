@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.sparse import Bilinear, SparseRows, bag_sum
+from gncadeq.graph.sparse import Bilinear, SparseRows, bag_sum
 
 OptTensor = Tensor | None
 _MOST_MESSAGES = 2**22  # entries; 16 MB in single precision, what a shared cache holds

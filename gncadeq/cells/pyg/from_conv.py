@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from gncadeq.cells.base import Cell
-from gncadeq.cells.hetero_conv import HeteroConvCell
-from gncadeq.cells.wrap import WrappedConvCell
+from gncadeq.cell import Cell
+from gncadeq.cells.pyg.hetero_conv import HeteroConvCell
+from gncadeq.cells.pyg.wrap import WrappedConvCell
 from gncadeq.check import check_count
 
 Conv = nn.Module | Callable[..., nn.Module]

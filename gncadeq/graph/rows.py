@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.check import check_choice
-from gncadeq.neighborhood import Neighborhood
+from gncadeq.graph.neighborhood import Neighborhood
 
 Rows: TypeAlias = Literal["node", "edge", "hyperedge", "graph", "batch", "index", "all"]
 """What a tensor has one row for: every ``"node"``, ``"edge"``, ``"hyperedge"`` or ``"graph"``.

@@ -14,9 +14,9 @@ from torch_geometric.data.data import BaseData
 
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_type
-from gncadeq.layout import FlatGraph
-from gncadeq.neighborhood import Neighborhood, check_edge_index
-from gncadeq.rows import Declared, declared_rows, is_known, rows_of
+from gncadeq.graph.layout import FlatGraph
+from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
+from gncadeq.graph.rows import Declared, declared_rows, is_known, rows_of
 from gncadeq.typing import Adj, OptTensor, Step
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ class Cell(nn.Module, ABC):
         in_channels: Channels of the injection ``x``.
         channels: Channels of the state ``z``.
         context: The tensors that :meth:`prepare` takes by keyword, beyond the graph, each with what
-            one of its rows belongs to: ``{"dist": "edge"}``, see :data:`gncadeq.rows.Rows`. Names
-            alone, ``("dist",)``, have PyG's meaning where they have one (``pos``, ``edge_weight``);
-            others are told by their size in a batch, which is refused where it is ambiguous.
+            one of its rows belongs to: ``{"dist": "edge"}``, see :data:`gncadeq.graph.rows.Rows`.
+            Names alone, ``("dist",)``, have PyG's meaning where they have one (``pos``,
+            ``edge_weight``); others are told by their size in a batch, which is refused where it is
+            ambiguous.
             ``"batch"``, the graph of every node, comes from the dynamics; others from their caller.
         hypergraph: Whether the second row of the edge indices numbers hyperedges, not nodes.
     """

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.check import check_choice, check_count
-from gncadeq.relations import Convolve, RelationEdges, convolve
+from gncadeq.graph.relations import Convolve, RelationEdges, convolve
 
 Kind = Literal["grid", "csr"]
 

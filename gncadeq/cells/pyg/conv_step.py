@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.adjacency import WeightedAdjacency
-from gncadeq.cells.measured import recorded
-from gncadeq.rows import Part
+from gncadeq.cells.pyg.measured import recorded
+from gncadeq.graph.adjacency import WeightedAdjacency
+from gncadeq.graph.rows import Part
 from gncadeq.typing import OptTensor
 
 if TYPE_CHECKING:
-    from gncadeq.cells.wrap import WrappedConvCell
+    from gncadeq.cells.pyg.wrap import WrappedConvCell
 
 _EDGES = ("_cached_edge_index", "_cached_adj_t")
 _STATES = ("_cached_x", "_cached_h")

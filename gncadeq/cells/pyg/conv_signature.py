@@ -12,8 +12,8 @@ from torch.nn.parameter import is_lazy as parameter_is_lazy
 from torch_geometric.nn import MessagePassing
 
 from gncadeq.check import check_type
-from gncadeq.neighborhood import check_range
-from gncadeq.rows import Rows, check_rows, declared_rows
+from gncadeq.graph.neighborhood import check_range
+from gncadeq.graph.rows import Rows, check_rows, declared_rows
 from gncadeq.typing import OptTensor
 
 _GRAPH = ("edge_index", "hyperedge_index", "pos_edge_index")

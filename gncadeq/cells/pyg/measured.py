@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.base import Cell
+from gncadeq.cell import Cell
 from gncadeq.stateful import scratch_buffers
 from gncadeq.typing import OptTensor
 

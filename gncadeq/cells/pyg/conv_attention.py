@@ -21,9 +21,9 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import SumAggregation
 
-from gncadeq.cells.conv_bounds import has_hooks, is_exact, is_known, spectral_norm
-from gncadeq.cells.conv_step import RestrictableConvStep, WrappedConvStep
-from gncadeq.sparse import SparseRows
+from gncadeq.cells.pyg.conv_bounds import has_hooks, is_exact, is_known, spectral_norm
+from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
+from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import OptTensor
 
 

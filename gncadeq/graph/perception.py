@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.check import check_type
-from gncadeq.neighborhood import check_range, recorded
-from gncadeq.sparse import SparseRows
+from gncadeq.graph.neighborhood import check_range, recorded
+from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import Adj, OptTensor
 
 

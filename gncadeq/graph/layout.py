@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.rows import Part, Rows
+from gncadeq.graph.rows import Part, Rows
 from gncadeq.typing import Adj, OptTensor
 
 

@@ -1,0 +1,1 @@
+"""What makes a rule of any conv of PyTorch Geometric."""

@@ -1,0 +1,1 @@
+"""The prepared graph: sparse products, the rows of tensors, the graphs of a batch."""
