@@ -24,7 +24,7 @@ from gncadeq.commands import (
     train,
 )
 from gncadeq.commands.failure import sentence
-from gncadeq.commands.printing import errors
+from gncadeq.commands.printing import begin, errors
 
 app = typer.Typer(
     help="Train a local rule on a graph as an equilibrium, run it as a cellular automaton.",
@@ -53,18 +53,27 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            help="Print results and warnings alone, and no progress; goes after any command, too.",
+        ),
+    ] = False,
     debug: Annotated[
         bool,
         typer.Option("--debug", help="Show where an error came from; goes after any command, too."),
     ] = False,
 ) -> None:
     """Options of every command; ``main`` reads ``--debug`` itself, to know of it in any case."""
+    begin(quiet)
 
 
 def main() -> None:
     """Run the command; whatever goes wrong is one sentence, not a traceback."""
     warnings.showwarning = _warn
-    words = [word for word in sys.argv[1:] if word != "--debug"]
+    # Options of every command are understood after the command, too.
+    words = sorted(sys.argv[1:], key=lambda word: word not in ("--debug", "--quiet"))
     try:
         app(args=words, prog_name="gncadeq", standalone_mode=True)
     except KeyboardInterrupt:
@@ -74,7 +83,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if len(words) < len(sys.argv[1:]):
+        if "--debug" in words:
             traceback.print_exc()
         _print("[red]Error:[/red]", sentence(error))
         sys.exit(1)

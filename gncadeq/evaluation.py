@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphNCA, Status
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def evaluate(
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()
     parts = torch.split(index, batch_size)
-    for part in tqdm(parts, desc=title, disable=not progress, unit="batch", leave=False):
+    for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
         data = dataset.batch(part).to(device)
         logits, solution = model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gncadeq.cli import app, main
+from gncadeq.progress import shows_progress
 from gncadeq.training import GrowConfig, TrainConfig
 from gncadeq.training.stopping import Terminated
 from gncadeq.viz.images import read_image
@@ -48,6 +50,45 @@ def call(monkeypatch, capsys):
         return ended.value.code, capsys.readouterr().err
 
     return run
+
+
+def test_json_has_standard_output_to_itself(run):
+    words = ["evaluate", str(run / "run"), "--limit", "100", "--json"]
+    result = runner.invoke(app, [*words, "-"])
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(result.stdout)["equilibrium"]
+    assert numbers["graphs"] == 100
+    assert "residual p99" in result.stderr
+    assert "\r" not in result.stderr  # no progress where there is no terminal
+    result = runner.invoke(app, [*words, str(run / "numbers.json")])
+    again = json.loads((run / "numbers.json").read_text())["equilibrium"]
+    assert {**again, "seconds": numbers["seconds"]} == numbers
+    assert "residual p99" in result.stdout
+    result = runner.invoke(app, ["doctor", "--json", "-"])
+    assert json.loads(result.stdout)["torch"] == torch.__version__
+
+
+def test_a_quiet_run_says_nothing(monkeypatch, capsys):
+    seen = []
+
+    def train(config, *, resume, progress):
+        seen.append(progress)
+        return torch.nn.Linear(2, 3)
+
+    monkeypatch.setattr("gncadeq.training.grow.grow", train)
+    for words in (["grow", "spots", "--quiet"], ["grow", "spots"]):
+        monkeypatch.setattr(sys, "argv", ["gncadeq", *words])
+        with pytest.raises(SystemExit):
+            main()
+        assert ("9 parameters" in capsys.readouterr().out) == (len(words) == 2)
+    assert seen == [False, True]
+
+
+def test_progress_is_for_terminals(monkeypatch):
+    assert not shows_progress()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert shows_progress()
+    assert not shows_progress(False)
 
 
 def test_evaluate_both_ways(run, tmp_path):
@@ -237,7 +278,7 @@ def test_the_command_that_is_printed_makes_the_same_run(config, monkeypatch, cap
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_a_stopped_run_says_what_is_saved(monkeypatch, error, code):
-    def stop(config, resume):
+    def stop(config, resume, progress):
         raise error("Interrupted and saved at training step 7")
 
     monkeypatch.setattr("gncadeq.training.grow.grow", stop)

@@ -61,6 +61,7 @@ def test_the_bar_shows_means_of_the_epoch_and_the_validation_by_name(tmp_path, m
         end(self, trainer, module)
 
     monkeypatch.setattr(RichProgressBar, "on_train_epoch_end", watch)
+    monkeypatch.setattr("gncadeq.training.run.shows_progress", lambda wanted: wanted)
     train(tiny(tmp_path, epochs=2, validation=100))
     logged = rows(tmp_path / "run")  # five batches of 64 an epoch: one row, their mean
     assert len(seen) == len(logged) == 2

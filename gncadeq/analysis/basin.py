@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gncadeq.analysis.jacobian import check_state
 from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
+from gncadeq.progress import progress_bar
 from gncadeq.typing import OptTensor, Step
 
 
@@ -114,7 +114,7 @@ def basin_map(
     distance = torch.empty(shape, dtype=z.dtype)
     steps, status = torch.empty(shape, dtype=torch.long), torch.empty(shape, dtype=torch.long)
     cells = [(row, col) for row in range(resolution) for col in range(resolution)]
-    for row, col in tqdm(cells, desc="basin", disable=not progress, leave=False):
+    for row, col in progress_bar(cells, desc="basin", progress=progress, leave=False):
         a, b = float(offset[col]), float(offset[row])
         start = z + size * (a * plane[0] + b * plane[1])
         end = solve(step, start, partition, solver="picard", tol=tol, max_steps=max_steps)

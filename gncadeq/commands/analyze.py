@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
-from gncadeq.commands.printing import say
+from gncadeq.commands.printing import progress, say
 from gncadeq.commands.weights import load_run, load_test_set, place_of
 
 
@@ -27,7 +27,7 @@ def analyze(
     model, folder = load_run(run)
     test_set = load_test_set(model, folder, data_root, dataset)
     page = out or place_of(run, folder) / "analysis.html"
-    say(write_report(model, test_set, page, graphs=graphs, seed=seed))
+    say(write_report(model, test_set, page, graphs=graphs, seed=seed, progress=progress()))
 
 
 def register(app: typer.Typer) -> None:

@@ -3,62 +3,90 @@
 from __future__ import annotations
 
 import typer
+from rich.markup import escape
 
-from gncadeq.commands.printing import console
+from gncadeq.commands.printing import Json, console, write_numbers
+
+_NEEDED = (
+    "torch", "torchdeq", "torch-geometric", "networkx", "torchvision", "matplotlib", "numpy",
+    "scipy", "pillow", "safetensors", "typer", "rich",
+)  # fmt: skip
+_MODULES = {"torch-geometric": "torch_geometric", "pillow": "PIL"}
+_EXTRAS = {
+    "lightning": "train", "scikit-learn": "train", "scikit-image": "superpixels", "onnx": "export",
+    "onnxscript": "export", "onnxruntime": "export", "playwright": "dev", "trimesh": "dev",
+}  # fmt: skip
+_BROKEN = "does not import: "
 
 
-def doctor() -> None:
+def doctor(json_file: Json = None) -> None:
     """Say which versions, devices and optional parts are there, and why not."""
-    import importlib
-    import platform
-    import shutil
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
     from rich.table import Table
 
+    rows = {**_versions(), **_extras()}
+    broken = any(value.startswith(_BROKEN) for value in rows.values())
+    if not broken:
+        rows |= _machine()
+    made = Table(box=None, pad_edge=False, show_header=False)
+    made.add_column(style="bold")
+    made.add_column()
+    for name, value in rows.items():
+        shown = escape(value)
+        made.add_row(escape(name), f"[red]{shown}[/red]" if value.startswith(_BROKEN) else shown)
+    console.print(made)
+    write_numbers(json_file, rows)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _versions() -> dict[str, str]:
+    """The versions of what is needed, or why it does not import."""
+    import importlib
+    import platform
+    from importlib.metadata import version
+
     from gncadeq import __version__
+
+    rows = {"gncadeq": __version__, "python": f"{platform.python_version()} on {platform.system()}"}
+    for name in _NEEDED:
+        try:
+            importlib.import_module(_MODULES.get(name, name))
+            rows[name] = version(name)
+        except Exception as error:  # whatever is wrong with it is what the user wants to know
+            rows[name] = f"{_BROKEN}{error}"
+    return rows
+
+
+def _extras() -> dict[str, str]:
+    """The versions of optional packages, or how to install them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    rows = {}
+    for name, extra in _EXTRAS.items():
+        try:
+            rows[f"{name} (extra {extra})"] = version(name)
+        except PackageNotFoundError:
+            rows[f"{name} (extra {extra})"] = f"missing: pip install 'gncadeq[{extra}]'"
+    return rows
+
+
+def _machine() -> dict[str, str]:
+    """What the machine has, and where weights and data are."""
+    import shutil
+
+    import torch
+
     from gncadeq.datasets import default_root
     from gncadeq.files.weights import pretrained_names
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    table.add_row("gncadeq", __version__)
-    table.add_row("python", f"{platform.python_version()} on {platform.system()}")
-    needed = ("torch", "torchdeq", "torch-geometric", "networkx", "torchvision", "matplotlib",
-              "numpy", "scipy", "pillow", "safetensors", "typer", "rich")  # fmt: skip
-    modules = {"torch-geometric": "torch_geometric", "pillow": "PIL", "scikit-learn": "sklearn"}
-    broken = False
-    for name in needed:
-        try:
-            importlib.import_module(modules.get(name, name))
-            table.add_row(name, version(name))
-        except Exception as error:  # whatever is wrong with it is what the user wants to know
-            broken = True
-            table.add_row(name, f"[red]does not import: {error}[/red]")
-    extras = {
-        "lightning": "train", "scikit-learn": "train",
-        "scikit-image": "superpixels", "onnx": "export", "onnxscript": "export",
-        "onnxruntime": "export", "playwright": "dev", "trimesh": "dev",
-    }  # fmt: skip
-    for name, extra in extras.items():
-        try:
-            table.add_row(f"{name} (extra {extra})", version(name))
-        except PackageNotFoundError:
-            table.add_row(f"{name} (extra {extra})", f"missing: pip install 'gncadeq\\[{extra}]'")
-    browsers = [shutil.which(b) for b in ("chromium", "chromium-browser", "google-chrome")]
-    browser = next((b for b in browsers if b), "none on the path")
-    table.add_row("browser (viewer's tests)", browser)
-    table.add_row("threads", str(torch.get_num_threads()))
-    cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else "none found"
-    table.add_row("CUDA", name)
-    table.add_row("shipped weights", ", ".join(pretrained_names()) or "none")
-    table.add_row("data root", str(default_root().resolve()))
-    console.print(table)
-    if broken:
-        raise typer.Exit(1)
+    browsers = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    return {
+        "browser (viewer's tests)": next(filter(None, browsers), "none on the path"),
+        "threads": str(torch.get_num_threads()),
+        "CUDA": torch.cuda.get_device_name() if torch.cuda.is_available() else "none found",
+        "shipped weights": ", ".join(pretrained_names()) or "none",
+        "data root": str(default_root().resolve()),
+    }
 
 
 def register(app: typer.Typer) -> None:

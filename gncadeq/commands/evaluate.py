@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gncadeq.choices import DynamicsName, StartName
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
-from gncadeq.commands.printing import errors, print_summary, unanswered
+from gncadeq.commands.printing import (
+    Json,
+    errors,
+    print_summary,
+    progress,
+    say,
+    unanswered,
+    write_numbers,
+)
 from gncadeq.commands.weights import load_run, load_test_set
 
 
@@ -34,7 +42,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of starts and update masks.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Measure only so many images.")] = None,
-    json_file: Annotated[str | None, typer.Option("--json", help="Also write JSON here.")] = None,
+    json_file: Json = None,
 ) -> None:
     """Measure weights on the test set, as an equilibrium and as an automaton.
 
@@ -45,7 +53,6 @@ def evaluate(
 
     from gncadeq.dynamics import GraphDEQ, GraphNCA
     from gncadeq.evaluation import evaluate as measure
-    from gncadeq.files.json_files import write_json
 
     if as_ == "deq":
         for option, value, default in (
@@ -64,18 +71,18 @@ def evaluate(
         cell, solver, tol=tol, max_steps=max_steps, on_failure="ignore",
         start=start if start and as_ == "deq" else "zeros",
     )  # fmt: skip
-    reference = measure(model, test_set, index=index, seed=seed, title="equilibrium")
+    options: dict[str, Any] = {"index": index, "seed": seed, "progress": progress()}
+    reference = measure(model, test_set, title="equilibrium", **options)
     columns, failed = {"equilibrium": reference.summary()}, [unanswered(reference)]
     if as_ == "nca":
         model.dynamics = GraphNCA(cell, steps, fire_rate, step_size, start or "normal", tol=tol)
-        result = measure(model, test_set, index=index, seed=seed, title="automaton")
+        result = measure(model, test_set, title="automaton", **options)
         columns["automaton"] = {**result.summary(), "agreement": result.agreement(reference)}
         failed.append(unanswered(result, "a finite state after all steps"))
     print_summary(columns)
-    if json_file:
-        write_json(json_file, columns)
+    write_numbers(json_file, columns)
     if any(failed):
-        errors.print("\n".join(filter(None, failed)), highlight=False, markup=False, soft_wrap=True)
+        say(*filter(None, failed), to=errors)
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from gncadeq.choices import Form, Program
-from gncadeq.commands.printing import console, say
+from gncadeq.commands.printing import busy, console, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,11 +64,13 @@ def export(
     from gncadeq.export import check_onnx, to_onnx
 
     model, data, z0 = _load(run, fire_rate)
-    path = to_onnx(model, file, program=program, steps=steps, tol=tol, form=form)
+    with busy("exporting"):
+        path = to_onnx(model, file, program=program, steps=steps, tol=tol, form=form)
     _describe(path)
     if check:
         count = _CHECKED_STEPS[type(model).__name__] if steps is None else steps
-        worst = check_onnx(path, model, data, z0, steps=count)
+        with busy("comparing"):
+            worst = check_onnx(path, model, data, z0, steps=count)
         done = count if program == "rollout" else 1
         say(
             f"On a graph of {data.num_nodes} nodes and {data.num_edges} edges, onnxruntime and "

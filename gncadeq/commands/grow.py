@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from gncadeq.commands.options import Resume, configure, folder_name, with_options
-from gncadeq.commands.printing import resumable, say
+from gncadeq.commands.printing import progress, remark, resumable
 from gncadeq.training import GrowConfig
 
 
@@ -22,12 +22,12 @@ def grow(resume: Resume = False, **options: Any) -> None:
     name = Path(target).stem if on == "grid" else f"{folder_name(on)}-{Path(target).stem}"
     options.setdefault("out", f"runs/grow/{name}")
     config = configure(GrowConfig, options, resume)
-    say(config.command_line())
+    remark(config.command_line())
     lost = f"at most {config.save_every} training steps are"
     with resumable(lost, "grow", target, "--out", config.out, "--resume"):
-        cell = train(config, resume=resume)
+        cell = train(config, resume=resume, progress=progress())
     parameters = sum(p.numel() for p in cell.parameters())
-    say(
+    remark(
         f"{parameters:,} parameters. The run is in {config.out}",
         "Look at it with: " + shlex.join(["gncadeq", "run", config.out]),
     )

@@ -1,11 +1,15 @@
-"""What commands print with."""
+"""What commands print with: results, remarks, numbers as JSON, and progress.
+
+Results are printed always, remarks and progress not after ``--quiet``. Where standard output is to
+be JSON, all else goes to standard error.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,14 +19,66 @@ if TYPE_CHECKING:
     from gncadeq.evaluation import Evaluation
 
 console = Console()
+remarks = Console()
 errors = Console(stderr=True)
 _SHARES = ("accuracy", "converged", "agreement")
 
 
-def say(*lines: object) -> None:
+def begin(quiet: bool) -> None:
+    """Set what is printed where, before a command reads its options."""
+    remarks.quiet = quiet
+    console.stderr = remarks.stderr = False
+
+
+def _make_way(place: str | None) -> str | None:
+    """Keep standard output for the JSON, if it goes there."""
+    if place == "-":
+        console.stderr = remarks.stderr = True
+    return place
+
+
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        callback=_make_way,
+        show_default=False,
+        help="Also write the numbers to this file as JSON; - is standard output, and all else "
+        "then goes to standard error.",
+    ),
+]
+
+
+def write_numbers(place: str | None, value: Any) -> None:
+    """Write numbers where the option ``--json`` says."""
+    from gncadeq.files.json_files import to_json, write_json
+
+    if place == "-":
+        typer.echo(to_json(value))
+    elif place:
+        write_json(place, value)
+
+
+def say(*lines: object, to: Console = console) -> None:
     """Print lines as they are and unbroken, to be pasted or piped."""
     for line in lines:
-        console.print(str(line), highlight=False, markup=False, soft_wrap=True)
+        to.print(str(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def remark(*lines: object) -> None:
+    """Print lines that are no results."""
+    say(*lines, to=remarks)
+
+
+def progress() -> bool:
+    """Whether progress is to be shown, where it can be."""
+    return not remarks.quiet
+
+
+def busy(what: str) -> AbstractContextManager[Any]:
+    """On a terminal, say what is being done, for work whose length isn't known."""
+    return errors.status(what) if progress() and errors.is_terminal else nullcontext()
 
 
 @contextmanager
@@ -33,7 +89,7 @@ def resumable(lost: str, *command: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         done = str(error) or f"Interrupted; {lost} lost"
         line = f"{done}. Continue with\n  {shlex.join(['gncadeq', *command])}"
-        errors.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, to=errors)
         code = 143 if type(error).__name__ == "Terminated" else 130
         raise typer.Exit(code) from None
 
@@ -76,4 +132,18 @@ def _shown(key: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-__all__ = ["console", "errors", "print_summary", "resumable", "say", "table", "unanswered"]
+__all__ = [
+    "Json",
+    "begin",
+    "busy",
+    "console",
+    "errors",
+    "print_summary",
+    "progress",
+    "remark",
+    "resumable",
+    "say",
+    "table",
+    "unanswered",
+    "write_numbers",
+]

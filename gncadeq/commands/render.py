@@ -8,7 +8,7 @@ import typer
 
 from gncadeq.choices import Up
 from gncadeq.commands.options import explicit
-from gncadeq.commands.printing import say
+from gncadeq.commands.printing import busy, say
 
 
 def render(
@@ -42,7 +42,9 @@ def render(
     from gncadeq.viz import render_file
 
     options = explicit(ctx)
-    say(render_file(options.pop("source"), options.pop("target"), **options))
+    with busy("drawing"):
+        path = render_file(options.pop("source"), options.pop("target"), **options)
+    say(path)
 
 
 def register(app: typer.Typer) -> None:

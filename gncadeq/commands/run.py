@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gncadeq.choices import Damage, Up
 from gncadeq.commands.options import folder_name
-from gncadeq.commands.printing import console, say, table
+from gncadeq.commands.printing import Json, busy, console, progress, say, table, write_numbers
 
 if TYPE_CHECKING:
-    from gncadeq.growth import Moment
+    from gncadeq.growth import Moment, Trial
 
 
 def run(
@@ -41,31 +42,58 @@ def run(
         str | None,
         typer.Option("--out", help="Folder for the pictures.", show_default="RUN, or RUN/on-NAME"),
     ] = None,
+    json_file: Json = None,
 ) -> None:
     """Grow a run's target from its seed, injure it, and watch it mend: a strip and a GIF.
 
     On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
     which 'gncadeq render' makes other pictures and coloured meshes.
     """
-    from gncadeq.files.json_files import write_json
     from gncadeq.growth import Trial
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
-    from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer
 
     cell, data, z0, card = load_grown(run, on)
     up = GrowConfig.load(Path(run) / "config.json").up
     rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
     trial = Trial(cell, data, z0, rate, seed)
+    _film(trial, steps, None if damage == "none" else damage, recovery, frames)
+    _print_moments(trial.moments)
+    report = {
+        "on": on, "num_nodes": data.num_nodes, "fire_rate": rate, "seed": seed,
+        "moments": [m.summary() for m in trial.moments],
+    }  # fmt: skip
+    write_numbers(json_file, report)
+    folder = Path(out or (run if on is None else Path(run) / f"on-{folder_name(on)}"))
+    title = f"{Path(run).name} on {on}" if on else Path(run).name
+    with busy("drawing"):
+        written = _write(folder, report, trial, up, title)
+    say(*written)
+
+
+def _film(trial: Trial, steps: int, damage: Damage | None, recovery: int, frames: int) -> None:
+    """Grow, injure and mend, with a moment for every frame."""
+    from gncadeq.progress import progress_bar
+
     every = max(1, (steps + recovery) // frames)
-    for moment in trial.film(steps, every):
-        _check_finite(moment)
-    if damage != "none":
-        trial.damage(damage)
-        for moment in trial.film(recovery, every, "recovery"):
-            _check_finite(moment)
+    total = steps + (recovery if damage else 0)
+    with progress_bar(total=total, desc="run", leave=False, progress=progress()) as bar:
+
+        def watch(count: int, event: str) -> None:
+            for moment in trial.film(count, every, event):
+                _check_finite(moment)
+                bar.update(moment.steps - bar.n)
+
+        watch(steps, "growth")
+        if damage:
+            trial.damage(damage)
+            watch(recovery, "recovery")
+
+
+def _print_moments(moments: list[Moment]) -> None:
+    """Print the last moment of each event."""
     made = table("", "steps", "error", "residual", "alive")
-    last = {m.event: m for m in trial.moments}
+    last = {m.event: m for m in moments}
     for event, title in (("growth", "grown"), ("damage", "injured"), ("recovery", "recovered")):
         if event in last:
             m = last[event]
@@ -73,23 +101,25 @@ def run(
                 title, str(m.steps), f"{m.error:.5f}", f"{m.residual:.1e}", f"{m.alive:.1%}"
             )
     console.print(made)
-    folder = Path(out or (run if on is None else Path(run) / f"on-{folder_name(on)}"))
+
+
+def _write(folder: Path, report: dict[str, Any], trial: Trial, up: Up, title: str) -> list[Path]:
+    """Write the numbers, the pictures and, off the grid, a page and the trajectory."""
+    from gncadeq.files.json_files import write_json
+    from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer
+
     folder.mkdir(parents=True, exist_ok=True)
-    report = {
-        "on": on, "num_nodes": data.num_nodes, "fire_rate": rate, "seed": seed,
-        "moments": [m.summary() for m in trial.moments],
-    }  # fmt: skip
+    moments, data = trial.moments, trial.data
     write_json(folder / "trial.json", report)
     written = [
         folder / "trial.json",
-        save_strip(trial.moments, data, folder / "strip.png", up=up),
-        save_animation(trial.moments, data, folder / "growth.gif", up=up),
+        save_strip(moments, data, folder / "strip.png", up=up),
+        save_animation(moments, data, folder / "growth.gif", up=up),
     ]
     if data.get("image_size") is None:
-        title = f"{Path(run).name} on {on}" if on else Path(run).name
-        written.append(save_viewer(trial.moments, data, folder / "viewer.html", up, title))
-        written.append(save_moments(trial.moments, data, folder / "trajectory.safetensors"))
-    say(*written)
+        written.append(save_viewer(moments, data, folder / "viewer.html", up, title))
+        written.append(save_moments(moments, data, folder / "trajectory.safetensors"))
+    return written
 
 
 def _check_finite(moment: Moment) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
-from gncadeq.commands.printing import say, unanswered
+from gncadeq.commands.printing import progress, say, unanswered
 from gncadeq.commands.weights import load_run, load_test_set, place_of
 
 
@@ -27,9 +27,9 @@ def show(
 ) -> None:
     """Draw a run: the essay's figures 1 and 2, residuals, learning curve, confusion matrix."""
     import torch
-    from tqdm import tqdm
 
     from gncadeq.evaluation import evaluate as measure
+    from gncadeq.progress import progress_bar
     from gncadeq.viz import figures as draw
 
     model, folder = load_run(run)
@@ -40,7 +40,7 @@ def show(
     graphs = [test_set.get(i) for i in index]
     pictures = [test_set.images[i].float() / 255 for i in index]
     written = []
-    with tqdm(total=6, desc="pictures", leave=False) as bar:
+    with progress_bar(total=6, desc="pictures", leave=False, progress=progress()) as bar:
 
         def done(path: Path) -> None:
             written.append(path)
@@ -56,7 +56,7 @@ def show(
         if folder is not None and (folder / "metrics.csv").is_file():
             figure = draw.learning_figure(folder / "metrics.csv")
             done(draw.save_figure(figure, target / "learning_curve.png"))
-        result = measure(model, test_set, title="confusion matrix")
+        result = measure(model, test_set, title="confusion matrix", progress=progress())
         done(draw.save_figure(draw.confusion_figure(result), target / "confusion.png"))
     if missing := unanswered(result):
         warnings.warn(missing, stacklevel=2)

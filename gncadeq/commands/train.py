@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gncadeq.commands.options import Resume, configure, with_options
-from gncadeq.commands.printing import print_summary, resumable, say, unanswered
+from gncadeq.commands.printing import (
+    Json,
+    print_summary,
+    progress,
+    remark,
+    resumable,
+    say,
+    unanswered,
+    write_numbers,
+)
 from gncadeq.training import TrainConfig
 
 
@@ -27,6 +36,7 @@ def train(
         Literal["living", "all"] | None,
         typer.Option(help="Which are nodes; all is --living none.", show_default="living"),
     ] = None,
+    json_file: Json = None,
     **options: Any,
 ) -> None:
     """Train the essay's classifier and measure it on the test set at true equilibrium."""
@@ -43,26 +53,29 @@ def train(
         config = TrainConfig.essay(**options)
     else:
         config = configure(TrainConfig, options, resume)
-    _train(config, resume)
+    _train(config, resume, json_file)
 
 
-def _train(config: TrainConfig, resume: bool) -> None:
+def _train(config: TrainConfig, resume: bool, json_file: str | None) -> None:
     from gncadeq.training.processes import Processes
     from gncadeq.training.run import train
 
     if Processes.here().rank > 0:  # the first process speaks for all
         train(config, resume=resume)
         return
-    say(config.command_line())
+    remark(config.command_line())
     again = ("train", config.dataset, "--out", config.out, "--resume")
     with resumable("at most one epoch is", *again):
-        model, result = train(config, resume=resume)
+        model, result = train(config, resume=resume, progress=progress())
     parameters = sum(p.numel() for p in model.parameters())
     print_summary({f"{config.dataset} test set, equilibrium": result.summary()})
     if missing := unanswered(result):
         warnings.warn(missing, stacklevel=2)
-    say(
-        f"{100 * result.accuracy:.2f} % with {parameters:,} parameters. The run is in {config.out}",
+    say(f"{100 * result.accuracy:.2f} % with {parameters:,} parameters")
+    numbers = {**result.summary(), "parameters": parameters, "run": config.out}
+    write_numbers(json_file, numbers)
+    remark(
+        f"The run is in {config.out}",
         "Look at it with: " + shlex.join(["gncadeq", "show", config.out]),
     )
 

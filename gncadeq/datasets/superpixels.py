@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from tqdm import tqdm
 
 from gncadeq.check import check_count
 from gncadeq.datasets.image_dataset import ImageDataset
 from gncadeq.datasets.sources import cache_folder
 from gncadeq.files.tensors import read_tensors, write_tensors
+from gncadeq.progress import progress_bar
 from gncadeq.transforms.points import nearest_neighbors
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 
@@ -126,7 +126,7 @@ class Superpixels(ImageDataset):
         """Find superpixels and neighbours."""
         parts: dict[str, list[Tensor]] = {key: [] for key in _CACHED}
         begins = range(0, len(self.images), _AT_ONCE)
-        for begin in tqdm(begins, "superpixels", unit="k images", disable=None, leave=False):
+        for begin in progress_bar(begins, "superpixels", unit="k images", leave=False):
             part = self.images[begin : begin + _AT_ONCE].float() / 255
             x, pos, count, _ = self.to_graph.nodes(part)
             owner = torch.arange(count.numel()).repeat_interleave(count)

@@ -26,14 +26,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def to_json(value: Any) -> str:
+    """A value as JSON; NaN and infinities become text."""
+    return json.dumps(plain(value), indent=2, allow_nan=False)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as JSON, atomically; NaN and infinities become text.
 
     Raises:
         OSError: If the file can't be written.
     """
-    content = json.dumps(plain(value), indent=2, allow_nan=False)
-    write_atomically(path, f"{content}\n".encode())
+    write_atomically(path, f"{to_json(value)}\n".encode())
 
 
-__all__ = ["plain", "write_json"]
+__all__ = ["plain", "to_json", "write_json"]

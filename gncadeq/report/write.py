@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from gncadeq.check import check_count
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError
 from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.progress import progress_bar
 from gncadeq.report.page import Section, page
 from gncadeq.report.sections import Bench
 
@@ -67,7 +66,7 @@ def write_report(
         ("How far information travels", bench.reach),
     ]
     sections = []
-    bar = tqdm(stages, desc="analyze", unit="analysis", disable=not progress, leave=False)
+    bar = progress_bar(stages, desc="analyze", unit="analysis", progress=progress, leave=False)
     for title, measure in bar:
         bar.set_postfix_str(title, refresh=True)
         try:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from tqdm import tqdm
 
 from gncadeq.cells import GrowingCell
 from gncadeq.dynamics import GraphDEQ, GraphNCA
@@ -16,6 +15,7 @@ from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
 from gncadeq.files.weights import load_pretrained, save_pretrained
 from gncadeq.growth import color_error
+from gncadeq.progress import progress_bar
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool
@@ -257,7 +257,7 @@ def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -
         save_weights()
         checkpoints.save(run.step, run.state_dict())
 
-    with tqdm(total=config.steps, initial=run.step, desc="grow", disable=not progress) as bar:
+    with progress_bar(total=config.steps, initial=run.step, desc="grow", progress=progress) as bar:
         for figures, keep in run_steps(run, config.steps, config.save_every, save):
             bar.update()
             row = log.add(run.step, figures, flush=keep)

@@ -23,6 +23,7 @@ from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
+from gncadeq.progress import shows_progress
 from gncadeq.training.config import TrainConfig, run_id
 from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.describe import describe_inputs
@@ -129,7 +130,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         ) from error
 
     here, folder = Processes.here(), Path(config.out)
-    progress = progress and here.rank == 0
+    progress = shows_progress(progress and here.rank == 0)
     to_graph = ImageToGraph(living_threshold=config.living_threshold)
     train_set = PixelGraphs(config.data_root, config.dataset, True, to_graph)
     index = torch.arange(len(train_set))

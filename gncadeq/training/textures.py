@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from tqdm import tqdm
 
 from gncadeq.cells import MicroCell
 from gncadeq.check import check_count
 from gncadeq.dynamics import GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
+from gncadeq.progress import progress_bar
 from gncadeq.training.config import MAX_SEED, RunConfig, option
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.stopping import run_steps
@@ -284,7 +284,7 @@ def _train(
     run: TextureTraining, progress: bool, save_every: int, save: Callable[[], None] | None
 ) -> MicroCell:
     steps = run.config.steps
-    with tqdm(total=steps, initial=run.step, desc="texture", disable=not progress) as bar:
+    with progress_bar(total=steps, initial=run.step, desc="texture", progress=progress) as bar:
         for figures, _ in run_steps(run, steps, save_every, save):
             bar.update()
             if run.step % 25 == 0:
