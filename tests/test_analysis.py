@@ -5,12 +5,10 @@ import io
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-import gncadeq.analysis
 from gncadeq import ConvCell, ConvergenceError, GraphDEQ, PixelGraphClassifier
 from gncadeq.analysis import (
     Attractor,
@@ -568,8 +566,3 @@ def test_the_page_says_what_cannot_be_measured(tmp_path):
     assert "diverged (2)" in text
     with pytest.raises(ValueError, match="'graphs' to be a whole number of at least 1"):
         write_report(model, dataset, tmp_path / "p.html", graphs=0)
-
-
-def test_analysis_does_not_load_matplotlib():
-    for path in Path(gncadeq.analysis.__file__).parent.glob("*.py"):
-        assert not re.search(r"(?m)^(from|import) (matplotlib|gncadeq\.viz)", path.read_text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args, overload
 
@@ -17,11 +17,12 @@ from gncadeq.dynamics.evidence import Evidence
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
+from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.residual import check_criterion
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver
-from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
+from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.graph.layout import FlatGraph, device_of
 from gncadeq.graph.neighborhood import transforms_active
 from gncadeq.graph.partition import Partition
@@ -35,7 +36,7 @@ _NO_GRAPH = (
 )
 
 
-class GraphDEQ(nn.Module):
+class GraphDEQ(Dynamics):
     r"""A cell solved to equilibrium on every graph of a batch.
 
     .. math::
@@ -175,54 +176,6 @@ class GraphDEQ(nn.Module):
         self._backward_max_steps = (
             None if value is None else check_count("backward_max_steps", value)
         )
-
-    @classmethod
-    def from_conv(
-        cls,
-        conv: nn.Module | Callable[..., nn.Module],
-        in_channels: int | Mapping[str, int],
-        **options: Any,
-    ) -> GraphDEQ:
-        r"""The equilibrium of any conv of PyTorch Geometric.
-
-        .. math::
-            \mathbf{z}^\star = \sigma \big( s \; \mathrm{conv}(\mathbf{z}^\star; \mathcal{G}) +
-            \mathbf{U} \mathbf{x} + \mathbf{b} \big)
-
-        with the conv scaled by :math:`s` such that it converges; see
-        :class:`gncadeq.WrappedConvCell`, which is imported here alone: dynamics know no cell.
-
-        Args:
-            conv: The class of a conv, of which a new one of width ``channels`` is made, whose
-                matrices start as identities: the equilibrium starts as the input smoothed over the
-                graph, which trains well. Or a conv that maps :math:`[N, C]` to :math:`[N, C]`,
-                whose weights stay as they are; a heterogeneous one keeps the width of every state
-                (:class:`gncadeq.HeteroConvCell`).
-            in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
-                heterogeneous one.
-            options: Of :class:`gncadeq.WrappedConvCell` (``activation``, ``norm``,
-                ``contraction``, ...), of this class (``solver``, ``tol``, ...), and for a class of
-                convs its own (``heads``, ...).
-
-        Example:
-            >>> from torch_geometric.nn import GATConv, GCNConv
-            >>> x, edge_index = torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-            >>> deq = GraphDEQ.from_conv(GATConv, in_channels=3, channels=16, heads=2, tol=1e-4)
-            >>> deq(x, edge_index).shape
-            torch.Size([4, 16])
-            >>> trained = GCNConv(16, 16)
-            >>> GraphDEQ.from_conv(trained, in_channels=3)(x, edge_index).shape
-            torch.Size([4, 16])
-        """
-        from gncadeq.cells.pyg.from_conv import cell_from_conv
-
-        cell, rest = cell_from_conv(conv, in_channels, options, cls)
-        return cls(cell, **rest)
-
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters of the cell, and of a start that is a module."""
-        self.cell.reset_parameters()
-        reset_start(self.start)
 
     @overload
     def forward(

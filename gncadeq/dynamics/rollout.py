@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cell import Cell
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion
+from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, warn
-from gncadeq.dynamics.start import Start, check_start, reset_start, start_state
+from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from gncadeq.dynamics.equilibrium import GraphDEQ
 
 
-class GraphNCA(nn.Module):
+class GraphNCA(Dynamics):
     r"""A cell run as a graph neural cellular automaton.
 
     .. math::
@@ -95,38 +96,6 @@ class GraphNCA(nn.Module):
             "GraphDEQ bounds the error" if criterion == "error" else "",
         )  # fmt: skip
         self.criterion: Criterion = criterion
-
-    @classmethod
-    def from_conv(
-        cls,
-        conv: nn.Module | Callable[..., nn.Module],
-        in_channels: int | Mapping[str, int],
-        **options: Any,
-    ) -> GraphNCA:
-        """The automaton of any conv of PyTorch Geometric, see :meth:`gncadeq.GraphDEQ.from_conv`.
-
-        Args:
-            conv: The class of a conv, of which a new one of width ``channels`` is made; or a conv
-                that maps :math:`[N, C]` to :math:`[N, C]`, or a heterogeneous one.
-            in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
-                heterogeneous one.
-            options: Of :class:`gncadeq.WrappedConvCell`, of this class, and of a class of convs.
-
-        Example:
-            >>> from torch_geometric.nn import GCNConv
-            >>> nca = GraphNCA.from_conv(GCNConv, in_channels=3, channels=16, steps=8)
-            >>> nca(torch.rand(4, 3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])).shape
-            torch.Size([4, 16])
-        """
-        from gncadeq.cells.pyg.from_conv import cell_from_conv
-
-        cell, rest = cell_from_conv(conv, in_channels, options, cls)
-        return cls(cell, **rest)
-
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters of the cell, and of a start that is a module."""
-        self.cell.reset_parameters()
-        reset_start(self.start)
 
     @overload
     def forward(

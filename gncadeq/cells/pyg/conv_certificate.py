@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch_geometric.nn as pyg
@@ -11,12 +11,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.cells.pyg.conv_attention import head_bounds
+from gncadeq.cells.pyg.conv_scale import ScaledConvCell
 from gncadeq.certificate import Certificate
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.typing import Adj, OptTensor
-
-if TYPE_CHECKING:
-    from gncadeq.cells.pyg.conv_scale import ScaledConvCell
 
 
 def conv_certificate(

@@ -6,7 +6,7 @@ from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gncadeq.cells.pyg.conv_attention import HeldAttentionStep, can_hold_attention, held_bound
 from gncadeq.cells.pyg.conv_bounds import (
@@ -17,13 +17,12 @@ from gncadeq.cells.pyg.conv_bounds import (
     takes_weights_as_they_are,
     weight_bound,
 )
-from gncadeq.cells.pyg.conv_certificate import conv_certificate
 from gncadeq.cells.pyg.conv_growth import settled_growth
-from gncadeq.cells.pyg.conv_signature import ConvSignature, is_lazy
+from gncadeq.cells.pyg.conv_rule import ConvRule
+from gncadeq.cells.pyg.conv_signature import is_lazy
 from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.cells.pyg.conv_sums import node_bound, sums_neighbors
-from gncadeq.cells.pyg.measured import MeasuredCell, measuring, recorded
-from gncadeq.certificate import Certificate
+from gncadeq.cells.pyg.measured import measuring, recorded
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.stateful import drops
 from gncadeq.typing import Adj, OptTensor
@@ -32,14 +31,9 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
-class ScaledConvCell(MeasuredCell):
+class ScaledConvCell(ConvRule):
     """A cell around a conv of PyTorch Geometric that knows by how much to scale it."""
 
-    conv: nn.Module
-    norm: nn.Module | None
-    activation: nn.Module
-    inject: nn.Linear
-    signature: ConvSignature
     contraction: float | None
     attention: Literal["injection", "state"]
     power_steps: int
@@ -176,13 +170,6 @@ class ScaledConvCell(MeasuredCell):
             if not all(proofs_hold(graph.edge_index, weight) for weight in weights):
                 return nothing
         return bound if self.contraction is None else bound.clamp(max=self.contraction)
-
-    @torch.no_grad()
-    def certificate(
-        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
-    ) -> Certificate | None:
-        """The contraction by :meth:`lipschitz_bound`, in the norm in which it holds."""
-        return conv_certificate(self, edge_index, edge_attr, num_nodes, context)
 
     def _held(self, step: WrappedConvStep) -> WrappedConvStep:
         """With attention held, if it is to be."""

@@ -6,18 +6,16 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gncadeq.cells.pyg.conv_rule import ConvRule
 from gncadeq.cells.pyg.measured import recorded
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.graph.rows import Part
 from gncadeq.typing import OptTensor
-
-if TYPE_CHECKING:
-    from gncadeq.cells.pyg.wrap import WrappedConvCell
 
 _EDGES = ("_cached_edge_index", "_cached_adj_t")
 _STATES = ("_cached_x", "_cached_h")
@@ -80,10 +78,10 @@ class EdgeCache:
 
 
 class WrappedConvStep:
-    """One step of a :class:`WrappedConvCell` with graph and injection bound."""
+    """One step of a :class:`gncadeq.WrappedConvCell` with graph and injection bound."""
 
     def __init__(
-        self, cell: WrappedConvCell, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
+        self, cell: ConvRule, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
     ) -> None:
         self.cell, self.edge_index, self.drive, self.arguments = cell, edge_index, drive, arguments
         self.scale: OptTensor = None
@@ -96,7 +94,7 @@ class WrappedConvStep:
 
     @staticmethod
     def of(
-        cell: WrappedConvCell, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
+        cell: ConvRule, edge_index: Tensor, drive: Tensor, arguments: dict[str, Tensor]
     ) -> WrappedConvStep:
         """With the method ``restrict``, if the graph can be cut down."""
         # Hyperedges, an explainer's mask of all edges and undeclared tensors cannot.

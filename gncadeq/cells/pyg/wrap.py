@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gncadeq.cell import check_graph
+from gncadeq.cells.pyg.conv_certificate import conv_certificate
 from gncadeq.cells.pyg.conv_scale import ScaledConvCell
 from gncadeq.cells.pyg.conv_signature import (
     check_width,
@@ -20,13 +21,11 @@ from gncadeq.cells.pyg.conv_signature import (
 from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.cells.pyg.conv_width import state_width
 from gncadeq.cells.pyg.modules import activation_of, norm_of
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.graph.neighborhood import Neighborhood, check_range
 from gncadeq.graph.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
-
-if TYPE_CHECKING:
-    pass
 
 
 class WrappedConvCell(ScaledConvCell):
@@ -233,6 +232,13 @@ class WrappedConvCell(ScaledConvCell):
         if step.cache.filled and any(v.requires_grad for v in arguments.values()):
             step.image(step.drive.new_zeros(x.size(0), self.channels))  # the cache, with gradients
         return step
+
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate | None:
+        """The contraction by :meth:`lipschitz_bound`, in the norm in which it holds."""
+        return conv_certificate(self, edge_index, edge_attr, num_nodes, context)
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

@@ -1,0 +1,86 @@
+"""Imports go one way: from the page of everything down to the checks, without circles."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent / "gncadeq"
+# A module imports from its own level and from those above it in this list.
+LEVELS = [
+    {"check", "choices", "stateful", "files"},
+    {"graph", "typing"},
+    {"certificate"},
+    {"cell"},
+    {"cells", "dynamics", "transforms"},
+    {"datasets", "models", "growth", "analysis"},
+    {"evaluation", "export"},
+    {"training", "viz"},
+    {"report"},
+    {"commands", "testing", "graphgym"},
+    {"cli"},
+]
+APART = [("cells", "dynamics"), ("cells", "transforms"), ("training", "viz")]  # on one level
+EXCEPTIONS = {
+    # GraphDEQ.from_conv(GATConv, ...) is what users of PyTorch Geometric begin with.
+    ("dynamics.of_cell", "cells.pyg.from_conv"),
+    # The two dynamics make each other of the cell that they share.
+    ("dynamics.rollout", "dynamics.equilibrium"),
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip("."): path
+    for path in ROOT.rglob("*.py")
+}
+
+
+def imported(path):
+    """The names that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def imports():
+    """``(module, imported module)``, without the package itself, whose names load lazily."""
+    pairs = set()
+    for module, path in MODULES.items():
+        inner = [n.removeprefix("gncadeq.") for n in imported(path) if n.startswith("gncadeq.")]
+        pairs |= {(module, n if n in MODULES else n.rpartition(".")[0]) for n in inner}
+    assert pairs >= EXCEPTIONS, "an exception that is no longer needed"
+    return {(a, b) for a, b in pairs - EXCEPTIONS if a and b}
+
+
+def level(module):
+    return next(i for i, names in enumerate(LEVELS) if module.split(".")[0] in names)
+
+
+def test_imports_go_one_way():
+    up = [(m, i) for m, i in imports() if level(i) > level(m)]
+    assert not up, f"imports from a level above: {up}"
+
+
+def test_neighbours_do_not_know_each_other():
+    folders = {(m.split(".")[0], i.split(".")[0]) for m, i in imports()}
+    assert not [p for p in APART if p in folders or p[::-1] in folders]
+
+
+def test_there_are_no_circles():
+    modules, folders = {}, {}
+    for m, i in imports():
+        modules.setdefault(m, set()).add(i)
+        a, b = m.split(".")[0], i.split(".")[0]
+        if a != b and {a, b} != {"graph", "typing"}:  # one level: an alias names a class of graph
+            folders.setdefault(a, set()).add(b)
+    TopologicalSorter({m: found - {m} for m, found in modules.items()}).prepare()
+    TopologicalSorter(folders).prepare()
+
+
+def test_numbers_know_no_pictures():
+    for module, path in MODULES.items():
+        if module.split(".")[0] in ("analysis", "graph", "cell", "cells", "dynamics", "models"):
+            drawn = {name.split(".")[0] for name in imported(path)} & {"matplotlib", "PIL"}
+            assert not drawn, module
