@@ -50,6 +50,7 @@ def test_every_case_ends_with_a_result_or_a_named_error(kind, tmp_path, monkeypa
 def test_what_the_fuzzer_changes_is_right_before(tmp_path):
     for name, (content, read) in corpus(tmp_path / "right").items():
         path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         read(path)
     for function, arguments in calls().values():
