@@ -17,7 +17,7 @@ from PIL import Image
 from torch_geometric.data import Data
 
 import gncadeq
-from gncadeq import analysis, cells, datasets, transforms, viz
+from gncadeq import analysis, cells, datasets, dynamics, transforms, viz
 from gncadeq.cells import prepare_neighborhood
 from gncadeq.datasets import figures, primitives, textures
 from gncadeq.export import StepProgram
@@ -182,6 +182,17 @@ def calls() -> Calls:
             "checkpoint_every": 2, "tol": 1e-3}),
         "GraphNCA call": (lambda **o: gncadeq.GraphNCA(cell)(**o), {
             "x": x, "edge_index": edges, "edge_attr": kind, "steps": 2}),
+        "GraphDEQ": (lambda **o: gncadeq.GraphDEQ(cell, **o), {
+            "solver": "picard", "tol": 1e-3, "criterion": "graph", "max_steps": 5,
+            "gradient": "ift", "backward_tol": 1e-3, "backward_max_steps": 5, "phantom_steps": 2,
+            "phantom_damping": 0.5, "start": "zeros", "on_failure": "warn",
+            "solver_options": {}, "check_every": 1, "compact": True}),
+        "solve": (lambda **o: dynamics.solve(step, **o), {
+            "z0": state, "partition": dynamics.Partition(None, 4), "solver": "anderson",
+            "tol": 1e-3, "atol": 0.0, "criterion": "graph", "max_steps": 5, "check_every": 1,
+            "compact": True, "trace": False, "options": {"history": 2}}),
+        "Partition": (dynamics.Partition, {"batch": torch.tensor([0, 0, 1]), "num_nodes": 3,
+            "num_graphs": 2}),
         "GraphDEQ call": (gncadeq.GraphDEQ(cell), {
             "x": x, "edge_index": edges, "edge_attr": kind}),
         "GrowingCell": (gncadeq.GrowingCell, {

@@ -101,7 +101,7 @@ def basin_map(
             f"Expected a finite 'z' with at least two entries (got {z.numel()} entries, "
             f"{int((~z.isfinite()).sum())} of them not finite)"
         )
-    check_number("radius", radius, above=0.0)
+    check_number("radius", radius, above=0.0, most=1e30)
     check_count("resolution", resolution, 2)
     check_count("max_steps", max_steps, 1)
     check_number("within", within, above=0.0)

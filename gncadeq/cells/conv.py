@@ -149,7 +149,7 @@ class ConvCell(Cell):
         check_count("in_channels", in_channels, 1)
         check_count("channels", channels, 1)
         check_count("kernel_size", kernel_size, 1, odd=True)
-        check_number("scale_spread", scale_spread, least=0.0)
+        check_number("scale_spread", scale_spread, least=0.0, most=1e6)
         if injection == "additive" and in_channels != channels:
             raise ValueError(
                 "Expected 'in_channels' equal to 'channels' with injection='additive' "

@@ -56,8 +56,9 @@ def prepare_neighborhood(
                 f"(got {edge_index.num_relations})"
             )
         return edge_index
-    check_count("num_nodes", num_nodes)
-    check_count("num_relations", num_relations, 1)
+    if not torch.compiler.is_compiling():  # where sizes are symbols
+        check_count("num_nodes", num_nodes)
+        check_count("num_relations", num_relations, 1)
     check_edge_index(edge_index)
     num_edges = edge_index.size(1)
     if relation is None:

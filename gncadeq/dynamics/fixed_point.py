@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_count, check_flag, check_number
+from gncadeq.check import check_count, check_flag, check_number, check_type
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, no_trace
@@ -84,6 +84,9 @@ def solve(
         tensor([[2.],
                 [4.]])
     """
+    check_type("z0", z0, Tensor)
+    check_type("partition", partition, Partition)
+    check_flag("trace", trace)
     tol = check_number("tol", tol, above=0)
     atol = None if atol is None else check_number("atol", atol, least=0)
     check_every = check_count("check_every", check_every, least=1)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from gncadeq.check import check_choice, check_count
 from gncadeq.graph.relations import Convolve, RelationEdges, convolve
+from gncadeq.check import check_choice
+from gncadeq.relations import Convolve, RelationEdges, convolve
 
 Kind = Literal["grid", "csr"]
 
@@ -74,8 +76,6 @@ class Neighborhood:
         kind: Literal["auto", "grid", "csr"] = "auto",
     ) -> None:
         check_choice("kind", kind, ("auto", "grid", "csr"))
-        check_count("num_nodes", num_nodes)
-        check_count("num_relations", num_relations, 1)
         check_range("edge_index", edge_index, num_nodes, "num_nodes")
         check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations

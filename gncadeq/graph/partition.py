@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.graph.layout import StateLayout
+from gncadeq.check import check_count
+from gncadeq.layout import StateLayout
 from gncadeq.typing import Adj
 
 _PIECE = 1024
@@ -42,6 +44,10 @@ class Partition:
         num_graphs: int | None = None,
         like: Tensor | None = None,
     ) -> None:
+        if not torch.compiler.is_compiling():  # where sizes are symbols
+            check_count("num_nodes", num_nodes)
+            if num_graphs is not None:
+                check_count("num_graphs", num_graphs)
         if batch is None:
             device = like.device if like is not None else None
             batch = torch.zeros(num_nodes, dtype=torch.long, device=device)

@@ -90,6 +90,8 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
                 f"{list(nodes.shape)} booleans)"
             )
         nodes = nodes.nonzero().flatten()
+    if nodes.dim() != 1:
+        raise ValueError(f"Expected 'nodes' of shape [count] (got {list(nodes.shape)})")
     check_range("nodes", nodes, count, "num_nodes")
     node, _, place, _ = k_hop_subgraph(nodes, hops, data.edge_index, num_nodes=count)
     part = data.subgraph(node)

@@ -80,14 +80,20 @@ class SurfaceRenderer:
         for side in self.size:
             check_count("size", side, 1, _MOST_SIDE)
         check_count("supersample", supersample, 1, 16)
-        check_number("zoom", zoom, above=0.0)
-        check_number("node_size", node_size, above=0.0)
+        zoom = check_number("zoom", zoom, above=0.0)
+        node_size = check_number("node_size", node_size, above=0.0)
         for name, angle in (("azimuth", azimuth), ("elevation", elevation)):
             if angle is not None:
                 check_number(name, angle)
         if background is not None:
             check_type("background", background, str)
-        self.background = None if background is None else ImageColor.getrgb(background)[:3]
+        try:
+            self.background = None if background is None else ImageColor.getrgb(background)[:3]
+        except ValueError:
+            raise ValueError(
+                "Expected 'background' to be a colour's name or '#rrggbb', or None (got "
+                f"{background!r})"
+            ) from None
         shape = geometry(data, up, edges)
         self.num_nodes = shape.num_nodes
         turn = camera(

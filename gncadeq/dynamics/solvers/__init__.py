@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from gncadeq.check import check_type
 from gncadeq.dynamics.solvers.anderson import Anderson
 from gncadeq.dynamics.solvers.auto import Auto
 from gncadeq.dynamics.solvers.base import Picard, Solver
@@ -52,17 +53,21 @@ def make_solver(name: str, options: dict[str, Any] | None = None) -> Solver:
         ValueError: If there is no such solver.
         TypeError: If it doesn't know one of the options.
     """
-    if name not in _SOLVERS:
+    if not isinstance(name, str) or name not in _SOLVERS:
         near = get_close_matches(str(name), _SOLVERS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Expected 'solver' to be one of {solver_names()} or 'torchdeq:NAME' "
             f"(got {name!r}).{hint}"
         )
+    options = {} if options is None else options
+    check_type("options", options, dict)
     try:
-        return _SOLVERS[name](**(options or {}))
+        return _SOLVERS[name](**options)
     except TypeError as error:
-        raise TypeError(f"Unknown option of solver {name!r}: {error}") from error
+        if str(error).startswith("Expected"):
+            raise
+        raise TypeError(f"Expected options of the solver {name!r} (got {error})") from error
 
 
 __all__ = [
