@@ -171,7 +171,7 @@ class MonotoneCell(Cell):
         check_count("in_channels", in_channels, 1)
         check_count("channels", channels, 1)
         hint = "Else there may be no equilibrium or many"
-        check_number("monotonicity", monotonicity, above=0.0, hint=hint)
+        check_number("monotonicity", monotonicity, above=0.0, most=1e30, hint=hint)
         if contraction is not None:
             check_number("contraction", contraction, above=0.0, below=1.0)
         check_count("kernel_size", kernel_size, 1, odd=True)

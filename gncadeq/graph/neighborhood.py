@@ -21,10 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.check import check_choice, check_count
-from gncadeq.graph.relations import Convolve, RelationEdges, convolve
 from gncadeq.check import check_choice
-from gncadeq.relations import Convolve, RelationEdges, convolve
+from gncadeq.graph.relations import Convolve, RelationEdges, convolve
 
 Kind = Literal["grid", "csr"]
 

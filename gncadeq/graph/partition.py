@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.graph.layout import StateLayout
 from gncadeq.check import check_count
-from gncadeq.layout import StateLayout
+from gncadeq.graph.layout import StateLayout
 from gncadeq.typing import Adj
 
 _PIECE = 1024

@@ -78,7 +78,9 @@ class SamplePool:
         check_count("size", size, len(self.graphs), hint="Every graph needs a slot")
         check_count("elders", elders, 0, size)
         check_seed(seed)
-        channels = self.seeds[0].size(-1)
+        for state in self.seeds:
+            check_type("seeds", state, Tensor)
+        channels = self.seeds[0].size(-1) if self.seeds[0].dim() else 0
         for k, (data, state) in enumerate(zip(self.graphs, self.seeds, strict=True)):
             if list(state.shape) != [data.num_nodes, channels]:
                 raise ValueError(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from gncadeq.check import check_count
 from gncadeq.files.atomic import write_atomically
 
 MOST_PIXELS = 64_000_000
@@ -40,6 +41,8 @@ def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> 
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image, a damaged one, or one of more than 64 million pixels.
     """
+    if size is not None:
+        check_count("size", size, 1, 16_384)
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -47,7 +50,8 @@ def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below
-            with Image.open(path) as file:
+            # From memory: a chunk that declares 4 GB reads what there is, and reserves no more.
+            with Image.open(io.BytesIO(path.read_bytes())) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise ValueError(_too_large(f"{file.width} × {file.height}"))
                 array = _pixels(ImageOps.exif_transpose(file))
