@@ -287,6 +287,27 @@ def test_linear_convs_are_bounded_for_every_state(conv):
     assert radius <= 0.55
 
 
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda share: pyg.SSGConv(4, 4, share, 2), lambda share: pyg.APPNP(2, share),
+        lambda share: pyg.GCN2Conv(4, share, 0.5, 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("share", [-0.5, 0.3, 1.5, 3.0])
+def test_shares_outside_of_zero_and_one_are_bounded(conv, share):
+    torch.manual_seed(0)
+    data = data_of()
+    cell = WrappedConvCell(conv(share), 3, 4, activation=None, contraction=0.9).double().eval()
+    step = cell.prepare(data.x, data.edge_index)
+    zero = torch.zeros(12, 4, dtype=torch.double)
+    basis = torch.eye(48, dtype=torch.double).view(-1, 12, 4)
+    matrix = torch.stack([(step(e) - step(zero)).flatten() for e in basis], 1).detach()
+    norm = float(torch.linalg.matrix_norm(matrix, 2))
+    assert norm <= float(cell.lipschitz_bound()) + 1e-9
+    assert norm > 0.05
+
+
 def test_spectral_norms_and_dropout_stand_still_for_a_solve():
     """The power iteration moves on once a training step, the dropout of PyG's MLP is one draw."""
     torch.manual_seed(0)

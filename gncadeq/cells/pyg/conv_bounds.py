@@ -141,7 +141,8 @@ def _gcn(conv: Any, growth: Tensor) -> Tensor | None:
 
 def _ssg(conv: Any, growth: Tensor) -> Tensor | None:
     # α z + (1 - α) / K Σ_k Â^k z, then W
-    return _norm(conv.lin) if _is_sum(conv) else None
+    share = float(conv.alpha)
+    return (abs(share) + abs(1 - share)) * _norm(conv.lin) if _is_sum(conv) else None
 
 
 def _sage(conv: Any, growth: Tensor) -> Tensor | None:
@@ -170,7 +171,7 @@ def _gcn2(conv: Any, growth: Tensor) -> Tensor | None:
     weight: Tensor = conv.weight1
     eye = torch.eye(weight.size(0), dtype=weight.dtype, device=weight.device)
     alpha, beta = float(conv.alpha), float(conv.beta)
-    return growth * (1 - alpha) * spectral_norm((1 - beta) * eye + beta * weight)
+    return growth * abs(1 - alpha) * spectral_norm((1 - beta) * eye + beta * weight)
 
 
 def _lg(conv: Any, growth: Tensor) -> Tensor | None:
@@ -184,7 +185,7 @@ def _appnp(conv: Any, growth: Tensor) -> Tensor | None:
     share = float(conv.alpha)
     bound = torch.ones_like(growth)
     for _ in range(conv.K):
-        bound = (1 - share) * growth * bound + share
+        bound = abs(1 - share) * growth * bound + abs(share)
     return bound
 
 
