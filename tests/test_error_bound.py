@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -192,6 +193,31 @@ def test_a_certificate_is_that_of_the_weights_that_were_solved_with():
     assert "error" not in repr(solution)
     with pytest.raises(RuntimeError, match="before the optimiser's step"):
         solution.error_bound  # noqa: B018
+
+
+def test_a_solution_that_is_kept_keeps_nothing_of_autograd():
+    data, cell = pixels(0), ConvCell(2, 4, contraction=0.9).double()
+    encoder = torch.nn.Linear(1, 2).double()
+    x = encoder(data.x)
+    kept = weakref.ref(x)
+    z, solution = GraphDEQ(cell)(x, data.edge_index, data.edge_attr, return_solution=True)
+    z.sum().backward()
+    del x, z
+    assert kept() is None
+    assert float(solution.error_bound) < 1.0
+
+
+def test_the_bound_is_that_of_the_solve_wherever_it_is_read():
+    data, cell = pixels(0), ConvCell(1, 4, contraction=0.9)
+    data.x = data.x.float()
+    deq = GraphDEQ(cell, tol=1e-6)
+    arguments = (data.x, data.edge_index, data.edge_attr)
+    plain, under, changed = (deq(*arguments, return_solution=True)[1] for _ in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert under.error_bound.equal(plain.error_bound)
+    data.x.add_(1.0)
+    with pytest.raises(RuntimeError, match="and the graph that were solved with"):
+        changed.error_bound  # noqa: B018
 
 
 def test_norms_by_hand():

@@ -309,12 +309,12 @@ class GraphDEQ(Dynamics):
         step = _prepare(self.cell, graph, frozen)
         if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index, flat.layout)
-        evidence = Evidence(self.cell, graph, step, partition, exact=frozen is None)
+        evidence = Evidence(self.cell, graph, partition, exact=frozen is None)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace, evidence)
         solution.report(
             self.on_failure,
             advice=lambda: (
-                evidence.advice(solution, self.solver, self.solver_options),
+                evidence.advice(solution, step, self.solver, self.solver_options),
                 self.cell.caveat(edge_index, edge_attr, **graph.context),
             ),
         )

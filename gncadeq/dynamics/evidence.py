@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate
+from gncadeq.dynamics.implicit import full_precision
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.partition import Partition
+from gncadeq.stateful import drops
 from gncadeq.typing import Step
 
 _LONG_MEMORY = 20
@@ -20,33 +22,34 @@ _LONG_MEMORY = 20
 class Evidence:
     """The cell and graph of a solve, asked when somebody wants to know more of its solution.
 
+    Solutions may be collected, so it keeps tensors that exist anyway, and nothing of autograd's.
+
     Args:
         cell: The cell.
         graph: The graph as dynamics see it.
-        step: The step that was solved.
         partition: The nodes of each graph.
-        exact: Whether the cell's certificate is one of this step: not while dropout is drawn.
+        exact: Whether the cell's certificate is one of the step: not while dropout is drawn.
     """
 
     def __init__(
-        self, cell: Any, graph: FlatGraph, step: Step, partition: Partition, exact: bool = True
+        self, cell: Any, graph: FlatGraph, partition: Partition, exact: bool = True
     ) -> None:
-        self.cell, self.graph, self.step, self.partition = cell, graph, step, partition
-        self.exact = exact
-        self._versions = _versions(cell)
+        self.cell, self.partition, self.exact = cell, partition, exact
+        self.graph = graph.map(Tensor.detach)
+        self._versions = self._current()
 
     def certificate(self) -> Certificate | None:
         """What is proven of the step.
 
         Raises:
-            RuntimeError: If the parameters aren't those of the solve any more.
+            RuntimeError: If the parameters or the graph aren't those of the solve any more.
         """
-        if not self.exact:
+        if not self.exact or any(map(drops, self.cell.modules())):
             return None
-        if _versions(self.cell) != self._versions:
+        if self._current() != self._versions:
             raise RuntimeError(
-                "Expected the parameters that were solved with (got parameters that were changed "
-                "since). Read 'error_bound' before the optimiser's step"
+                "Expected the parameters and the graph that were solved with (got some that were "
+                "changed since). Read 'error_bound' before the optimiser's step"
             )
         g = self.graph
         found: Certificate | None = self.cell.certificate(
@@ -60,12 +63,24 @@ class Evidence:
         certificate = self.certificate()
         if certificate is None:
             return state.new_full((self.partition.num_graphs,), float("inf"))
-        fz = self.step(state).to(state.dtype)
-        return certificate.error_bound(state, fz, self.partition)
+        g = self.graph
+        with full_precision(state.device):
+            step = self.cell.bind(g.x, g.edge_index, g.edge_attr, **g.context)
+            fz = step(state).to(state.dtype)
+            return certificate.error_bound(state, fz, self.partition)
 
     @torch.no_grad()
-    def advice(self, solution: Solution, solver: str, options: dict[str, Any]) -> dict[Status, str]:
-        """What to do about graphs that didn't converge, by their status."""
+    def advice(
+        self, solution: Solution, step: Step, solver: str, options: dict[str, Any]
+    ) -> dict[Status, str]:
+        """What to do about graphs that didn't converge, by their status.
+
+        Args:
+            solution: What was found.
+            step: The step that was solved.
+            solver: The solver.
+            options: Its options.
+        """
         certificate = self.certificate()
         rate = math.inf if certificate is None else certificate.rate
         bounded = rate < 1.0 or getattr(self.cell, "contraction", None) is not None
@@ -89,7 +104,7 @@ class Evidence:
             + bound,
             Status.NON_FINITE: "check the weights and the input for NaN" + bound,
         }
-        if self._draws(solution.state):
+        if _draws(step, solution.state):
             draws = (
                 "take the randomness out of the cell: two evaluations of it at one state differ. "
                 "Dropout of torch.nn is held for a solve; a module of your own says so by "
@@ -98,15 +113,17 @@ class Evidence:
             advice = dict.fromkeys(advice, draws)
         return advice
 
-    def _draws(self, state: Tensor) -> bool:
-        rows = state.isfinite().all(1, keepdim=True)
-        state = torch.where(rows, state, 0.0)
-        return not torch.equal(self.step(state).nan_to_num(), self.step(state).nan_to_num())
+    def _current(self) -> list[tuple[int, int]]:
+        edges = self.graph.edge_index
+        graph = [*self.graph.tensors(), *([edges] if isinstance(edges, Tensor) else [])]
+        tensors = [*self.cell.parameters(), *self.cell.buffers(), *graph]
+        return [(id(t), t._version) for t in tensors if not t.is_inference()]
 
 
-def _versions(cell: Any) -> list[tuple[int, int]]:
-    tensors = [t for t in (*cell.parameters(), *cell.buffers()) if not t.is_inference()]
-    return [(id(t), t._version) for t in tensors]
+def _draws(step: Step, state: Tensor) -> bool:
+    rows = state.isfinite().all(1, keepdim=True)
+    state = torch.where(rows, state, 0.0)
+    return not torch.equal(step(state).nan_to_num(), step(state).nan_to_num())
 
 
 __all__ = ["Evidence"]

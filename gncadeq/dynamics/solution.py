@@ -103,7 +103,7 @@ class Solution:
         none. A small residual is a small error only where :math:`\kappa` is well below one.
 
         Raises:
-            RuntimeError: If the parameters were changed since the solve.
+            RuntimeError: If the parameters or the graph were changed since the solve.
         """
         if self.evidence is None:
             return torch.full_like(self.residual, float("inf"))
