@@ -102,6 +102,27 @@ def test_one_bad_file_does_not_end_the_list_and_no_picture_is_overwritten(tmp_pa
     assert maps == {"digit_labels.png", "digit_labels_2.png"}
 
 
+def test_the_numbers_as_json(tmp_path):
+    page().save(tmp_path / "seven.png")
+    (tmp_path / "cut.png").write_bytes(b"")
+    files = [str(tmp_path / name) for name in ("seven.png", "cut.png")]
+    words = ["predict", "mnist", *files, "--out", str(tmp_path / "maps"), "--top", "2"]
+    result = CliRunner().invoke(app, [*words, "--json", "-"])
+    assert result.exit_code == 1
+    seven, cut = json.loads(result.stdout)
+    assert seven["file"] == files[0]
+    assert Path(seven["picture"]).is_file()
+    (answer,) = seven["answers"]
+    assert answer["label"] == 7
+    assert next(iter(answer["probabilities"])) == "7"
+    assert len(answer["probabilities"]) == 2
+    left, top, right, bottom = answer["box"]
+    assert 80 < left < right < 200
+    assert 60 < top < bottom < 230
+    assert cut.keys() == {"file", "error"}
+    assert "seven.png: 7 (7: " in result.stderr
+
+
 def test_a_large_picture(tmp_path):
     page("8", (3000, 2000), 900, (900, 400)).save(tmp_path / "large.png")
     assert predict(tmp_path, "large.png")[1] == {"large.png": [8]}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gncadeq.commands.options import RunArgument
-from gncadeq.commands.printing import errors, say
+from gncadeq.commands.printing import Json, busy, errors, say, write_numbers
 from gncadeq.commands.weights import load_run
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def predict(
     image: Annotated[list[str], typer.Argument(help="Image files of any size.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the pictures.")] = "maps",
     top: Annotated[int, typer.Option(min=1, help="How many probabilities to print.")] = 3,
+    json_file: Json = None,
     as_is: Annotated[
         bool,
         typer.Option(
@@ -90,32 +92,75 @@ def predict(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         as_is = True
-    failed = 0
+    numbers: list[dict[str, Any]] = []
     used: set[Path] = set()
-    for name in image:
+    for k, name in enumerate(image, 1):
         try:
-            if as_is:
-                figure, lines = _as_is(model, name, top, invert, radius, floor, size)
-            else:
-                figure, lines = _find(model, name, top)
+            with busy(f"{name} ({k} of {len(image)})"):
+                if as_is:
+                    figure, answers = _as_is(model, name, top, invert, radius, floor, size)
+                else:
+                    figure, answers = _find(model, name, top)
         except (ValueError, TypeError, OSError, ArithmeticError, MemoryError) as error:
-            failed += 1
             sentence = str(error) or type(error).__name__
-            sentence = sentence if name in sentence else f"{name}: {sentence}"
-            errors.print("[red]Error:[/red]", end=" ")
-            errors.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            numbers.append({"file": name, "error": sentence})
+            _complain(sentence if name in sentence else f"{name}: {sentence}")
             continue
-        from gncadeq.viz.figures import save_figure
-
-        path = _free(Path(out) / f"{Path(name).stem}_labels.png", used)
-        save_figure(figure, path)
-        say(*(f"{name}: {line}" for line in lines), f"{name}: drawn in {path}")
-    if failed:
-        errors.print(f"{failed} of {len(image)} files could not be classified", highlight=False)
+        path = _save(figure, Path(out) / f"{Path(name).stem}_labels.png", used)
+        say(*(f"{name}: {answer}" for answer in answers), f"{name}: drawn in {path}")
+        found = [answer.summary() for answer in answers]
+        numbers.append({"file": name, "picture": str(path), "answers": found})
+    write_numbers(json_file, numbers)
+    if failed := sum("error" in entry for entry in numbers):
+        say(f"{failed} of {len(image)} files could not be classified", to=errors)
         raise typer.Exit(1)
 
 
-def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, list[str]]:
+@dataclass
+class Answer:
+    """What a model makes of a graph.
+
+    Args:
+        probabilities: Of the classes that are most likely, by name, from the largest on.
+        unlike: What is unlike the training images.
+        box: Where the digit is in the picture: left, top, right and bottom in pixels.
+        pixels: Number of living pixels of a picture as it is.
+        agreeing: Share of them whose own states say the same.
+        inverted: Whether its grey levels were inverted.
+    """
+
+    probabilities: dict[str, float]
+    unlike: list[str]
+    box: tuple[int, int, int, int] | None = None
+    pixels: int | None = None
+    agreeing: float | None = None
+    inverted: bool | None = None
+
+    @property
+    def label(self) -> int:
+        """The most likely class."""
+        return int(next(iter(self.probabilities)))
+
+    def summary(self) -> dict[str, Any]:
+        """What is known, for JSON."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"label": self.label, **known}
+
+    def __str__(self) -> str:
+        ranked = ", ".join(f"{name}: {p:.1%}" for name, p in self.probabilities.items())
+        words = f"{self.label} ({ranked})"
+        if self.box:
+            words += " at ({}, {})–({}, {})".format(*self.box)
+        if self.agreeing is not None:
+            words += f"; {self.agreeing:.0%} of {self.pixels} pixels say so"
+        if self.inverted:
+            words += "; inverted"
+        if self.unlike:
+            words += f"; WARNING, unlike the training images: {', '.join(self.unlike)}"
+        return words
+
+
+def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, list[Answer]]:
     """Classify each digit of a picture."""
     import torch
 
@@ -130,20 +175,18 @@ def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, lis
     images = images.expand(-1, model.encoder.in_channels, -1, -1)
     batch = model.to_graph.batch(images)
     z, pooled, probability = _solve(model, batch)
-    lines, labels, doubtful = [], [], []
+    answers = []
     for k, digit in enumerate(digits):
         unlike = doubts(model.card["inputs"], digit.image, int((batch.batch == k).sum()), pooled[k])
         least = model.card["inputs"]["size"] / 2
         high = max(digit.box[2] - digit.box[0], digit.box[3] - digit.box[1])
         if high < least:
             unlike.insert(0, f"only {high} pixels large")
-        labels.append(int(probability[k].argmax()))
-        doubtful.append(bool(unlike))
-        place = "({}, {})–({}, {})".format(*digit.box)
-        lines.append(f"{_ranked(probability[k], top)} at {place}{_unlike(unlike)}")
+        answers.append(Answer(_most_likely(probability[k], top), unlike, box=digit.box))
     graphs = batch.to_data_list()
     states = torch.split(z, [graph.num_nodes for graph in graphs])
-    return found_digits_figure(picture, digits, labels, doubtful, graphs, states), lines
+    labels, doubtful = [a.label for a in answers], [bool(a.unlike) for a in answers]
+    return found_digits_figure(picture, digits, labels, doubtful, graphs, states), answers
 
 
 def _as_is(
@@ -154,7 +197,7 @@ def _as_is(
     radius: int | None,
     floor: float | None,
     size: int | None,
-) -> tuple[Figure, list[str]]:
+) -> tuple[Figure, list[Answer]]:
     """Classify a picture as one graph."""
     from torch_geometric.data import Batch
 
@@ -181,12 +224,9 @@ def _as_is(
     unlike = []
     if "inputs" in model.card:
         unlike = doubts(model.card["inputs"], picture, data.num_nodes, pooled[0])
-    share = float((label == int(probability[0].argmax())).float().mean())
-    line = (
-        f"{_ranked(probability[0], top)}; {share:.0%} of {len(label)} pixels say so"
-        f"{'; inverted' if flip else ''}{_unlike(unlike)}"
-    )
-    return figure, [line]
+    answer = Answer(_most_likely(probability[0], top), unlike, pixels=len(label), inverted=flip)
+    answer.agreeing = float((label == answer.label).float().mean())
+    return figure, [answer]
 
 
 def _solve(model: PixelGraphClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,22 +257,25 @@ def _solve(model: PixelGraphClassifier, batch: Batch) -> tuple[Tensor, Tensor, T
     return z, pooled, probability
 
 
-def _ranked(probability: Tensor, top: int) -> str:
+def _most_likely(probability: Tensor, top: int) -> dict[str, float]:
     order = probability.argsort(descending=True)[:top].tolist()
-    return f"{order[0]} ({', '.join(f'{i}: {float(probability[i]):.1%}' for i in order)})"
+    return {str(i): float(probability[i]) for i in order}
 
 
-def _unlike(phrases: list[str]) -> str:
-    return f"; WARNING, unlike the training images: {', '.join(phrases)}" if phrases else ""
+def _complain(message: str) -> None:
+    errors.print("[red]Error:[/red]", end=" ")
+    say(message, to=errors)
 
 
-def _free(path: Path, used: set[Path]) -> Path:
-    """A name that no other file of this call has taken."""
+def _save(figure: Figure, path: Path, used: set[Path]) -> Path:
+    """Save a figure by a name that no other file of this call has taken."""
+    from gncadeq.viz.figures import save_figure
+
     free, number = path, 2
     while free in used:
         free, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
     used.add(free)
-    return free
+    return save_figure(figure, free)
 
 
 def register(app: typer.Typer) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def progress() -> bool:
 
 def busy(what: str) -> AbstractContextManager[Any]:
     """On a terminal, say what is being done, for work whose length isn't known."""
-    return errors.status(what) if progress() and errors.is_terminal else nullcontext()
+    return errors.status(escape(what)) if progress() and errors.is_terminal else nullcontext()
 
 
 @contextmanager
