@@ -1,5 +1,10 @@
 """Build the documentation: ``make docs`` writes ``docs/_build/html``; warnings are errors."""
 
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 from gncadeq import __version__
 
 project = "gncadeq"
@@ -43,3 +48,18 @@ napoleon_custom_sections = [("Shapes", "notes_style"), ("Shape", "notes_style")]
 napoleon_use_rtype = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def write_commands(app: Any) -> None:
+    """Write the page of the commands, from what ``--help`` knows."""
+    page = Path(app.srcdir) / "reference" / "commands.md"
+    options = ["--name", "gncadeq", "--title", "Commands", "--output", str(page)]
+    subprocess.run(
+        [sys.executable, "-m", "typer", "gncadeq.cli", "utils", "docs", *options],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def setup(app: Any) -> None:
+    """Write what is written anew in every build."""
+    app.connect("builder-inited", write_commands)

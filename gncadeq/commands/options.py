@@ -12,18 +12,17 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 
 from gncadeq.choices import DatasetName
-from gncadeq.training.config import RunConfig, option_name
+from gncadeq.training.config import RunConfig, TrainConfig, option_name
 
 Config = TypeVar("Config", bound=RunConfig)
 
 RunArgument = Annotated[
     str, typer.Argument(help="A run's folder, a .safetensors file, or the name of shipped weights.")
 ]
+_ROOT = next(f.metadata for f in dataclasses.fields(TrainConfig) if f.name == "data_root")
 DataRoot = Annotated[
-    str | None,
-    typer.Option("--data-root", help="Folder with MNIST/raw and so on; by default $GNCADEQ_DATA, "
-                 "else datasets/.", show_default=False),
-]  # fmt: skip
+    str | None, typer.Option("--data-root", help=_ROOT["help"], show_default=_ROOT["shown"])
+]
 OtherDataset = Annotated[
     DatasetName | None, typer.Option(help="Another dataset than the run's own.")
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import secrets
 import shlex
 from dataclasses import Field, dataclass
@@ -71,7 +72,10 @@ class RunConfig:
         options = {name: f for name, f in vars(cls).items() if isinstance(f, Field)}
         if options:
             lines = [f"    {name}: {f.metadata['help']}" for name, f in options.items()]
-            cls.__doc__ = "\n".join([cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
+            summary, *sections = re.split(
+                r"\n(?=(?:Raises|Example):)", cleandoc(cls.__doc__ or ""), maxsplit=1
+            )
+            cls.__doc__ = "\n".join([summary.rstrip(), "", "Args:", *lines, "", *sections])
 
     def command_line(self, data_root: bool = True) -> str:
         """The command that makes this run again, to be pasted into a shell.
