@@ -5,8 +5,9 @@ Nothing heavy is imported, so that the command line can use them before torch is
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -169,6 +170,23 @@ def check_type(name: str, value: Any, kind: type | tuple[type, ...], hint: str =
         raise TypeError(_message(name, expected, value, hint))
 
 
+def check_options(name: str, options: Any, function: Callable[..., Any]) -> dict[str, Any]:
+    """Return a dictionary of options that a function takes, empty for ``None``.
+
+    Raises:
+        TypeError: If it is no dictionary.
+        ValueError: If the function doesn't take one of them.
+
+    Example:
+        >>> check_options("where", {"least": 1, "most": 2}, check_count)
+        {'least': 1, 'most': 2}
+    """
+    check_type(name, {} if options is None else options, dict)
+    for option in options or {}:
+        check_choice(name, option, inspect.signature(function).parameters)
+    return dict(options or {})
+
+
 def check_value(name: str, value: Any, kind: Any, **limits: Any) -> None:
     """Check the value of a field by the field's type.
 
@@ -232,6 +250,7 @@ __all__ = [
     "check_count",
     "check_flag",
     "check_number",
+    "check_options",
     "check_seed",
     "check_type",
     "check_value",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
 from gncadeq.cell import Cell
-from gncadeq.check import check_count
+from gncadeq.check import check_count, check_options
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.models.classifier import Classifier
 from gncadeq.typing import Adj, OptTensor
@@ -71,7 +71,7 @@ class NodeClassifier(Classifier):
             check_count(name, size, 1)
         self.in_channels, self.num_classes = in_channels, num_classes
         self.encoder = MLP([in_channels, hidden_channels, cell.in_channels], norm=None)
-        self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(cell, **(deq or {}))
+        self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(cell, **check_options("deq", deq, GraphDEQ))
         self.norm = nn.LayerNorm(cell.channels)
         self.readout = MLP(
             [cell.in_channels + cell.channels, hidden_channels, num_classes], norm=None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gncadeq.cell import check_graph
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
-from gncadeq.check import check_type
+from gncadeq.check import check_options
 from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
 from gncadeq.models.classifier import Classifier
@@ -78,13 +78,13 @@ class PixelGraphClassifier(Classifier):
         deq: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, options in (("transform", transform), ("deq", deq)):
-            check_type(name, {} if options is None else options, dict)
+        transform = check_options("transform", transform, ImageToGraph)
+        deq = check_options("deq", deq, GraphDEQ)
         self.config: dict[str, Any] = {
             "in_channels": in_channels, "channels": channels, "hidden_channels": hidden_channels,
             "num_classes": num_classes, "update": update, "injection": injection,
             "contraction": contraction, "standardize": standardize,
-            "transform": {**_TRANSFORM, **(transform or {})}, "deq": dict(deq or {}),
+            "transform": {**_TRANSFORM, **transform}, "deq": deq,
         }  # fmt: skip
         self.card: dict[str, Any] = {}
         self.to_graph = ImageToGraph(**self.config["transform"])
