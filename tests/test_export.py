@@ -411,7 +411,7 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         (ConvCell(1, 4), {"form": "table"}, "'scatter' or 'gather'"),
         (ConvCell(1, 4), {"program": "loop"}, "'rollout' or 'step'"),
         (ConvCell(1, 4), {"program": "step", "steps": 3}, "steps=None for a step"),
-        (ConvCell(1, 4), {"steps": -1}, "non-negative 'steps'"),
+        (ConvCell(1, 4), {"steps": -1}, "'steps' to be a whole number"),
         (GraphNCA(ConvCell(1, 4), fire_rate=0.5), {"tol": 0.1}, "tol=None for a rollout"),
         (torch.nn.Linear(1, 1), {}, "Expected a Cell, GraphNCA"),
     ]
