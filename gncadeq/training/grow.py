@@ -34,6 +34,11 @@ from gncadeq.training.targets import (
 STATE_BOUND = 1.25  # of the cell, times the bound from which the loss pulls states back
 LOOK_EVERY = 16  # steps between two looks at the residual
 
+_COLUMNS = (
+    "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
+    "seconds",
+)  # fmt: skip
+
 
 class Growth:
     """The state of a training run: rule, optimiser, pool and how far it is.
@@ -233,7 +238,7 @@ def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -
     elif data is None:
         data = config.read_target()
     run = Growth(config, data)
-    log = StepLog(folder / "metrics.csv")
+    log = StepLog(folder / "metrics.csv", _COLUMNS, every=25)
     if not resume:
         save_target(run.data, folder / "target.safetensors")
     checkpoints = Checkpoints(folder / "checkpoints", config.save(folder / "config.json"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import logging
 import platform
@@ -20,6 +19,7 @@ from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.evaluation import Evaluation, evaluate
 from gncadeq.files.checkpoints import Checkpoints
+from gncadeq.files.csv_rows import read_rows
 from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
@@ -229,8 +229,7 @@ def _finish(
     result = evaluate(model, test_set, progress=progress, title="test")
     model.dynamics.on_failure = "warn"
     if write:
-        with (folder / "metrics.csv").open() as file:
-            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+        seconds = [float(row["seconds"]) for row in read_rows(folder / "metrics.csv")]
         model.card |= {
             "test": result.summary(), "versions": versions(), "epochs_done": config.epochs,
             "training_seconds": seconds[-1] if seconds else 0.0,

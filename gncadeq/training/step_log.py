@@ -1,20 +1,18 @@
-"""The log of a training run that is counted in steps."""
+"""The log of a training run: averages over some training steps."""
 
 from __future__ import annotations
 
-import csv
-import io
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from gncadeq.files.atomic import write_atomically
+from gncadeq.files.csv_rows import read_rows, write_rows
 
-LOG_EVERY = 25
-COLUMNS = (
-    "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
-    "seconds",
-)  # fmt: skip
+
+def _mean(_: str, values: Sequence[float]) -> float:
+    return fmean(values)
 
 
 class StepLog:
@@ -22,42 +20,48 @@ class StepLog:
 
     Args:
         path: The file.
+        columns: Its columns, ``"step"`` and ``"seconds"`` among them.
+        every: A row is complete after so many steps.
+        average: Averages the values of a column over the steps of a row.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        every: int,
+        average: Callable[[str, Any], float] = _mean,
+    ) -> None:
+        self.path, self.columns, self.every, self.average = path, columns, every, average
         self.rows: list[dict[str, Any]] = []
-        self._sums: dict[str, list[float]] = {}
+        self._values: dict[str, list[Any]] = {}
         self._elapsed, self._began = 0.0, time.perf_counter()
 
     def read(self, step: int) -> None:
-        """Keep the rows of an interrupted run up to a checkpoint."""
-        if not self.path.is_file():
-            return
-        with self.path.open() as file:
-            self.rows = [r for r in csv.DictReader(file) if int(r["step"]) <= step]
+        """Keep the rows of an interrupted run up to a checkpoint; the clock goes on from there."""
+        rows = read_rows(self.path) if self.path.is_file() else []
+        self.rows = [row for row in rows if int(row["step"]) <= step]
         self._elapsed = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        self._began = time.perf_counter()
 
-    def add(self, step: int, figures: dict[str, float], flush: bool) -> dict[str, Any] | None:
-        """Take the figures of a step; return a row when one is complete."""
+    def add(
+        self, step: int, figures: dict[str, Any], flush: bool, **more: int
+    ) -> dict[str, Any] | None:
+        """Take the figures of a step; return a row, with ``more``, when one is complete."""
         for name, value in figures.items():
-            self._sums.setdefault(name, []).append(value)
-        if not flush and step % LOG_EVERY:
+            self._values.setdefault(name, []).append(value)
+        if not flush and step % self.every:
             return None
-        row: dict[str, Any] = {k: sum(v) / len(v) for k, v in self._sums.items()}
-        row["step"] = step
-        row["seconds"] = round(self._elapsed + time.perf_counter() - self._began, 1)
+        row: dict[str, Any] = {k: self.average(k, v) for k, v in self._values.items()}
+        seconds = self._elapsed + time.perf_counter() - self._began
+        row |= {"step": step, "seconds": round(seconds, 1), **more}
         self.rows.append(row)
-        self._sums = {}
+        self._values = {}
         return row
 
     def write(self) -> None:
         """Write the file, by way of a temporary one."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode())
+        write_rows(self.path, self.columns, self.rows)
 
 
 __all__ = ["StepLog"]

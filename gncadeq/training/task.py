@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,18 +15,17 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from gncadeq.dynamics import Status
-from gncadeq.files.atomic import write_atomically
 from gncadeq.files.checkpoints import Checkpoints, read_checkpoint, write_checkpoint
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.training.config import TrainConfig
 from gncadeq.training.data import EpochBatches
 from gncadeq.training.losses import check_gradients
 from gncadeq.training.processes import gathered, stop_together
+from gncadeq.training.step_log import StepLog
 from gncadeq.training.stopping import StopSignals
 from gncadeq.training.warm import WarmStarts
 
-LOG_EVERY = 50
-COLUMNS = (
+_COLUMNS = (
     "epoch", "step", "loss", "accuracy", "residual", "solver_steps", "converged",
     "validation_accuracy", "seconds",
 )  # fmt: skip
@@ -180,12 +176,11 @@ class RunLog(Callback):
         sampler: EpochBatches,
         validate: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
-        self.path, self.weights = folder / "metrics.csv", folder / "model.safetensors"
+        self.metrics = StepLog(folder / "metrics.csv", _COLUMNS, 50, self._average)
+        self.weights = folder / "model.safetensors"
         self.card, self.validate = card, validate
         self.checkpoints, self.sampler, self.stop = checkpoints, sampler, StopSignals()
-        self.rows: list[dict[str, Any]] = []
-        self._steps: dict[str, list[Tensor]] = {}
-        self._elapsed, self._began, self.saved = 0.0, 0.0, 0
+        self.saved = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Read the rows of an interrupted run up to the step it resumes at.
@@ -201,14 +196,7 @@ class RunLog(Callback):
                 "folder that every machine sees"
             )
         self.sampler.skip = trainer.global_step % len(self.sampler)
-        self.rows = []
-        if self.path.is_file():
-            with self.path.open() as file:
-                rows = list(csv.DictReader(file))
-            self.rows = [row for row in rows if int(row["step"]) <= trainer.global_step]
-        if self.rows:
-            self._elapsed = float(self.rows[-1]["seconds"])
-        self._began = time.perf_counter()
+        self.metrics.read(trainer.global_step)
 
     def on_train_end(self, *_: Any) -> None:
         """Give the signals back, before Lightning does the same."""
@@ -226,17 +214,11 @@ class RunLog(Callback):
         Raises:
             KeyboardInterrupt: If a signal has arrived.
         """
-        for name, value in outputs.items():
-            self._steps.setdefault(name, []).append(value.detach())
         last = trainer.is_last_batch
         # A last batch ends the epoch first, and is saved there.
         asked = not last and self._asked(module.device)
-        if trainer.global_step % LOG_EVERY == 0 or last or asked:
-            seconds = self._elapsed + time.perf_counter() - self._began
-            row: dict[str, Any] = {k: self._average(k, v) for k, v in self._steps.items()}
-            row |= {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            self.rows.append({**row, "seconds": round(seconds, 1)})
-            self._steps = {}
+        figures = {name: value.detach() for name, value in outputs.items()}
+        self.metrics.add(trainer.global_step, figures, last or asked, epoch=trainer.current_epoch)
         if asked:
             self._save(trainer, module, trainer.current_epoch)
             raise self.interruption()
@@ -257,7 +239,7 @@ class RunLog(Callback):
         """Write the log, the weights and a checkpoint, each by way of a temporary file."""
         if self.validate is not None:
             right, count = gathered(torch.tensor(self.validate(), device=module.device)).sum(0)
-            accuracy = self.rows[-1]["validation_accuracy"] = float(right / count)
+            accuracy = self.metrics.rows[-1]["validation_accuracy"] = float(right / count)
             module.log("val_accuracy", accuracy, prog_bar=True)
         self._save(trainer, module, trainer.current_epoch + 1)
         if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and self._asked(module.device):
@@ -270,11 +252,7 @@ class RunLog(Callback):
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule, epochs: int) -> None:
         if trainer.is_global_zero:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_atomically(self.path, text.getvalue().encode())
+            self.metrics.write()
             self.save_weights(module.model, epochs)
         trainer.save_checkpoint(self.checkpoints.path(trainer.global_step))  # by all processes
         if trainer.is_global_zero:

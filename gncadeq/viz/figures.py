@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from gncadeq.check import check_seed
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
 from gncadeq.evaluation import Evaluation
 from gncadeq.files.atomic import write_atomically
+from gncadeq.files.csv_rows import read_rows
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.transforms import window_mean
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint, rgb
@@ -237,8 +237,7 @@ def residual_figure(
 
 def learning_figure(metrics: Path) -> Figure:
     """Loss, accuracy and solver steps over the epochs of a run's ``metrics.csv``."""
-    with metrics.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(metrics)
     per_epoch = max(int(r["step"]) for r in rows) / (max(int(r["epoch"]) for r in rows) + 1)
     x = [int(r["step"]) / per_epoch for r in rows]
     figure = Figure(figsize=(9, 2.8))
