@@ -33,10 +33,11 @@ def test_the_commands_of_a_page_exist(page):
         source = (REPOSITORY / script).read_text()
         for option in OPTION.findall(arguments):
             assert f'"{option}"' in source, f"{script} {option}"
-    commands = typer.main.get_command(app).commands
+    root = typer.main.get_command(app)
     for name, arguments in COMMAND.findall(text_of(page)):
-        assert name in commands, name
-        known = {o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)}
+        assert name in root.commands, name
+        params = [*root.params, *root.commands[name].params]
+        known = {o for p in params for o in (*p.opts, *p.secondary_opts)}
         assert known | {"--help"} >= set(OPTION.findall(arguments)), name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from rich.markup import escape
 
-from gncadeq.commands.printing import Json, console, write_numbers
+from gncadeq.commands.printing import Json, busy, console, write_numbers
 
 _NEEDED = (
     "torch", "torchdeq", "torch-geometric", "networkx", "torchvision", "matplotlib", "numpy",
@@ -23,10 +23,11 @@ def doctor(json_file: Json = None) -> None:
     """Say which versions, devices and optional parts are there, and why not."""
     from rich.table import Table
 
-    rows = {**_versions(), **_extras()}
-    broken = any(value.startswith(_BROKEN) for value in rows.values())
-    if not broken:
-        rows |= _machine()
+    with busy("importing what is needed"):
+        rows = {**_versions(), **_extras()}
+        broken = any(value.startswith(_BROKEN) for value in rows.values())
+        if not broken:
+            rows |= _machine()
     made = Table(box=None, pad_edge=False, show_header=False)
     made.add_column(style="bold")
     made.add_column()
