@@ -28,6 +28,7 @@ from scipy.ndimage import convolve
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import from_networkx, scatter
+from voronoi import draw_voronoi
 
 from gncadeq import Cell, GraphNCA, GrowingCell
 from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
@@ -37,7 +38,6 @@ from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToGraph, NeighborKernels
 from gncadeq.viz import ColorScale, render_surface
 from gncadeq.viz.figures import save_figure
-from gncadeq.viz.voronoi import draw_voronoi
 
 RULES = {"life": TotalisticCell(), "voronoi": ThresholdCell(0.42)}
 KERNEL = {"life": "sum", "voronoi": "mean"}  # what a node senses of its neighbours

@@ -26,7 +26,6 @@ from gncadeq.cells import (
 from gncadeq.dynamics import Status
 from gncadeq.testing import assert_deterministic, assert_permutation_equivariant
 from gncadeq.transforms import ImageToGraph, NeighborKernels
-from gncadeq.viz.voronoi import voronoi_polygons
 
 WINDOW = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
 GLIDER = [".#.", "..#", "###"]
@@ -373,39 +372,6 @@ def test_neighbor_kernels_drop_loops_and_average():
     )
     assert data.edge_index.tolist() == [[0, 2, 2], [1, 1, 0]]
     assert data.edge_attr.tolist() == [[1, 0.5], [1, 0.5], [1, 1]]
-
-
-# Voronoi cells
-
-
-def test_voronoi_cells_tile_the_square():
-    """They are convex, their areas add up to one, and every place belongs to the nearest point."""
-    from matplotlib.path import Path
-
-    pos = torch.rand(80, 2, dtype=torch.double)
-    polygons = voronoi_polygons(pos)
-    area = 0.0
-    for corners in polygons:
-        edge = np.roll(corners, -1, axis=0) - corners
-        after = np.roll(edge, -1, axis=0)
-        turn = edge[:, 0] * after[:, 1] - edge[:, 1] * after[:, 0]
-        assert (turn > -1e-12).all() or (turn < 1e-12).all()
-        x, y = corners.T
-        area += abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) / 2
-    assert area == pytest.approx(1.0, abs=1e-9)
-    places = torch.rand(50, 2, dtype=torch.double)
-    nearest = torch.cdist(places, pos).argmin(1)
-    for place, node in zip(places, nearest.tolist(), strict=True):
-        assert Path(polygons[node]).contains_point(place)
-
-
-def test_voronoi_refuses():
-    with pytest.raises(ValueError, match=r"shape \[num_nodes, 2\]"):
-        voronoi_polygons(torch.rand(4, 3))
-    with pytest.raises(ValueError, match="inside"):
-        voronoi_polygons(torch.tensor([[0.5, 0.5], [1.5, 0.5]]))
-    with pytest.raises(ValueError, match="all different"):
-        voronoi_polygons(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
 
 
 @pytest.mark.parametrize(

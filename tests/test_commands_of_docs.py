@@ -16,7 +16,8 @@ from gncadeq.cli import app
 SCRIPT = re.compile(r"python ((?:examples|benchmarks)/\w+\.py)((?:[ \t]+[^\s`#|]+)*)")
 COMMAND = re.compile(r"(?:^ *(?:\$ )?|`)gncadeq ([a-z]+)((?:[ \t]+[^\s`#|]+)*)", re.M)
 OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
-EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+SCRIPTS = (REPOSITORY / "examples").glob("*.py")
+EXAMPLES = sorted(path for path in SCRIPTS if "__main__" in path.read_text())
 PAGES = [
     REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("**/*.md")), *EXAMPLES,
 ]  # fmt: skip

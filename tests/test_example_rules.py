@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -62,3 +63,38 @@ def test_every_graph_keeps_the_state_whose_worst_node_is_worse(monkeypatch):
     loss = torch.tensor([0.0, 0.5, 0.2, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0, 0.3])
     kept = example.harder_states(z, loss, batch)
     assert kept.flatten().tolist() == [0, 1, 7, 8, 9]  # the new one of graph 0, the old one of 1
+
+
+def test_voronoi_cells_tile_the_square(monkeypatch):
+    """They are convex, their areas add up to one, and every place belongs to the nearest point."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
+    from matplotlib.path import Path
+    from voronoi import voronoi_polygons
+
+    pos = torch.rand(80, 2, dtype=torch.double)
+    polygons = voronoi_polygons(pos)
+    area = 0.0
+    for corners in polygons:
+        edge = np.roll(corners, -1, axis=0) - corners
+        after = np.roll(edge, -1, axis=0)
+        turn = edge[:, 0] * after[:, 1] - edge[:, 1] * after[:, 0]
+        assert (turn > -1e-12).all() or (turn < 1e-12).all()
+        x, y = corners.T
+        area += abs(float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())) / 2
+    assert area == pytest.approx(1.0, abs=1e-9)
+    places = torch.rand(50, 2, dtype=torch.double)
+    nearest = torch.cdist(places, pos).argmin(1)
+    for place, node in zip(places, nearest.tolist(), strict=True):
+        assert Path(polygons[node]).contains_point(place)
+
+
+def test_voronoi_refuses(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
+    from voronoi import voronoi_polygons
+
+    with pytest.raises(ValueError, match=r"shape \[num_nodes, 2\]"):
+        voronoi_polygons(torch.rand(4, 3))
+    with pytest.raises(ValueError, match="inside"):
+        voronoi_polygons(torch.tensor([[0.5, 0.5], [1.5, 0.5]]))
+    with pytest.raises(ValueError, match="all different"):
+        voronoi_polygons(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
