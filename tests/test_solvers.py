@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 import warnings
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import GCNConv
 
 from gncadeq import ConvCell, ConvergenceError, ConvergenceWarning, GraphDEQ, Status
@@ -150,6 +152,41 @@ def test_looking_less_often_changes_steps_to_multiples_only():
     assert bool(seldom.converged.all())
     assert bool((seldom.num_steps % 7 == 0).all())
     assert bool((seldom.num_steps - often.num_steps < 7).all())
+
+
+_READS = ("aten._local_scalar", "aten.nonzero", "aten.unique", "aten.aminmax")  # then a list
+
+
+class Questions(TorchDispatchMode):
+    """Counts how often values are read, for which the CPU has to wait for an accelerator."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += str(func).startswith(_READS)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_few_values():
+    paths, counts = Paths(), []
+    partition, z0 = Partition(paths.batch, 480), torch.zeros(480, 4).double()
+    for steps in (10, 20):
+        with Questions() as questions:
+            solution = solve(paths, z0, partition, tol=1e-12, max_steps=steps)
+        assert not bool(solution.converged.any())
+        counts.append(questions.count)
+    assert 0 < counts[1] - counts[0] <= 10 * 9
+
+
+def test_distances_are_remembered_for_the_same_states_alone():
+    p, z = Partition(torch.tensor([0, 0, 1]), 3), torch.zeros(3, 1)
+    with torch.no_grad():
+        for size in (3.0, 4.0):
+            fz = torch.full((3, 1), size)
+            for _ in range(2):
+                torch.testing.assert_close(p.distance(z, fz), size * torch.tensor([2.0**0.5, 1.0]))
+        again = pickle.loads(pickle.dumps(p))
+        torch.testing.assert_close(again.distance(z, z), torch.zeros(2))
 
 
 def test_history_bounds_memory():

@@ -69,7 +69,7 @@ class Residual:
             Each ``[num_graphs]``: the relative residual, infinite where anything isn't finite;
             ``‖f(z) − z‖``; and ``‖f(z)‖``.
         """
-        diff, size = partition.norm(fz - z), partition.norm(fz)
+        diff, size = partition.distance(z, fz), partition.norm(fz)
         parts = (diff, size) if self.criterion == "graph" else (
             self._sizes(fz - z, partition), self._sizes(fz, partition))  # fmt: skip
         scale = parts[1] if self.floor is None else parts[1].clamp(min=self.floor)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,8 @@ class Partition:
         >>> p.sum(torch.tensor([1.0, 2.0, 5.0]))
         tensor([3., 5.])
     """
+
+    _distance: tuple[Any, Any, Tensor] | None = None
 
     def __init__(
         self,
@@ -141,6 +145,19 @@ class Partition:
         norm: Tensor = scale.squeeze(1) * torch.linalg.vector_norm(channels / scale, dim=1)
         return norm.to(value.dtype)
 
+    def distance(self, z: Tensor, fz: Tensor) -> Tensor:
+        r""":math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert` of each graph: ``[num_graphs]``.
+
+        The residual, a solver and its safeguard ask for the same one in turn, so the last is
+        remembered, without keeping the states.
+        """
+        last = self._distance
+        if last is None or last[0]() is not z or last[1]() is not fz:
+            last = weakref.ref(z), weakref.ref(fz), self.norm(fz - z)
+            if not torch.is_grad_enabled():
+                self._distance = last
+        return last[2]
+
     def channel_norm(self, value: Tensor) -> Tensor:
         """Euclidean norm over the nodes of each graph: ``[num_graphs, channels]``."""
         square = self._square_sums(value)
@@ -191,6 +208,9 @@ class Partition:
     def _node(self) -> Tensor:
         return torch.arange(self.num_nodes, device=self.batch.device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_distance": None}
+
     def restrict(self, graphs: Tensor) -> tuple[Tensor, Partition]:
         """Keep the graphs marked in ``graphs`` ``[num_graphs]``.
 
@@ -212,7 +232,10 @@ class Partition:
 def _in_range(square: Tensor, dtype: torch.dtype) -> bool:
     """Whether no sum of squares is near overflow or underflow; zero may have underflown."""
     kind = torch.finfo(dtype)
-    return bool(((square > kind.tiny / kind.eps) & (square < kind.max * kind.eps)).all())
+    if not square.numel():
+        return True
+    least, most = torch.stack(torch.aminmax(square)).tolist()  # one question to a device
+    return bool(kind.tiny / kind.eps < least and most < kind.max * kind.eps)
 
 
 __all__ = ["Partition"]

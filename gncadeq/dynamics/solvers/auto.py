@@ -50,6 +50,7 @@ class Auto(Solver):
         b = partition.num_graphs
         self._begun = [False] * len(self._methods)
         self._method = torch.zeros(b, dtype=torch.long, device=z.device)
+        self._in_use = [_ANDERSON]  # methods of any graph: asked of a device when they change alone
         self._best = (z, z)
         self._best_size = z.new_full((b,), float("inf"))
         self._goal = self._best_size.clone()
@@ -60,36 +61,36 @@ class Auto(Solver):
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the proposal of every graph's method."""
         p = self.partition
-        size = p.norm(fz - z)
+        size = p.distance(z, fz)
         self._keep(z, fz, size)
         progress = size < self._goal
-        plain = self._method == _PLAIN
-        if bool(plain.any()):
+        if _PLAIN in self._in_use:
+            plain = self._method == _PLAIN
             progress = progress | plain & self._settle(z, fz, plain)
         self._goal = torch.where(progress, self._less() * size, self._goal)
         self._left = torch.where(progress, self.patience * self._round, self._left - 1)
         # Steps that lead away, ever further before they may do so again.
         away = (size > _AWAY**self._round * self._best_size) & (self._method == _ANDERSON)
         change = (self._left <= 0) | away
-        for k, method in enumerate(self._methods):
+        for k in self._in_use:
             if self._begun[k]:
-                change = change | (self._method == k) & method.stuck
+                change = change | (self._method == k) & self._methods[k].stuck
         if bool(change.any()):
             # Where rounding alone is left, no other method gets further.
             rounding = _ROUNDING * torch.finfo(z.dtype).eps * p.norm(self._best[1])
             change = change & (self._best_size > rounding)
             z, fz = self._change(change, z, fz, size)
         out = z
-        for k, method in enumerate(self._methods):
-            own = self._method == k
-            if not bool(own.any()):
-                continue
+        for k in self._in_use:
+            method = self._methods[k]
             method.partition, method.step = p, self.step
             if not self._begun[k]:
                 method.begin(z, p)
                 self._begun[k] = True
             proposal = method.propose(z, fz)
-            out = proposal if bool(own.all()) else torch.where(columns(own, p), proposal, out)
+            if len(self._in_use) == 1:
+                return proposal
+            out = torch.where(columns(self._method == k, p), proposal, out)
         return out
 
     def _less(self) -> Tensor:
@@ -129,6 +130,7 @@ class Auto(Solver):
         self._best = (torch.where(rows, z, self._best[0]), torch.where(rows, fz, self._best[1]))
         new = torch.where((old == _ANDERSON) & ~plain, _NEWTON, (old + 1) % len(self._methods))
         self._method = torch.where(graphs, new, old)
+        self._in_use = torch.unique(self._method).tolist()
         again = graphs & (new == _ANDERSON)
         self._round = torch.where(again, self._round + 1, self._round)
         self._left = torch.where(graphs, self.patience * self._round, self._left)
@@ -146,6 +148,7 @@ class Auto(Solver):
         self._best = (self._best[0][nodes], self._best[1][nodes])
         for name in ("_method", "_best_size", "_goal", "_left", "_round", "_settled"):
             setattr(self, name, getattr(self, name)[graphs])
+        self._in_use = torch.unique(self._method).tolist()
 
 
 __all__ = ["Auto"]

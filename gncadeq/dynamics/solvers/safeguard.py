@@ -45,7 +45,7 @@ class Safeguard(Solver):
         """Return the method's proposal, and plain steps where the last one was bad."""
         p = self.partition
         self.method.partition, self.method.step = p, self.step
-        size = p.norm(fz - z)
+        size = p.distance(z, fz)
         if self._kept is None:
             self._kept, self._size = (z, fz), size
             return self.method.propose(z, fz)
