@@ -254,10 +254,11 @@ def test_the_commands(tmp_path, picture, monkeypatch):
     monkeypatch.setattr(pictures, "tile", lambda *a: drawn.append(a) or tile(*a))
     shown = CliRunner().invoke(
         app, ["run", str(folder), "--steps", "9", "--recovery", "5", "--damage", "disc",
-              "--fire-rate", "1.0", "--frames", "7"],
+              "--fire-rate", "1.0", "--frames", "7", "--json", "-"],
     )  # fmt: skip
     assert shown.exit_code == 0, shown.output
     report = json.loads((folder / "trial.json").read_text())
+    assert json.loads(shown.stdout) == report
     assert report["fire_rate"] == 1.0
     events = [m["event"] for m in report["moments"]]
     assert events == ["seed", *5 * ["growth"], "damage", *3 * ["recovery"]]
@@ -267,7 +268,7 @@ def test_the_commands(tmp_path, picture, monkeypatch):
     assert said[-2:] == ["step 14", "target"]
     assert "step 9, injured" in said
     for word in ("grown", "injured", "recovered", "error", "residual"):
-        assert word in shown.output
+        assert word in shown.stderr
     with Image.open(folder / "growth.gif") as animation:
         assert 2 <= animation.n_frames <= 9  # Pillow joins equal frames
     assert Image.open(folder / "strip.png").height == 24 + 17  # the steps are below
