@@ -71,10 +71,31 @@ class Certificate:
     def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
         r"""How far states are from the equilibrium at most, relative to :math:`\lVert f(\mathbf{z})
         \rVert`: ``[num_graphs]``, infinite where nothing is promised."""
+        return self.from_residual(self.norm(fz - z, partition), self.norm(fz, partition))
+
+    def from_residual(self, diff: Tensor, size: Tensor) -> Tensor:
+        r"""The bound on the relative error that follows from norms of a residual and a state.
+
+        The computed :math:`f(\mathbf{z})` is taken to be exact to :math:`\epsilon \lVert
+        f(\mathbf{z}) \rVert`, the rounding error of its numbers: a computed residual of zero says
+        no more than that.
+
+        .. math::
+            \Big( \frac{\lVert f(\mathbf{z}) - \mathbf{z} \rVert}{\lVert f(\mathbf{z}) \rVert} +
+            \epsilon \Big) \frac{1}{1 - \kappa}
+
+        Args:
+            diff: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`.
+            size: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) \rVert`.
+
+        Example:
+            >>> Certificate(0.5).from_residual(torch.zeros(2), torch.tensor([0.0, 1.0]))
+            tensor([0.0000e+00, 2.3842e-07])
+        """
         if not self.rate < 1.0:
-            return z.new_full((partition.num_graphs,), float("inf"))
-        distance = self.norm(fz - z, partition) / (1.0 - self.rate)
-        bound = torch.where(distance == 0, 0.0, distance / self.norm(fz, partition))
+            return torch.full_like(diff, float("inf"))
+        relative = diff / size + torch.finfo(diff.dtype).eps
+        bound = torch.where((diff == 0) & (size == 0), 0.0, relative / (1.0 - self.rate))
         return bound.nan_to_num(nan=float("inf"), posinf=float("inf"))
 
     def restrict(self, nodes: Tensor) -> Certificate:

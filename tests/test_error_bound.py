@@ -156,6 +156,23 @@ def test_a_small_residual_may_hide_a_large_error_and_the_criterion_bounds_it():
     assert deq.as_nca().criterion == "graph"
 
 
+@pytest.mark.parametrize("norm", ["sym", "row"])
+def test_rounding_counts_in_the_bound(norm):
+    edge_index, x = path(200), torch.rand(200, 2, generator=draw(0))
+    cell = PropagationCell(2, 0.1, norm)
+    exact = GraphDEQ(cell, tol=1e-14, max_steps=1000)(x.double(), edge_index)
+    z, solution = GraphDEQ(cell, solver="picard", tol=1e-12, max_steps=1000, on_failure="ignore")(
+        x, edge_index, return_solution=True
+    )
+    certificate, partition = cell.certificate(edge_index, None, num_nodes=200), Partition(None, 200)
+    error = certificate.norm(z - exact, partition) / certificate.norm(exact, partition)
+    assert float(error) > 1e-8
+    assert float(error) <= float(solution.error_bound) <= 1e-5
+    deq = GraphDEQ(cell, criterion="error", tol=1e-7, max_steps=100)
+    with pytest.warns(ConvergenceWarning, match=r"raise 'tol' to 1.2e-06 at least.* use float64"):
+        deq(x, edge_index)
+
+
 def test_without_a_certificate_nothing_is_claimed():
     edge_index, x = path(5), torch.rand(5, 3)
     deq = GraphDEQ.from_conv(pyg.ResGatedGraphConv(4, 4), 3)

@@ -314,7 +314,7 @@ class GraphDEQ(Dynamics):
         solution.report(
             self.on_failure,
             advice=lambda: (
-                evidence.advice(solution, step, self.solver, self.solver_options),
+                evidence.advice(solution, step, self.solver, self.solver_options, self.criterion),
                 self.cell.caveat(edge_index, edge_attr, **graph.context),
             ),
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate
+from gncadeq.choices import Criterion
 from gncadeq.dynamics.implicit import full_precision
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.graph.layout import FlatGraph
@@ -71,7 +72,12 @@ class Evidence:
 
     @torch.no_grad()
     def advice(
-        self, solution: Solution, step: Step, solver: str, options: dict[str, Any]
+        self,
+        solution: Solution,
+        step: Step,
+        solver: str,
+        options: dict[str, Any],
+        criterion: Criterion,
     ) -> dict[Status, str]:
         """What to do about graphs that didn't converge, by their status.
 
@@ -80,6 +86,7 @@ class Evidence:
             step: The step that was solved.
             solver: The solver.
             options: Its options.
+            criterion: What was to be at most ``tol``.
         """
         certificate = self.certificate()
         rate = math.inf if certificate is None else certificate.rate
@@ -93,6 +100,12 @@ class Evidence:
                 f"raise 'max_steps' or 'tol': the cell is a contraction by {rate:.3g}, and plain "
                 f"steps from zeros need about {max(1, steps)}"
             )
+            rounding = torch.finfo(solution.state.dtype).eps / (1.0 - rate)
+            if criterion == "error" and solution.tol < rounding:
+                more = (
+                    f"raise 'tol' to {rounding:.1e} at least, below which rounding hides the error "
+                    f"in {str(solution.state.dtype).removeprefix('torch.')}, or use float64"
+                )
         memory = options.get("history", 10 if solver == "auto" else 5)
         if solver in ("anderson", "auto") and memory < _LONG_MEMORY:
             more += (

@@ -25,8 +25,8 @@ class Residual:
     state come to rest at zero.
 
     With ``"error"`` it is the bound of a :class:`~gncadeq.certificate.Certificate` on the distance
-    from the equilibrium, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / (1 - \kappa)`, in the
-    certificate's norm.
+    from the equilibrium, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / (1 - \kappa)` and what
+    rounding adds to it, in the certificate's norm.
 
     Args:
         criterion: ``"graph"``, ``"node"``, ``"channel"`` or ``"error"``.
@@ -73,9 +73,10 @@ class Residual:
         parts = (diff, size) if self.criterion == "graph" else (
             self._sizes(fz - z, partition), self._sizes(fz, partition))  # fmt: skip
         scale = parts[1] if self.floor is None else parts[1].clamp(min=self.floor)
-        rel = torch.where(parts[0] == 0, 0.0, parts[0] / scale)
         if self.criterion == "error" and self.certificate is not None:
-            rel = rel / (1.0 - self.certificate.rate)
+            rel = self.certificate.from_residual(parts[0], scale)
+        else:
+            rel = torch.where(parts[0] == 0, 0.0, parts[0] / scale)
         if self.criterion == "node":
             worst = rel.new_zeros(partition.num_graphs)
             rel = worst.scatter_reduce_(0, partition.batch, rel, "amax")

@@ -97,8 +97,9 @@ class Solution:
         .. math::
             \frac{\lVert \mathbf{z} - \mathbf{z}^\star \rVert}{\lVert f(\mathbf{z}) \rVert} \le
             \frac{\lVert f(\mathbf{z}) - \mathbf{z} \rVert}
-            {(1 - \kappa) \lVert f(\mathbf{z}) \rVert}
+            {(1 - \kappa) \lVert f(\mathbf{z}) \rVert} + \frac{\epsilon}{1 - \kappa}
 
+        with the rounding error :math:`\epsilon` of the state's numbers (1.2e-7 in float32),
         in the norm of the cell's :class:`~gncadeq.certificate.Certificate`; infinite where it has
         none. A small residual is a small error only where :math:`\kappa` is well below one.
 
