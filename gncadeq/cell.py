@@ -134,7 +134,8 @@ class Cell(nn.Module, ABC):
             context: The tensors by name, as of :meth:`prepare`.
 
         Returns:
-            The certificate, the same for a graph in a batch as alone, or ``None``, as here.
+            The certificate, or ``None``, as here. In a batch it is one for all graphs: as weak as
+            that of the weakest, and ``None`` if nothing is proven on one of them.
         """
         return None
 

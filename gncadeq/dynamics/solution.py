@@ -60,7 +60,8 @@ class Solution:
         residual: ``[num_graphs]``, relative,
             :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert` over the
             nodes and channels of a graph, of the returned state; with ``criterion="node"`` or
-            ``"channel"`` the largest of its nodes or channels. The denominator is at least
+            ``"channel"`` the largest of its nodes or channels, with ``"error"`` the bound on the
+            error. The denominator is at least
             ``atol / tol``, which lets a state come to rest at zero.
         residual_abs: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`.
         num_steps: ``[num_graphs]``, solver steps from the start to the end of a graph's solve.
@@ -101,7 +102,8 @@ class Solution:
 
         with the rounding error :math:`\epsilon` of the state's numbers (1.2e-7 in float32),
         in the norm of the cell's :class:`~gncadeq.certificate.Certificate`; infinite where it has
-        none. A small residual is a small error only where :math:`\kappa` is well below one.
+        none. Graphs of a batch share one certificate: if nothing is proven on one of them (a
+        directed graph, where the proof is about undirected ones), all bounds are infinite. A small residual is a small error only where :math:`\kappa` is well below one.
 
         Raises:
             RuntimeError: If the parameters or the graph were changed since the solve.
