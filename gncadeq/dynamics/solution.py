@@ -103,7 +103,8 @@ class Solution:
         with the rounding error :math:`\epsilon` of the state's numbers (1.2e-7 in float32),
         in the norm of the cell's :class:`~gncadeq.certificate.Certificate`; infinite where it has
         none. Graphs of a batch share one certificate: if nothing is proven on one of them (a
-        directed graph, where the proof is about undirected ones), all bounds are infinite. A small residual is a small error only where :math:`\kappa` is well below one.
+        directed graph, where the proof is about undirected ones), all bounds are infinite. A small
+        residual is a small error only where :math:`\kappa` is well below one.
 
         Raises:
             RuntimeError: If the parameters or the graph were changed since the solve.
