@@ -28,7 +28,7 @@ from gncadeq.growth import Trial
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
 from gncadeq.training.targets import load_target, picture_target
-from gncadeq.viz.growth import save_animation, save_strip
+from gncadeq.viz.moments import save_animation, save_strip
 
 TINY = {
     "size": None, "steps": 150, "channels": 8, "hidden_channels": 24, "min_rollout": 5,

@@ -5,7 +5,7 @@
     python examples/segment_surfaces.py --smoke             # seconds
 
 Figures have a body and bent limbs; arms end in a ball, legs do not, and between body and end both
-are the same tubes (gncadeq.datasets.figures). A vertex knows the two principal curvatures of the
+are the same tubes (gncadeq.datasets.bodies). A vertex knows the two principal curvatures of the
 surface around it, which no rotation and no scaling changes. One contraction on the surface
 (:class:`gncadeq.IGNNCell`, its neighbours weighed by a Gaussian of a fixed share of the surface's
 size) carries what the limb's end looks like along the limb, to equilibrium.
@@ -39,7 +39,7 @@ from torch_geometric.utils import scatter
 
 from gncadeq import IGNNCell
 from gncadeq.datasets import load_mesh
-from gncadeq.datasets.figures import PARTS, figure
+from gncadeq.datasets.bodies import PARTS, figure
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
 from gncadeq.models import NodeClassifier

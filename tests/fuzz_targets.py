@@ -19,7 +19,7 @@ from torch_geometric.data import Data
 import gncadeq
 from gncadeq import analysis, cells, datasets, dynamics, transforms, viz
 from gncadeq.cells import prepare_neighborhood
-from gncadeq.datasets import figures, primitives, textures
+from gncadeq.datasets import bodies, primitives, texture_formulas
 from gncadeq.export import StepProgram
 from gncadeq.files.checkpoints import read_checkpoint, write_checkpoint
 from gncadeq.files.weights import load_pretrained, save_pretrained
@@ -278,8 +278,8 @@ def calls() -> Calls:
         "ball": (damage.ball, {"pos": cloud.pos, "radius": 0.2}),
         "cut": (damage.cut, {"pos": cloud.pos, "share": 0.2}),
         "maze": (datasets.maze, {"size": 5}),
-        "figure": (figures.figure, {"seed": 0, "spacing": 0.15, "unevenness": 0.1}),
-        "texture": (textures.texture, {"name": "checkers", "size": 16, "seed": 0}),
+        "figure": (bodies.figure, {"seed": 0, "spacing": 0.15, "unevenness": 0.1}),
+        "texture": (texture_formulas.texture, {"name": "checkers", "size": 16, "seed": 0}),
         "icosphere": (primitives.icosphere, {"subdivisions": 1}),
         "cylinder": (primitives.cylinder, {
             "around": 5, "along": 3, "radius": 1.0, "height": 2.0}),

@@ -7,7 +7,7 @@ import torch
 from torch_geometric.data import Data
 
 from gncadeq.datasets import primitives
-from gncadeq.datasets.figures import figure
+from gncadeq.datasets.bodies import figure
 from gncadeq.transforms import PrincipalCurvatures
 
 

@@ -31,7 +31,7 @@ from gncadeq.training.targets import (
     seed_state,
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
-from gncadeq.viz import growth as pictures
+from gncadeq.viz import moments as pictures
 
 TINY = {
     "size": None, "channels": 8, "hidden_channels": 24, "min_rollout": 5, "max_rollout": 8,

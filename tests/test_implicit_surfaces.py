@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gncadeq.datasets import mesh_report
-from gncadeq.datasets.figures import figure
-from gncadeq.datasets.implicit import isosurface
+from gncadeq.datasets.bodies import figure
+from gncadeq.datasets.isosurface import isosurface
 from gncadeq.transforms.surface_operators import vertex_areas, vertex_normals
 
 

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from gncadeq import PixelGraphClassifier
-from gncadeq.datasets import Superpixels, image_dataset, superpixels
+from gncadeq.datasets import Superpixels, image_dataset, superpixel_graphs
 from gncadeq.datasets.sources import load_images
 from gncadeq.transforms import ImageToGraph, ImageToSuperpixels
 from gncadeq.transforms.points import nearest_neighbors
@@ -214,7 +214,7 @@ def test_without_room_for_a_cache_the_work_is_kept(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "cache")
 
-    monkeypatch.setattr(superpixels, "write_tensors", full)
+    monkeypatch.setattr(superpixel_graphs, "write_tensors", full)
     with pytest.warns(UserWarning, match=r"not cached.*No space left.*GNCADEQ_CACHE"):
         assert len(Superpixels(tmp_path, "digits", False, PIXELS, limit=5)) == 5
 

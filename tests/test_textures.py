@@ -9,7 +9,7 @@ import torch
 from torch_geometric.data import Data
 
 from gncadeq.datasets import primitives
-from gncadeq.datasets.textures import TEXTURES, texture
+from gncadeq.datasets.texture_formulas import TEXTURES, texture
 from gncadeq.training.texture_loss import (
     PatchLoss,
     bands,

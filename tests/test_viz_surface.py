@@ -328,11 +328,13 @@ def test_trajectory_comes_back_from_its_file(tmp_path):
 
 
 def test_captions_are_the_steps_of_the_frames(tmp_path, monkeypatch):
-    from gncadeq.viz import render
+    from gncadeq.viz import rendering
 
     said = []
-    strip = render.render_strip
-    monkeypatch.setattr(render, "render_strip", lambda *a, **k: said.append(a[1]) or strip(*a, **k))
+    strip = rendering.render_strip
+    monkeypatch.setattr(
+        rendering, "render_strip", lambda *a, **k: said.append(a[1]) or strip(*a, **k)
+    )
     data, z = square(), torch.rand(5, 4, 3)
     known = save_trajectory(tmp_path / "a.safetensors", data, z, steps=[0, 5, 10, 10, 12])
     unknown = save_trajectory(tmp_path / "b.safetensors", data, z)

@@ -17,7 +17,7 @@ from gncadeq.commands.printing import (
     unanswered,
     write_numbers,
 )
-from gncadeq.commands.weights import load_run, load_test_set
+from gncadeq.commands.run_weights import load_run, load_test_set
 
 
 def evaluate(

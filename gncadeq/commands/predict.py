@@ -11,7 +11,7 @@ import typer
 
 from gncadeq.commands.options import RunArgument
 from gncadeq.commands.printing import Json, busy, errors, say, write_numbers
-from gncadeq.commands.weights import load_run
+from gncadeq.commands.run_weights import load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,7 +166,7 @@ def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, lis
 
     from gncadeq.models.inputs import doubts
     from gncadeq.transforms import FindDigits
-    from gncadeq.viz.digits import found_digits_figure
+    from gncadeq.viz.found_digits import found_digits_figure
     from gncadeq.viz.images import read_image
 
     picture = read_image(name, channels=3)

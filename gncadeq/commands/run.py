@@ -106,7 +106,7 @@ def _print_moments(moments: list[Moment]) -> None:
 def _write(folder: Path, report: dict[str, Any], trial: Trial, up: Up, title: str) -> list[Path]:
     """Write the numbers, the pictures and, off the grid, a page and the trajectory."""
     from gncadeq.files.json_files import write_json
-    from gncadeq.viz.growth import save_animation, save_moments, save_strip, save_viewer
+    from gncadeq.viz.moments import save_animation, save_moments, save_strip, save_viewer
 
     folder.mkdir(parents=True, exist_ok=True)
     moments, data = trial.moments, trial.data

@@ -10,7 +10,7 @@ import typer
 
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
 from gncadeq.commands.printing import progress, say, unanswered
-from gncadeq.commands.weights import load_run, load_test_set, place_of
+from gncadeq.commands.run_weights import load_run, load_test_set, place_of
 
 
 def show(

@@ -7,7 +7,7 @@ from gncadeq.datasets.mesh_files import load_mesh, load_points, save_mesh
 from gncadeq.datasets.mesh_report import MeshReport, MeshWarning, mesh_report
 from gncadeq.datasets.pixel_graphs import PixelGraphs
 from gncadeq.datasets.sources import default_root
-from gncadeq.datasets.superpixels import Superpixels
+from gncadeq.datasets.superpixel_graphs import Superpixels
 
 __all__ = [
     "MeshReport",

@@ -18,7 +18,7 @@ from gncadeq.files.gltf import read_gltf
 from gncadeq.files.obj import read_obj
 from gncadeq.files.off import read_off
 from gncadeq.files.ply import read_ply
-from gncadeq.files.points import read_npy, read_points
+from gncadeq.files.point_tables import read_npy, read_points
 from gncadeq.files.stl import read_stl
 from gncadeq.files.write_meshes import write_glb, write_obj, write_ply
 from gncadeq.transforms.surface_operators import vertex_normals

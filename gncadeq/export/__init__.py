@@ -1,6 +1,6 @@
 """Automata for other runtimes: ``torch.export`` and ONNX."""
 
-from gncadeq.export.check import check_onnx, graph_inputs
+from gncadeq.export.compare import check_onnx, graph_inputs
 from gncadeq.export.onnx_file import to_onnx
 from gncadeq.export.plain import neighbor_table
 from gncadeq.export.program import StepProgram, to_exported_program

@@ -138,7 +138,7 @@ class PatchLoss:
         - **output:** losses :math:`(B)`
 
     Example:
-        >>> from gncadeq.datasets.textures import texture
+        >>> from gncadeq.datasets.texture_formulas import texture
         >>> target = texture("bricks", 32)
         >>> loss = PatchLoss(target)
         >>> moved, noise = target.roll((4, 8), (1, 2)), torch.rand(3, 32, 32)

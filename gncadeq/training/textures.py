@@ -264,7 +264,7 @@ def train_texture(
         ValueError: As :class:`TextureTraining`, or if the checkpoints are of another training.
 
     Example:
-        >>> from gncadeq.datasets.textures import texture
+        >>> from gncadeq.datasets.texture_formulas import texture
         >>> options = TextureConfig(channels=4, size=20, steps=2, max_rollout=20)
         >>> train_texture(texture("checkers", 20), options)
         MicroCell(4, num_kernels=1, parameters=68)

@@ -2,7 +2,7 @@
 
 from gncadeq.files.trajectories import load_trajectory, save_trajectory
 from gncadeq.viz.colors import ColorScale, StateColors, paint
-from gncadeq.viz.render import render_file
+from gncadeq.viz.rendering import render_file
 from gncadeq.viz.surface import (
     SurfaceRenderer,
     render_frames,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch_geometric.data import Data
 
 from gncadeq.check import check_number, check_seed
-from gncadeq.datasets.implicit import isosurface
+from gncadeq.datasets.isosurface import isosurface
 
 PARTS = ("body", "arm", "leg")
 """What the labels of :func:`figure` mean."""
