@@ -62,6 +62,13 @@ class WeightedAdjacency:
         self._rows, order = SparseRows.sort(edge_index[1], edge_index[0], num_nodes, num_nodes)
         self.weight = weight[order]
 
+    @classmethod
+    def _of(cls, rows: SparseRows, weight: Tensor) -> WeightedAdjacency:
+        """From entries that are sorted and checked already."""
+        new = object.__new__(cls)
+        new._rows, new.weight = rows, weight
+        return new
+
     @property
     def num_nodes(self) -> int:
         """Number of nodes."""
@@ -78,16 +85,12 @@ class WeightedAdjacency:
 
     def with_weight(self, weight: Tensor) -> WeightedAdjacency:
         """Other weights on the same entries, in the order of ``self.weight``."""
-        new = object.__new__(WeightedAdjacency)
-        new.weight, new._rows = weight, self._rows
-        return new
+        return self._of(self._rows, weight)
 
     def transposed(self) -> WeightedAdjacency:
         """The transposed matrix: every edge turned round, with its weight."""
         rows, order = self._rows.transposed
-        new = object.__new__(WeightedAdjacency)
-        new.weight, new._rows = self.weight[order], rows
-        return new
+        return self._of(rows, self.weight[order])
 
     def with_self_loops(self) -> WeightedAdjacency:
         """Give a loop of weight one to every node that has no loop."""
@@ -172,10 +175,8 @@ class WeightedAdjacency:
 
     def restrict(self, nodes: Tensor) -> WeightedAdjacency:
         """The matrix on ``nodes``, the ascending indices of whole graphs."""
-        new = object.__new__(WeightedAdjacency)
-        new._rows, kept = self._rows.restrict(nodes, nodes)
-        new.weight = self.weight[kept]
-        return new
+        rows, kept = self._rows.restrict(nodes, nodes)
+        return self._of(rows, self.weight[kept])
 
     def __repr__(self) -> str:
         return (
