@@ -568,3 +568,14 @@ def test_bad_segments_are_refused(every):
     with pytest.raises(ValueError, match="'checkpoint_every'"):
         GraphNCA(conv_cell(), checkpoint_every=every)
     assert GraphNCA(conv_cell(), 0, checkpoint_every="sqrt")._segment(0) == 1
+
+
+@pytest.mark.parametrize("gradient", ["ift", "phantom", "one_step"])
+def test_a_frozen_model_gives_a_state_without_a_gradient(gradient):
+    data = edge_data()
+    deq = GraphDEQ(EdgeCell(2, 3).double(), gradient=gradient).requires_grad_(False)
+    arguments = (data.edge_index, data.edge_attr)
+    z = deq(data.x.detach(), *arguments)
+    assert not z.requires_grad
+    assert deq(data.x.detach().requires_grad_(), *arguments).requires_grad
+    torch.testing.assert_close(deq.requires_grad_(True)(data.x.detach(), *arguments).detach(), z)

@@ -128,6 +128,9 @@ def implicit(
     Returns:
         The value of ``z``.
     """
+    # F(h) always requires a gradient where h does, so that frozen parameters are looked for first.
+    if not inputs and not step(z).requires_grad:
+        return z
     # Only automatic differentiation needs to know how F depends on the state.
     h = z.detach().requires_grad_(not isinstance(step, AdjointStep))
     fh = step(h)
