@@ -27,6 +27,8 @@ EXCEPTIONS = {
     ("dynamics.of_cell", "cells.pyg.from_conv"),
     # The two dynamics make each other of the cell that they share.
     ("dynamics.rollout", "dynamics.equilibrium"),
+    # TorchDEQ's users ask its cores for the spectral radius, by sradius_mode.
+    ("dynamics.graph_core", "analysis.spectrum"),
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip("."): path

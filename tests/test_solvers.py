@@ -294,33 +294,6 @@ def test_bad_graphs_are_named_before_the_solve(dynamics, change, error, message)
         module(**arguments)
 
 
-def test_torchdeq_core_solves_graph_by_graph(ragged):
-    import torchdeq
-
-    cell = ConvCell(2, 3, contraction=0.8).double()
-    step = cell.prepare(ragged.x, ragged.edge_index, ragged.edge_attr)
-    core = torchdeq.get_deq(core="graph", f_tol=1e-9, f_max_iter=200)
-    z0 = torch.zeros(ragged.num_nodes, 3, dtype=torch.double)
-    (z,), info = core(step, z0, batch=ragged.batch)
-    expected = GraphDEQ(cell, tol=1e-9, max_steps=200)(
-        ragged.x, ragged.edge_index, ragged.edge_attr, ragged.batch
-    )
-    torch.testing.assert_close(z, expected)
-    assert info["rel_lowest"].shape == (4,)
-    assert z.requires_grad
-    # Its gradient is that of damped steps at the solution.
-    core = torchdeq.get_deq(core="graph", f_tol=1e-9, f_max_iter=200, grad=2, tau=0.3)
-    (z,), _ = core(step, z0, batch=ragged.batch)
-    y = z.detach()
-    for _ in range(2):
-        y = 0.7 * y + 0.3 * step(y)
-    weights, parameters = torch.randn_like(z), list(cell.parameters())
-    mine = torch.autograd.grad((z * weights).sum(), parameters, retain_graph=True)
-    theirs = torch.autograd.grad((y * weights).sum(), parameters)
-    for a, b in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-
-
 def _chain(criterion, solver, num_nodes=60, **options):
     """Only the first of a directed chain's nodes knows anything; LGConv passes it on."""
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from gncadeq.dynamics.equilibrium import GraphDEQ
 from gncadeq.dynamics.fixed_point import solve
+from gncadeq.dynamics.graph_core import GraphCore
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import ConvergenceError, ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.solvers import Solver, register_solver, solver_names
@@ -10,6 +11,7 @@ from gncadeq.graph.partition import Partition
 __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
+    "GraphCore",
     "GraphDEQ",
     "GraphNCA",
     "Partition",

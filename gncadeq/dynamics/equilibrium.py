@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args, overload
 
 import torch
+import torchdeq
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell
-from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion, Gradient
-from gncadeq.dynamics import torchdeq_bridge
 from gncadeq.dynamics.evidence import Evidence
-from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.frozen import Frozen
-from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
+from gncadeq.dynamics.graph_core import OWN_OPTIONS, GraphCore
+from gncadeq.dynamics.implicit import Gates, full_precision
 from gncadeq.dynamics.of_cell import Dynamics
-from gncadeq.dynamics.residual import check_criterion
 from gncadeq.dynamics.rollout import GraphNCA
-from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
-from gncadeq.dynamics.solvers import make_solver
+from gncadeq.dynamics.solution import OnFailure, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.dynamics.torchdeq_bridge import PREFIX
 from gncadeq.graph.layout import FlatGraph, device_of
 from gncadeq.graph.neighborhood import transforms_active
 from gncadeq.graph.partition import Partition
@@ -34,6 +35,18 @@ _NO_GRAPH = (
     "(gncadeq.export.to_exported_program, gncadeq.export.to_onnx), or compile without "
     "fullgraph=True, or compile deq.as_nca()"
 )
+
+
+def _of_core(name: str, doc: str) -> Any:
+    """An attribute that the core holds."""
+
+    def get(deq: GraphDEQ) -> Any:
+        return getattr(deq.core, name)
+
+    def set_(deq: GraphDEQ, value: Any) -> None:
+        setattr(deq.core, name, value)
+
+    return property(get, set_, doc=doc)
 
 
 class GraphDEQ(Dynamics):
@@ -95,6 +108,9 @@ class GraphDEQ(Dynamics):
         atol: A graph has also converged where :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert` is
             at most this; by default ``tol`` times the rounding error of the start, so that a state
             may come to rest at zero.
+        core: What solves and differentiates, if you already have it: made by
+            ``torchdeq.get_deq(core="graph", ...)``, in the place of the arguments above, ``start``
+            aside. By default such a core is made of them.
 
     Shapes:
         - **input:** injection :math:`(|\mathcal{V}|, F)`, edge indices :math:`(2, |\mathcal{E}|)`,
@@ -129,53 +145,37 @@ class GraphDEQ(Dynamics):
         check_every: int = 1,
         compact: bool = True,
         atol: float | None = None,
+        core: GraphCore | None = None,
     ) -> None:
         super().__init__()
-        hint = "Train GraphNCA (deq.as_nca()) for 'bptt'" if str(gradient) == "bptt" else ""
-        self.gradient: Gradient = check_choice("gradient", gradient, get_args(Gradient), hint)
-        self.tol = check_number("tol", tol, above=0)
-        self.backward_tol = backward_tol
-        self.max_steps = check_count("max_steps", max_steps)
-        self.backward_max_steps = backward_max_steps
-        self.phantom_steps = check_count("phantom_steps", phantom_steps, least=1)
-        self.phantom_damping = check_number("phantom_damping", phantom_damping, above=0, most=1)
-        self.check_every = check_count("check_every", check_every, least=1)
-        self.compact = check_flag("compact", compact)
-        self.criterion: Criterion = check_criterion(criterion)
-        if isinstance(solver, str) and solver.startswith("torchdeq:"):
-            torchdeq_bridge.check_stock_solver(solver, solver_options)
-            check_choice(
-                "criterion", criterion, ["graph"],
-                f"{solver} knows no other; use 'auto', 'picard', 'anderson' or 'broyden' for it",
-            )  # fmt: skip
-        else:
-            make_solver(solver, solver_options)  # refuses unknown names and options now
         self.cell = cell
-        self.solver = solver
         self.start = check_start(start)
-        self.on_failure = check_on_failure(on_failure)
-        self.solver_options = dict(solver_options or {})
-        self.atol = None if atol is None else check_number("atol", atol, least=0)
+        given = {
+            "solver": solver, "tol": tol, "criterion": criterion, "max_steps": max_steps,
+            "gradient": gradient, "backward_tol": backward_tol,
+            "backward_max_steps": backward_max_steps, "phantom_steps": phantom_steps,
+            "phantom_damping": phantom_damping, "on_failure": on_failure,
+            "solver_options": solver_options, "check_every": check_every, "compact": compact,
+            "atol": atol,
+        }  # fmt: skip
+        self.core = _make_core(given) if core is None else _check_core(core, given)
 
-    @property
-    def backward_tol(self) -> float:
-        """Relative tolerance of the gradient's system: ``tol``, unless another was set."""
-        return self.tol if self._backward_tol is None else self._backward_tol
-
-    @backward_tol.setter
-    def backward_tol(self, value: float | None) -> None:
-        self._backward_tol = None if value is None else check_number("backward_tol", value, above=0)
-
-    @property
-    def backward_max_steps(self) -> int:
-        """Its step limit: ``max_steps``, unless another was set."""
-        return self.max_steps if self._backward_max_steps is None else self._backward_max_steps
-
-    @backward_max_steps.setter
-    def backward_max_steps(self, value: int | None) -> None:
-        self._backward_max_steps = (
-            None if value is None else check_count("backward_max_steps", value)
-        )
+    solver = _of_core("solver", "The name of the solver.")
+    tol = _of_core("f_tol", "Bound on each graph's relative residual.")
+    criterion = _of_core("criterion", "Whose relative residual it bounds.")
+    max_steps = _of_core("f_max_iter", "Most solver steps.")
+    gradient = _of_core("gradient", "Which gradient the solution has.")
+    backward_tol = _of_core(
+        "b_tol", "Relative tolerance of the gradient's system; ``None`` for `tol`."
+    )
+    backward_max_steps = _of_core("b_max_iter", "Its step limit; set ``None`` for `max_steps`.")
+    phantom_steps = _of_core("phantom_steps", "Steps of the phantom gradient.")
+    phantom_damping = _of_core("phantom_damping", "Its damping.")
+    on_failure = _of_core("on_failure", "What happens when graphs don't converge.")
+    solver_options = _of_core("solver_options", "Options of the solver.")
+    check_every = _of_core("check_every", "Residuals are looked at every so many steps.")
+    compact = _of_core("compact", "Whether converged graphs leave the batch.")
+    atol = _of_core("atol", "The absolute residual at which a graph has converged as well.")
 
     @overload
     def forward(
@@ -330,23 +330,8 @@ class GraphDEQ(Dynamics):
     def _solve(
         self, step: Step, z0: Tensor, partition: Partition, trace: bool, evidence: Evidence
     ) -> Solution:
-        if self.solver.startswith("torchdeq:"):
-            if trace:
-                raise ValueError(
-                    f"Expected trace=False with solver={self.solver!r}, which measures nodes, not "
-                    "graphs, on its way (got True). Use 'auto', 'anderson' or 'picard'"
-                )
-            solution = torchdeq_bridge.solve_stock(
-                step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
-                max_steps=self.max_steps, options=self.solver_options,
-            )  # fmt: skip
-        else:
-            solution = solve(
-                step, z0, partition, solver=self.solver, tol=self.tol, atol=self.atol,
-                criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
-                compact=self.compact, trace=trace, options=self.solver_options,
-                certificate=evidence.certificate() if self.criterion == "error" else None,
-            )  # fmt: skip
+        certificate = evidence.certificate() if self.criterion == "error" else None
+        solution = self.core.solve(step, z0, partition, trace=trace, certificate=certificate)
         return replace(solution, evidence=evidence)
 
     def _attach(
@@ -363,43 +348,21 @@ class GraphDEQ(Dynamics):
         inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
         broken = solution.status == Status.NON_FINITE
         if not bool(broken.any()):
-            return self._differentiable(z, step, partition, inputs, gates)
+            return self.core.attach(step, z, partition, inputs, gates)
         # A graph that returned NaN has no gradient, and must not poison that of its batch-mates.
         if frozen is None:
             nodes, rest = partition.restrict(~broken)
             step = _prepare(self.cell, graph.restrict(nodes), None)
-            kept = self._differentiable(z[nodes], step, rest, inputs, gates)
+            kept = self.core.attach(step, z[nodes], rest, inputs, gates)
             return z.index_copy(0, nodes, kept)
         # Fewer nodes would draw other masks: the broken graphs stay, emptied.
         gone = broken[partition.batch]
         step = _prepare(self.cell, graph.emptied(gone), frozen)
         frozen.update_statistics = True
-        kept = self._differentiable(
-            z.masked_fill(gone.unsqueeze(1), 0.0), step, partition, inputs, gates
+        kept = self.core.attach(
+            step, z.masked_fill(gone.unsqueeze(1), 0.0), partition, inputs, gates
         )
         return torch.where(gone.unsqueeze(1), z, kept)
-
-    def _differentiable(
-        self, z: Tensor, step: Step, partition: Partition, inputs: list[Tensor], gates: Gates
-    ) -> Tensor:
-        if self.gradient == "ift":
-            return implicit(step, z, partition, inputs, self._linear_solver(), gates)
-        steps, damping = (1, 1.0) if self.gradient == "one_step" else (
-            self.phantom_steps, self.phantom_damping)  # fmt: skip
-        y = z
-        for _ in range(steps):
-            y = torch.lerp(y, step(y).to(z.dtype), damping) if damping != 1.0 else step(y)
-        y = first_order(y, inputs, self.gradient)
-        return z + (y - y.detach()).to(z.dtype)  # the value of z, the gradient of y
-
-    def _linear_solver(self) -> LinearSolver:
-        stock = self.solver.startswith("torchdeq:")
-        return LinearSolver(
-            "auto" if stock else self.solver, {} if stock else self.solver_options,
-            self.backward_tol, "graph" if self.criterion == "error" else self.criterion,
-            self.backward_max_steps, self.check_every,
-            self.compact, self.on_failure,
-        )  # fmt: skip
 
     def as_nca(self, **options: Any) -> GraphNCA:
         """The same cell object, step by step, to be judged by the same ``tol`` and ``criterion``.
@@ -411,12 +374,47 @@ class GraphDEQ(Dynamics):
         mine = {"start": self.start, "tol": self.tol, "criterion": criterion}
         return GraphNCA(self.cell, **{**mine, **options})
 
-    def extra_repr(self) -> str:
-        """The arguments, shown by ``repr``."""
-        return (
-            f"solver={self.solver!r}, tol={self.tol:g}, max_steps={self.max_steps}, "
-            f"gradient={self.gradient!r}"
+
+def _make_core(given: dict[str, Any]) -> GraphCore:
+    """The core of ``GraphDEQ``'s own arguments, which are checked under their own names."""
+    hint = "Train GraphNCA (deq.as_nca()) for 'bptt'" if str(given["gradient"]) == "bptt" else ""
+    gradient = check_choice("gradient", given["gradient"], get_args(Gradient), hint)
+    core: GraphCore = torchdeq.get_deq(
+        core="graph", f_solver=f"{PREFIX}{given['solver']}",
+        f_tol=check_number("tol", given["tol"], above=0),
+        f_max_iter=check_count("max_steps", given["max_steps"]),
+        ift=gradient == "ift",
+        grad=check_count("phantom_steps", given["phantom_steps"], least=1),
+        tau=check_number("phantom_damping", given["phantom_damping"], above=0, most=1),
+        **{name: given[name] for name in OWN_OPTIONS},
+    )  # fmt: skip
+    core.gradient = gradient
+    for name, option, check in (
+        ("b_tol", "backward_tol", partial(check_number, above=0)),
+        ("b_max_iter", "backward_max_steps", check_count),
+    ):
+        if given[option] is not None:
+            setattr(core, name, check(option, given[option]))
+    return core
+
+
+def _check_core(core: GraphCore, given: dict[str, Any]) -> GraphCore:
+    """Refuse other cores, and arguments that the core has already."""
+    if not isinstance(core, GraphCore):
+        raise TypeError(
+            "Expected a core made by torchdeq.get_deq(core='graph', ...) (got "
+            f"{type(core).__name__}): TorchDEQ's own take every node for a sample"
         )
+    if core.n_states > 1 or core.indexing:
+        raise ValueError(
+            "Expected a core for one state, as GraphDEQ returns (got n_states="
+            f"{core.n_states}, indexing={core.indexing}). Call the core itself for several"
+        )
+    defaults = inspect.signature(GraphDEQ).parameters
+    twice = [name for name, value in given.items() if value != defaults[name].default]
+    if twice:
+        raise TypeError(f"Expected {twice} from the core alone (got them as arguments as well)")
+    return core
 
 
 def _check_transforms() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.fixed_point import solve
-from gncadeq.dynamics.solution import OnFailure
+from gncadeq.dynamics.solution import OnFailure, Solution
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import AdjointStep, RestrictableStep, Step
 
@@ -39,7 +39,10 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class LinearSolver:
-    """How the linear systems of the gradients are solved; the fields are those of ``solve``."""
+    """How the linear systems of the gradients are solved.
+
+    The fields are those of ``solve``; ``writer`` is called with each solution.
+    """
 
     solver: str
     options: dict[str, Any]
@@ -49,6 +52,7 @@ class LinearSolver:
     check_every: int
     compact: bool
     on_failure: OnFailure
+    writer: Callable[[Solution], None] | None = None
 
     def __call__(self, step: Step, cotangent: Tensor, partition: Partition) -> Tensor:
         """Solve ``u = step(u)`` from the start ``u = cotangent``."""
@@ -58,6 +62,8 @@ class LinearSolver:
                 criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
                 compact=self.compact, options=self.options,
             )  # fmt: skip
+        if self.writer is not None:
+            self.writer(solution)
         if self.on_failure != "ignore" and not bool(solution.converged.all()):
             # An overflown loss (a gradient scaler probes for it) says so itself: it stays NaN.
             overflown = partition.sum(cotangent.isfinite().all(1).logical_not().long()) > 0

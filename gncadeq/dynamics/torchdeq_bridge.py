@@ -1,27 +1,34 @@
-"""TorchDEQ, with the batch seen as graphs: its solvers for us, our solve for it.
+"""Solvers on graphs in TorchDEQ's registry, and TorchDEQ's own solvers on graphs.
 
 TorchDEQ takes dimension 0 of a state for the batch; a state ``[num_nodes, channels]`` would be
-solved node by node. Here every graph becomes one padded row. This is the only module that
-imports ``torchdeq``.
+solved node by node. Here every graph becomes one padded row. Only this module and
+:mod:`gncadeq.dynamics.graph_core` import ``torchdeq``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchdeq.core import DEQBase, register_deq
 from torchdeq.solver import get_solver
+from torchdeq.solver import register_solver as register_torchdeq_solver
+from torchdeq.solver.stat import SolverStat
 
+from gncadeq.certificate import Certificate
+from gncadeq.check import check_choice
+from gncadeq.choices import Criterion
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
-from gncadeq.dynamics.solvers import make_solver
+from gncadeq.dynamics.solvers import make_solver, solver_names
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Step
 
-_PREFIX = "torchdeq:"
+PREFIX = "graph:"  # of our solvers in TorchDEQ's registry
+_PREFIX = "torchdeq:"  # of its own, for us
 _OPTIONS = {
     "anderson": ("m", "lam", "tau"),
     "broyden": ("ls", "LBFGS_thres"),
@@ -126,45 +133,144 @@ def solve_stock(
     )
 
 
-class GraphCore(DEQBase):  # type: ignore[misc]
-    """Our solve as a TorchDEQ core: ``torchdeq.get_deq(core="graph")``, once ``gncadeq.dynamics``
-    is imported.
+@dataclass(frozen=True)
+class GraphSolver:
+    """One of our solvers as TorchDEQ registers them, under ``"graph:NAME"``.
 
-    The returned module maps ``(func, z_init, batch)`` to ``([z], info)`` as TorchDEQ's cores do;
-    gradients are phantom steps through ``func`` (``grad``, ``tau``) at the equilibrium. For the
-    exact implicit gradient use :class:`gncadeq.GraphDEQ`.
+    Args:
+        name: A solver of this library, or ``"torchdeq:NAME"`` for TorchDEQ's own on one row a
+            graph.
+
+    Example:
+        >>> import torchdeq
+        >>> deq = torchdeq.get_deq(f_solver="graph:anderson", f_stop_mode="rel", f_tol=1e-6)
+        >>> batch = torch.tensor([0, 0, 1])
+        >>> (z,), _ = deq(torch.cos, torch.zeros(3, 1), solver_kwargs={"batch": batch})
+        >>> z.flatten()
+        tensor([0.7391, 0.7391, 0.7391])
     """
 
-    def __init__(self, args: Any = None, **kwargs: Any) -> None:
-        super().__init__(args=args, **kwargs)
-        self.graph_solver = self.args.get("graph_solver", "auto")
-        make_solver(self.graph_solver)
-        self.grad_steps = int(self.args.get("grad", 1))
-        self.tau = float(self.args.get("tau", 1.0))
+    name: str
 
-    def forward(
-        self, func: Step, z_init: Tensor, batch: Tensor | None = None, **_: Any
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Solve ``z = func(z)`` for each graph of ``batch``."""
-        partition = Partition(batch, z_init.size(0), like=z_init)
-        solution = solve(
-            func, z_init.detach(), partition, solver=self.graph_solver, tol=self.f_tol,
-            max_steps=self.f_max_iter,
+    @property
+    def stock(self) -> bool:
+        """Whether it is one of TorchDEQ's own."""
+        return self.name.startswith(_PREFIX)
+
+    def check(self, criterion: Criterion, options: dict[str, Any] | None) -> None:
+        """Refuse unknown names and options, and criteria that TorchDEQ's own don't know."""
+        if not self.stock:
+            make_solver(self.name, options)
+            return
+        check_stock_solver(self.name, options)
+        check_choice(
+            "criterion", criterion, ["graph"],
+            f"{self.name} knows no other; use 'auto', 'picard', 'anderson' or 'broyden' for it",
         )  # fmt: skip
-        z = solution.state
-        if torch.is_grad_enabled():
-            y = z
-            for _step in range(self.grad_steps):
-                y = torch.lerp(y, func(y), self.tau)
-            z = z + (y - y.detach())
-        info = {
-            "abs_lowest": solution.residual_abs,
-            "rel_lowest": solution.residual,
-            "nstep": solution.num_steps,
-        }
-        return [z], info
+
+    def solve(
+        self,
+        step: Step,
+        z0: Tensor,
+        partition: Partition,
+        *,
+        tol: float,
+        max_steps: int,
+        atol: float | None = None,
+        criterion: Criterion = "graph",
+        check_every: int = 1,
+        compact: bool = True,
+        trace: bool = False,
+        options: dict[str, Any] | None = None,
+        certificate: Certificate | None = None,
+    ) -> Solution:
+        """Solve ``z = step(z)`` for every graph; see :func:`gncadeq.dynamics.solve`."""
+        if not self.stock:
+            return solve(
+                step, z0, partition, solver=self.name, tol=tol, atol=atol, criterion=criterion,
+                max_steps=max_steps, check_every=check_every, compact=compact, trace=trace,
+                options=options, certificate=certificate,
+            )  # fmt: skip
+        if trace:
+            raise ValueError(
+                f"Expected trace=False with solver={self.name!r}, which measures nodes, not "
+                "graphs, on its way (got True). Use 'auto', 'anderson' or 'picard'"
+            )
+        return solve_stock(
+            step, z0, partition, solver=self.name, tol=tol, atol=atol, max_steps=max_steps,
+            options=options,
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        func: Step,
+        x0: Tensor,
+        max_iter: int = 50,
+        tol: float = 1e-3,
+        stop_mode: str = "rel",
+        indexing: Sequence[int] | None = None,
+        batch: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, list[Tensor], SolverStat]:
+        """Solve for TorchDEQ's own cores; all of ``x0`` is one graph without a ``batch``.
+
+        Raises:
+            ValueError: If ``stop_mode`` isn't ``"rel"``, or states on the way are asked for.
+        """
+        check_stop_mode("stop_mode", stop_mode)
+        if indexing and len(indexing) > 1:
+            raise ValueError(
+                f"Expected at most one state from {PREFIX}{self.name} (got indexing="
+                f"{list(indexing)}). Use get_deq(core='graph', indexing=...) for states on the way"
+            )
+        partition = Partition(batch, x0.size(0), like=x0)
+        solution = self.solve(
+            func, x0, partition, tol=tol, max_steps=int(max_iter), options=options,
+            trace=not self.stock,
+        )  # fmt: skip
+        return solution.state, [solution.state] if indexing else [], solver_stat(solution)
 
 
-register_deq("graph", GraphCore)
+def solver_stat(solution: Solution, **more: Tensor) -> SolverStat:
+    """A solution as TorchDEQ's ``info``: every entry has a row for each graph.
 
-__all__ = ["GraphCore", "check_stock_solver", "solve_stock"]
+    ``rel_trace`` goes on with the last value after a graph's end, as TorchDEQ's does. What wasn't
+    recorded is -1, also as in TorchDEQ: ``abs_trace``.
+    """
+    if solution.trace is not None and solution.trace.numel():
+        columns = [solution.trace[0]]
+        for row in solution.trace[1:]:
+            columns.append(torch.where(row.isnan(), columns[-1], row))
+        more["rel_trace"] = torch.stack(columns, 1)
+    return SolverStat(
+        abs_lowest=solution.residual_abs, rel_lowest=solution.residual, nstep=solution.num_steps,
+        **more,
+    )  # fmt: skip
+
+
+def register(name: str) -> str:
+    """Put a solver into TorchDEQ's registry, and return the key that it has there."""
+    register_torchdeq_solver(f"{PREFIX}{name}", GraphSolver(name))
+    return f"{PREFIX}{name}"
+
+
+def check_stop_mode(name: str, value: str) -> None:
+    """Refuse TorchDEQ's absolute tolerances."""
+    check_choice(
+        name, value, ["rel"],
+        "An absolute tolerance would make results depend on the scale of states and losses",
+    )  # fmt: skip
+
+
+for _solver in solver_names():
+    register(_solver)
+
+__all__ = [
+    "PREFIX",
+    "GraphSolver",
+    "check_stock_solver",
+    "check_stop_mode",
+    "register",
+    "solve_stock",
+    "solver_stat",
+]

@@ -1,0 +1,386 @@
+"""TorchDEQ's seams: per-graph solvers in its registry, and the core ``"graph"``.
+
+``torchdeq.get_deq(core="graph", ...)`` makes a :class:`GraphCore` once ``gncadeq.dynamics`` is
+imported; :class:`gncadeq.GraphDEQ` solves and differentiates with one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchdeq.core import DEQBase, register_deq
+from torchdeq.solver import get_solver
+from torchdeq.solver.stat import SolverStat
+from torchdeq.utils import add_deq_args
+from torchdeq.utils.config import DEQConfig
+from torchdeq.utils.layer_utils import deq_decorator
+
+from gncadeq.check import check_count, check_flag, check_number
+from gncadeq.choices import Criterion, Gradient
+from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
+from gncadeq.dynamics.residual import check_criterion
+from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
+from gncadeq.dynamics.solvers import make_solver
+from gncadeq.dynamics.torchdeq_bridge import (
+    PREFIX,
+    GraphSolver,
+    check_stop_mode,
+    register,
+    solver_stat,
+)
+from gncadeq.graph.partition import Partition
+from gncadeq.typing import RestrictableStep, Step
+
+_PICARD = ("fixed_point_iter", "simple_fixed_point_iter")  # TorchDEQ's names of plain steps
+OWN_OPTIONS = ("criterion", "atol", "check_every", "compact", "on_failure", "solver_options")
+
+
+class GraphCore(DEQBase):  # type: ignore[misc]
+    r"""The core ``"graph"`` of TorchDEQ: every graph solved by itself, with the exact gradient.
+
+    ``deq = torchdeq.get_deq(core="graph", ...)`` and ``[z], info = deq(func, z_init, batch=batch)``
+    work as with TorchDEQ's cores, but norms, mixing weights and ends are those of a graph
+    instead of a row, and the gradient of :class:`gncadeq.GraphDEQ` is there in eval mode, too.
+
+    ====================================  ==========================================================
+    TorchDEQ's option                     here
+    ====================================  ==========================================================
+    ``f_solver``, ``b_solver``            ``"auto"`` unless given; a solver of this library (``"fix\
+ed_point_iter"`` is ``"picard"``), ``"torchdeq:NAME"``; the backward one is the forward one
+    ``f_tol``, ``b_tol``                  relative; ``f_tol`` is 1e-3, ``b_tol`` is ``f_tol``
+    ``f_max_iter``, ``b_max_iter``        solver steps; 40, and ``f_max_iter``
+    ``eval_factor``, ``eval_f_max_iter``  as in TorchDEQ
+    ``ift``                               true unless ``grad`` is given
+    ``grad``, ``tau``                     the phantom gradient, and that of states on the way
+    ``n_states``, ``indexing``            states on the way, in training mode: the solver rests
+                                          there and goes on from its best state
+    ``f_stop_mode``, ``b_stop_mode``      ``"rel"`` alone
+    ``hook_ift``, ``no_stat``             refused
+    ``sup_gap``, ``sup_loc``              refused
+    ====================================  ==========================================================
+
+    Further options are those of :class:`gncadeq.GraphDEQ`: ``criterion``, ``atol``,
+    ``check_every``, ``compact``, ``on_failure`` and ``solver_options``. Unknown options are
+    refused, unless all those of TorchDEQ's parser (``torchdeq.add_deq_args``) are there, too: then
+    the rest belongs to the program whose command line it is.
+
+    Args:
+        args: A dictionary, an ``argparse.Namespace`` or a configuration of TorchDEQ's.
+        kwargs: More options.
+
+    Raises:
+        ValueError: If an option has a value that this core doesn't honour.
+        TypeError: If an option is unknown.
+
+    Example:
+        >>> import torchdeq
+        >>> deq = torchdeq.get_deq(core="graph", ift=True, f_solver="anderson", f_tol=1e-6)
+        >>> w = torch.tensor(0.5, requires_grad=True)
+        >>> batch = torch.tensor([0, 0, 1])
+        >>> [z], info = deq(lambda z: w * z.cos(), torch.zeros(3, 1), batch=batch)
+        >>> info["rel_lowest"].shape
+        torch.Size([2])
+        >>> exact = z[0].cos() / (1 + w * z[0].sin())  # of dz/dw, from z = w cos z
+        >>> bool((torch.autograd.grad(z[0], w)[0] - exact).abs() < 1e-4)
+        True
+    """
+
+    def __init__(self, args: Any = None, **kwargs: Any) -> None:
+        options = {**DEQConfig(args).config, **kwargs}  # TorchDEQ would write into the caller's
+        _check_options(options)
+        get, b_solver = options.get, options.get("b_solver")
+        solver = GraphSolver(_name(get("f_solver", "auto")))
+        solver.check(get("criterion", "graph"), get("solver_options"))
+        key = register(solver.name)
+        super().__init__(
+            f_solver=key, b_solver=key, f_stop_mode="rel", b_stop_mode="rel",
+            f_max_iter=check_count("f_max_iter", get("f_max_iter", 40)),
+            b_max_iter=get("b_max_iter"),
+            f_tol=check_number("f_tol", get("f_tol", 1e-3), above=0),
+            b_tol=get("b_tol"),
+        )  # fmt: skip
+        self.eval_factor = check_number("eval_factor", get("eval_factor", 1.0), above=0)
+        self.eval_f_max_iter = check_count("eval_f_max_iter", get("eval_f_max_iter", 0))
+        self.criterion: Criterion = check_criterion(get("criterion", "graph"))
+        self.atol = None if get("atol") is None else check_number("atol", get("atol"), least=0)
+        self.check_every = check_count("check_every", get("check_every", 1), least=1)
+        self.compact = check_flag("compact", get("compact", True))
+        self.on_failure: OnFailure = check_on_failure(get("on_failure", "warn"))
+        self.solver_options = dict(get("solver_options") or {})
+        self.b_solver: GraphSolver | None = None
+        if b_solver is not None:
+            self.b_solver = GraphSolver(_name(b_solver))
+            make_solver(self.b_solver.name)  # refuses TorchDEQ's own as well
+        grad = get("grad", 1)
+        self.grad = [check_count("grad", k, least=1) for k in _as_list(grad)]
+        self.phantom_steps = self.grad[-1]
+        self.phantom_damping = check_number("tau", get("tau", 1.0), above=0, most=1)
+        exact = check_flag("ift", get("ift", "grad" not in options))
+        self.gradient: Gradient = "ift" if exact else "phantom"
+        self.n_states = check_count("n_states", get("n_states", 1), least=1)
+        self.indexing = [check_count("indexing", k, least=1) for k in get("indexing") or []]
+        if len(self.grad) not in (1, len(self._slices(self.f_max_iter))):
+            raise ValueError(
+                f"Expected one entry of 'grad', or one for each of the "
+                f"{len(self._slices(self.f_max_iter))} states (got {self.grad})"
+            )
+
+    @property
+    def solver(self) -> str:
+        """The name of the forward solver."""
+        name: str = self.f_solver.name
+        return name
+
+    @solver.setter
+    def solver(self, name: str) -> None:
+        self.f_solver = get_solver(register(name))
+
+    @property
+    def b_tol(self) -> float:
+        """Relative tolerance of the gradient's system: ``f_tol``, unless another was set."""
+        return self.f_tol if self._b_tol is None else self._b_tol
+
+    @b_tol.setter
+    def b_tol(self, value: float | None) -> None:
+        self._b_tol = None if value is None else check_number("b_tol", value, above=0)
+
+    @property
+    def b_max_iter(self) -> int:
+        """Its step limit: ``f_max_iter``, unless another was set."""
+        return self.f_max_iter if self._b_max_iter is None else self._b_max_iter
+
+    @b_max_iter.setter
+    def b_max_iter(self, value: int | None) -> None:
+        self._b_max_iter = None if value is None else check_count("b_max_iter", value)
+
+    @property
+    def max_steps(self) -> int:
+        """Most steps of a solve, in training or eval mode."""
+        if self.training:
+            return int(self.f_max_iter)
+        return self.eval_f_max_iter or int(self.f_max_iter * self.eval_factor)
+
+    def solve(self, step: Step, z0: Tensor, partition: Partition, **changes: Any) -> Solution:
+        """Solve ``z = step(z)`` for every graph.
+
+        Args:
+            step: The map on states ``[num_nodes, channels]``.
+            z0: The start.
+            partition: The nodes of each graph.
+            changes: Arguments of :meth:`GraphSolver.solve` that differ from the core's.
+        """
+        solver: GraphSolver = self.f_solver
+        settings = {
+            "tol": self.f_tol, "atol": self.atol, "criterion": self.criterion,
+            "max_steps": self.max_steps, "check_every": self.check_every, "compact": self.compact,
+            "options": self.solver_options,
+        }  # fmt: skip
+        return solver.solve(step, z0, partition, **{**settings, **changes})
+
+    def attach(
+        self,
+        step: Step,
+        z: Tensor,
+        partition: Partition,
+        inputs: Sequence[Tensor] = (),
+        gates: Gates | None = None,
+        writer: Callable[[SolverStat], None] | None = None,
+    ) -> Tensor:
+        """Give a solution of ``z = step(z)`` its gradient; see :func:`implicit`."""
+        if self.gradient == "ift":
+            linear = self._linear_solver(writer)
+            return implicit(step, z, partition, inputs, linear, gates or Gates())
+        steps, damping = (1, 1.0) if self.gradient == "one_step" else (
+            self.phantom_steps, self.phantom_damping)  # fmt: skip
+        return unrolled(step, z, steps, damping, inputs, self.gradient)
+
+    def _linear_solver(self, writer: Callable[[SolverStat], None] | None) -> LinearSolver:
+        forward: GraphSolver = self.f_solver
+        solver = self.b_solver or (GraphSolver("auto") if forward.stock else forward)
+        return LinearSolver(
+            solver.name, self.solver_options if solver == forward else {}, self.b_tol,
+            "graph" if self.criterion == "error" else self.criterion, self.b_max_iter,
+            self.check_every, self.compact, self.on_failure,
+            None if writer is None else lambda solution: writer(solver_stat(solution)),
+        )  # fmt: skip
+
+    def forward(
+        self,
+        func: Callable[..., Any],
+        z_init: Tensor | Sequence[Tensor],
+        solver_kwargs: Mapping[str, Any] | None = None,
+        sradius_mode: bool = False,
+        backward_writer: Callable[[SolverStat], None] | None = None,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> tuple[list[Any], SolverStat]:
+        r"""Solve ``z = func(z)`` for each graph of ``batch``.
+
+        Args:
+            func: The map on states ``[num_nodes, channels]``, such as ``cell.prepare(x,
+                edge_index)``; or on several of them, ``func(z_1, z_2)``, that have the same nodes.
+                If it holds a mask of all nodes, as TorchDEQ's dropout does, ``compact=False`` is
+                needed.
+            z_init: The start, or a list of them.
+            solver_kwargs: ``f_max_iter`` for this call, and options of the solver, such as
+                ``{"history": 10}``.
+            sradius_mode: Whether ``info["sradius"]`` is computed, by
+                :func:`gncadeq.analysis.spectral_radius`.
+            backward_writer: Called with the ``info`` of the backward solve.
+            batch: Ascending graph index of every node; ``None`` for a single graph.
+            batch_size: The number of graphs.
+
+        Returns:
+            The states, of which the last is the solution, and ``info``, with a row for every
+            graph. Residuals are those of the solution that is returned.
+        """
+        deq_func, start = deq_decorator(func, z_init, no_stat=False)
+        if not (isinstance(start, Tensor) and start.dim() == 2):
+            raise ValueError(
+                "Expected 'z_init' of shape [num_nodes, channels], or a list of those "
+                f"(got {list(start.shape)})"
+            )
+        step: Step = func if isinstance(z_init, Tensor) else deq_func
+        partition = Partition(batch, start.size(0), batch_size, like=start)
+        options = {**self.solver_options, **(solver_kwargs or {})}
+        limit = check_count("f_max_iter", options.pop("f_max_iter", self.max_steps))
+        slices = self._slices(limit) if self.training else [limit]
+        steps = self.grad if len(self.grad) == len(slices) else self.grad[:1] * len(slices)
+        z, out = start.detach(), []
+        with full_precision(start.device):
+            for number, (count, more) in enumerate(zip(slices, steps, strict=True)):
+                solution = self.solve(
+                    step, z, partition, max_steps=count, options=options,
+                    trace=not self.f_solver.stock,
+                )  # fmt: skip
+                z = solution.state
+                if number == len(slices) - 1:
+                    solution.report(self.on_failure)
+                    out.append(self._attach(step, solution, partition, backward_writer))
+                elif torch.is_grad_enabled():
+                    out.append(unrolled(step, z, more, self.phantom_damping))
+                else:
+                    out.append(z)
+            radius = self._radius(step, z, partition) if sradius_mode else z.new_zeros(1)
+        return [deq_func.vec2list(each) for each in out], solver_stat(solution, sradius=radius)
+
+    def _slices(self, limit: int) -> list[int]:
+        """How many steps lead to each of the states that are returned."""
+        if self.n_states > 1:
+            last = limit - limit // self.n_states * (self.n_states - 1)
+            return [limit // self.n_states] * (self.n_states - 1) + [last]
+        ends = [0, *self.indexing, limit]
+        if any(a >= b for a, b in pairwise(ends)) and self.indexing:
+            raise ValueError(
+                f"Expected 'indexing' to ascend below the step limit {limit} (got {self.indexing})"
+            )
+        return [b - a for a, b in pairwise(ends)]
+
+    def _attach(
+        self,
+        step: Step,
+        solution: Solution,
+        partition: Partition,
+        writer: Callable[[SolverStat], None] | None,
+    ) -> Tensor:
+        """The solution with its gradient, but for graphs that have none to give."""
+        z = solution.state
+        if not torch.is_grad_enabled():
+            return z
+        broken = solution.status == Status.NON_FINITE
+        if not bool(broken.any()):
+            return self.attach(step, z, partition, writer=writer)
+        if isinstance(step, RestrictableStep):
+            nodes, rest = partition.restrict(~broken)
+            kept = self.attach(step.restrict(nodes), z[nodes], rest, writer=writer)
+            return z.index_copy(0, nodes, kept)
+        gone = broken[partition.batch].unsqueeze(1)
+        kept = self.attach(step, z.masked_fill(gone, 0.0), partition, writer=writer)
+        return torch.where(gone, z, kept)
+
+    def _radius(self, step: Step, z: Tensor, partition: Partition) -> Tensor:
+        from gncadeq.analysis.spectrum import spectral_radius  # which knows dynamics
+
+        radius = spectral_radius(step, z.detach(), partition.batch)
+        return F.pad(radius, (0, partition.num_graphs - radius.numel()))
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        return (
+            f"solver={self.solver!r}, tol={self.f_tol:g}, max_steps={self.f_max_iter}, "
+            f"gradient={self.gradient!r}"
+        )
+
+
+def unrolled(
+    step: Step,
+    z: Tensor,
+    steps: int,
+    damping: float,
+    inputs: Sequence[Tensor] = (),
+    name: str = "phantom",
+) -> Tensor:
+    """The value of ``z``, with the gradient of ``steps`` damped steps from there."""
+    y = z
+    for _ in range(steps):
+        y = torch.lerp(y, step(y).to(z.dtype), damping) if damping != 1.0 else step(y)
+    y = first_order(y, inputs, name)
+    return z + (y - y.detach()).to(z.dtype)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _name(solver: str) -> str:
+    """This library's name of a solver that TorchDEQ's users may call by TorchDEQ's."""
+    return "picard" if solver in _PICARD else str(solver).removeprefix(PREFIX)
+
+
+@cache
+def _parser_options() -> frozenset[str]:
+    parser = argparse.ArgumentParser()
+    add_deq_args(parser)
+    return frozenset(vars(parser.parse_args([])))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what this core doesn't know, and what it doesn't honour."""
+    names = _parser_options()
+    if not names <= options.keys():
+        known = names | {"no_stat", *OWN_OPTIONS}
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f". Did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"Unknown option {name!r} of core='graph'{hint}")
+    for name in ("f_stop_mode", "b_stop_mode"):
+        check_stop_mode(name, options.get(name, "rel"))
+    remedies = {
+        "hook_ift": "Use ift=True, whose memory doesn't grow with the number of steps either",
+        "no_stat": "The residual of every graph is what its solve ends by",
+        "sup_loc": "Use n_states or indexing for states on the way",
+    }
+    for name, remedy in remedies.items():
+        if options.get(name):
+            raise ValueError(
+                f"Expected no {name!r} with core='graph' (got {options[name]!r}). {remedy}"
+            )
+    if (options.get("sup_gap") or 0) > 0:
+        raise ValueError(
+            f"Expected no 'sup_gap' with core='graph' (got {options['sup_gap']}). "
+            f"{remedies['sup_loc']}"
+        )
+
+
+register_deq("graph", GraphCore)
+
+__all__ = ["OWN_OPTIONS", "GraphCore"]
