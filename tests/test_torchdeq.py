@@ -116,6 +116,22 @@ def test_several_states_are_solved_as_one():
     assert float(grad) == pytest.approx(0.5 / (1 - 0.25) ** 2)
 
 
+def test_empty_batches_autocast_and_maps_without_gradients():
+    def step(z):
+        return z @ torch.tensor([[0.5]]) + 1
+
+    deq = core(f_tol=1e-5)
+    [z], info = deq(step, torch.zeros(0, 1), batch=torch.zeros(0, dtype=torch.long), batch_size=2)
+    assert z.shape == (0, 1)
+    assert info["nstep"].tolist() == [0, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        [z], _ = deq(step, torch.zeros(5, 1))
+    torch.testing.assert_close(z, torch.full((5, 1), 2.0), rtol=1e-4, atol=0.0)
+    assert not deq(step, torch.zeros(5, 1, requires_grad=True))[0][0].requires_grad
+    with pytest.raises(ValueError, match="certificate"):
+        core(criterion="error")(step, torch.zeros(5, 1))
+
+
 def test_gradients_of_gradients_are_refused():
     w = torch.tensor(0.5, requires_grad=True)
     [z], _ = core(f_tol=1e-6)(lambda z: w * z + 1, torch.zeros(5, 1), batch=BATCH)
