@@ -29,6 +29,10 @@ def run(m, solver="auto", **options):
 def assert_honest(m, solution, calls):
     """The residual is that of the state, and nothing is called converged that isn't."""
     z = solution.state.squeeze(1)
+    if solution.status.item() == Status.NON_FINITE:  # no state is made up where there is none
+        assert bool(z.isnan().all())
+        assert bool(solution.residual.isinf().all())
+        return
     fz = m.f(z)
     # Squares of what has diverged would overflow.
     scale = max(1.0, float(z.abs().max()), float(fz.abs().max()))
@@ -53,7 +57,6 @@ def test_the_default_solves_every_map(m):
 def test_no_solver_calls_a_map_solved_that_is_not(m, solver):
     solution, calls = run(m, solver)
     assert_honest(m, solution, calls)
-    assert bool(solution.state.isfinite().all())
 
 
 @pytest.mark.parametrize("m", [m for m in MAPS if m.solution], ids=lambda m: m.name)

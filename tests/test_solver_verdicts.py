@@ -431,3 +431,25 @@ def test_torchdeqs_solvers_end_with_a_status(name, monkeypatch):
     torch.testing.assert_close(stalled.state, step(z0))
     with pytest.warns(UserWarning, match=r"STALLED.*try another solver"):
         stalled.report("warn")
+
+
+@pytest.mark.parametrize("solver", ["auto", "anderson", "broyden", "flow", "newton", "picard"])
+def test_what_runs_away_has_not_converged(solver):
+    """z + 1 has no fixed point: its relative residual falls only because the state grows."""
+    for step in (
+        lambda z: z + 1,
+        lambda z: z + torch.log1p(z.abs()) + 0.1,
+        lambda z: 1.01 * z + 1e-3,  # whose fixed point is at -0.1, and repels
+    ):
+        z0 = torch.zeros(3, 1, dtype=torch.double)
+        for steps in (60, 3000):
+            solution = solve(step, z0, ONE, solver=solver, max_steps=steps)
+            if status(solution) == ["CONVERGED"]:
+                torch.testing.assert_close(step(solution.state), solution.state, rtol=1e-3, atol=0)
+                # It found the one at -0.1, or is so large that the step is lost in rounding.
+                lost = float(solution.residual) < 1e-15
+                assert lost or float(solution.state.abs().max()) < 1.0
+    # A rule that latches: small steps first, large ones later, and then it is at rest.
+    latch = solve(lambda z: torch.tanh(2 * z + 1e-6), torch.zeros(3, 1), ONE, solver=solver,
+                  max_steps=500)  # fmt: skip
+    assert status(latch) == ["CONVERGED"]

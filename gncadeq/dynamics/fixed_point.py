@@ -23,6 +23,7 @@ from gncadeq.typing import RestrictableStep, Step
 
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
 _GROWN = 1e6  # a state that has grown so much, without progress, is called diverged
+_RUN = 2.0  # times as large as at the start; times smaller than the largest step
 _NO_PROGRESS = 30  # steps, and at least as many as a graph has nodes: signals take a step a hop
 _TRIES = 12  # evaluations in a row that aren't finite, before a graph is given up
 
@@ -157,6 +158,7 @@ class _Loop:
         self.left, self.wasted = b, 0.0  # graphs without an end; steps spent on the others
         self.best, self.best_rel, self.best_abs = z0, self.residual, self.residual_abs
         self.first_size = partition.norm(z0)
+        self.peak = torch.zeros_like(self.first_size)  # the largest step seen
         self.progress = torch.zeros_like(self.steps)  # the step of the last
         self.goal = self.residual
         self.lost = torch.zeros_like(self.steps)  # evaluations in a row that aren't finite
@@ -185,7 +187,11 @@ class _Loop:
             row = self.residual.new_full((self.residual.numel(),), float("nan"))
             row[self.graphs[self.open]] = rel[self.open]
             self.history.append(row)
-        converged = rel <= self.tol
+        self.peak = torch.maximum(self.peak, torch.where(finite, diff, 0.0))
+        # A state that has grown while its steps became no smaller runs away: its relative residual
+        # is small because the state is large (z + 1 has no fixed point).
+        runs_away = (size > _RUN * self.first_size) & (diff > self.peak / _RUN)
+        converged = (rel <= self.tol) & ~runs_away
         given_up = ~finite & (self.lost >= (_TRIES if k else 0))
         ended = self.open & (converged | given_up | last)
         if bool(ended.any()):
@@ -245,7 +251,8 @@ class _Loop:
         self.f.step = self.f.step.restrict(keep)
         self.nodes = keep if self.nodes is None else self.nodes[keep]
         self.z, self.best = self.z[keep], self.best[keep]
-        for name in ("best_rel", "best_abs", "first_size", "progress", "goal", "lost", "graphs"):
+        kept = ("best_rel", "best_abs", "first_size", "peak", "progress", "goal", "lost", "graphs")
+        for name in kept:
             setattr(self, name, getattr(self, name)[self.open])
         self.scale = None if self.scale is None else self.scale[self.open]
         self.open = self.open[self.open]

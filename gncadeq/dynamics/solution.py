@@ -29,7 +29,9 @@ class Status(IntEnum):
 
     CONVERGED = 0
     """The relative residual of the returned state is at most ``tol``, or the state is at rest at
-    zero: ``f(z) - z`` is at most ``atol``, by default ``tol`` times the start's rounding error."""
+    zero: ``f(z) - z`` is at most ``atol``, by default ``tol`` times the start's rounding error. A
+    state that has grown while its steps became no smaller has not converged, however small its
+    relative residual."""
     MAX_STEPS = 1
     """The step limit came first; the returned state is the best one seen."""
     DIVERGED = 2
