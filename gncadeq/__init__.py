@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # torch_geometric scripts a function when it is loaded, of which torch warns, once a process.
 warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*", category=FutureWarning)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BinaryCell",

@@ -162,24 +162,6 @@ def test_an_explainer_masks_the_held_weights():
     torch.testing.assert_close(step.image(start), cell.conv(start, data.edge_index))
 
 
-def test_less_is_kept_for_the_gradient():
-    data = graph(Works(lambda: None), 200)
-
-    def kept(attention: str) -> int:
-        deq = GraphDEQ(cell_of("gat", attention=attention), on_failure="ignore")
-        sizes: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            deq(data.x, data.edge_index)
-        return sum(sizes.values())
-
-    assert kept("injection") < kept("state")
-
-
 def test_what_is_held_and_what_is_not():
     class Mine(pyg.GATConv):
         """A subclass may do anything."""
