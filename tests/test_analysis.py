@@ -562,7 +562,7 @@ def test_the_page_says_what_cannot_be_measured(tmp_path):
     with torch.no_grad():
         model.dynamics.cell.weight_z.mul_(math.nan)
     text = write_report(model, dataset, tmp_path / "p.html", graphs=2, progress=False).read_text()
-    assert "Not measured: Expected a finite step&#x27;s result" in text
+    assert "Not measured: Expected a finite state (got NaN or infinity)" in text
     assert "diverged (2)" in text
     with pytest.raises(ValueError, match="'graphs' to be a whole number of at least 1"):
         write_report(model, dataset, tmp_path / "p.html", graphs=0)

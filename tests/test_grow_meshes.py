@@ -173,7 +173,7 @@ def test_wrong_options_are_named():
         ("icosphere:2,3", "with its size, a whole number, 'icosphere:3'"),
         ("icosphere:x", r"'icosphere:3' \(got 'icosphere:x'\)"),
         ("torus:big", "2 whole numbers"),
-        ("icosphere:12", "from 0 to 11"),
+        ("icosphere:12", "of at most 11"),
     ):
         with pytest.raises(ValueError, match=message):
             read_surface(on)

@@ -68,6 +68,7 @@ def test_a_parameter_changed_before_the_backward_pass_does_no_silent_harm(pixels
 
 
 def test_a_nan_batch_mate_and_a_prepared_graph_with_context():
+    torch.manual_seed(5)  # nothing is proven of this rule: graphs on which it comes to rest
     batch = Batch.from_data_list([ImageToGraph()(torch.rand(1, 4, 4)) for _ in range(3)])
     hood = prepared(batch)
     torch.manual_seed(0)
@@ -80,7 +81,9 @@ def test_a_nan_batch_mate_and_a_prepared_graph_with_context():
         if broken:
             x[16] = float("nan")
         deq.zero_grad()
-        deq(x, hood, None, batch.batch)[:16].sum().backward()
+        z, solution = deq(x, hood, None, batch.batch, return_solution=True)
+        assert solution.converged.tolist() == [True, not broken, True]
+        z[:16].sum().backward()
         found.append(deq.cell.inject.weight.grad.clone())
     torch.testing.assert_close(*found)
 

@@ -268,10 +268,10 @@ def test_batches_of_meshes(options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernels": "sobel"}, "'kernels' of"),
-        ({"weights": "cotan"}, "'weights' of"),
-        ({"scale": -1.0}, "positive 'scale'"),
-        ({"scale": math.nan}, "positive 'scale'"),
+        ({"kernels": "sobel"}, "'kernels' to be"),
+        ({"weights": "cotan"}, "'weights' to be"),
+        ({"scale": -1.0}, "'scale' to be a finite number above 0"),
+        ({"scale": math.nan}, "'scale' to be a finite number above 0"),
         ({"scale": 1.0, "weights": "uniform"}, "no 'weights' beside"),
         ({"up": (0.0, 0.0, 0.0)}, "axis 'up'"),
     ],
