@@ -50,22 +50,20 @@ class GraphCore(DEQBase):  # type: ignore[misc]
     work as with TorchDEQ's cores, but norms, mixing weights and ends are those of a graph
     instead of a row, and the gradient of :class:`gncadeq.GraphDEQ` is there in eval mode, too.
 
-    ====================================  ==========================================================
-    TorchDEQ's option                     here
-    ====================================  ==========================================================
-    ``f_solver``, ``b_solver``            ``"auto"`` unless given; a solver of this library (``"fix\
-ed_point_iter"`` is ``"picard"``), ``"torchdeq:NAME"``; the backward one is the forward one
-    ``f_tol``, ``b_tol``                  relative; ``f_tol`` is 1e-3, ``b_tol`` is ``f_tol``
-    ``f_max_iter``, ``b_max_iter``        solver steps; 40, and ``f_max_iter``
-    ``eval_factor``, ``eval_f_max_iter``  as in TorchDEQ
-    ``ift``                               true unless ``grad`` is given
-    ``grad``, ``tau``                     the phantom gradient, and that of states on the way
-    ``n_states``, ``indexing``            states on the way, in training mode: the solver rests
-                                          there and goes on from its best state
-    ``f_stop_mode``, ``b_stop_mode``      ``"rel"`` alone
-    ``hook_ift``, ``no_stat``             refused
-    ``sup_gap``, ``sup_loc``              refused
-    ====================================  ==========================================================
+    TorchDEQ's options mean here:
+
+    - ``f_solver``, ``b_solver``: ``"auto"`` unless given, or a solver of this library
+      (``"fixed_point_iter"`` is ``"picard"``), or ``"torchdeq:NAME"``. The backward one is the
+      forward one unless given.
+    - ``f_tol``, ``b_tol``: relative; ``f_tol`` is 1e-3, and ``b_tol`` is ``f_tol``.
+    - ``f_max_iter``, ``b_max_iter``: solver steps; 40, and ``f_max_iter``.
+    - ``eval_factor``, ``eval_f_max_iter``: as in TorchDEQ.
+    - ``ift``: true unless ``grad`` is given.
+    - ``grad``, ``tau``: the phantom gradient, and that of states on the way.
+    - ``n_states``, ``indexing``: states on the way, in training mode. The solver rests there and
+      goes on from its best state.
+    - ``f_stop_mode``, ``b_stop_mode``: ``"rel"`` alone.
+    - ``hook_ift``, ``no_stat``, ``sup_gap``, ``sup_loc``: refused.
 
     Further options are those of :class:`gncadeq.GraphDEQ`: ``criterion``, ``atol``,
     ``check_every``, ``compact``, ``on_failure`` and ``solver_options``. Unknown options are
