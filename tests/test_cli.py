@@ -180,6 +180,7 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
         (("predict", run / "run", blank, "--as-is"), "Lower the threshold"),
         (("predict", run / "run", tmp_path), "is a folder"),
         (("evaluate", "digits", "--fire-rate", "0.5"), "Use --as nca"),
+        (("evaluate", "mnist", "--tol", "nan", "--data-root", tmp_path), "'tol' to be a finite"),
         (("render", tmp_path, tmp_path / "a.gif"), "trajectory.safetensors"),
         (("grow", "spotz", "--on", "torus", "--out", tmp_path / "g"), "Did you mean 'spots'"),
         (("train", "digits", "--out", run / "run"), "--resume"),

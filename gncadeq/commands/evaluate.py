@@ -64,18 +64,21 @@ def evaluate(
                     f"Expected no '--{option}' of an equilibrium (got {value}). Use --as nca"
                 )
     model, folder = load_run(run)
-    test_set = load_test_set(model, folder, data_root, dataset)
-    index = torch.arange(len(test_set))[:limit]
     cell = model.dynamics.cell
-    model.dynamics = GraphDEQ(
+    # Both check their options, before any data is read or downloaded.
+    equilibrium = GraphDEQ(
         cell, solver, tol=tol, max_steps=max_steps, on_failure="ignore",
         start=start if start and as_ == "deq" else "zeros",
     )  # fmt: skip
+    automaton = GraphNCA(cell, steps, fire_rate, step_size, start or "normal", tol=tol)
+    test_set = load_test_set(model, folder, data_root, dataset)
+    index = torch.arange(len(test_set))[:limit]
     options: dict[str, Any] = {"index": index, "seed": seed, "progress": progress()}
+    model.dynamics = equilibrium
     reference = measure(model, test_set, title="equilibrium", **options)
     columns, failed = {"equilibrium": reference.summary()}, [unanswered(reference)]
     if as_ == "nca":
-        model.dynamics = GraphNCA(cell, steps, fire_rate, step_size, start or "normal", tol=tol)
+        model.dynamics = automaton
         result = measure(model, test_set, title="automaton", **options)
         columns["automaton"] = {**result.summary(), "agreement": result.agreement(reference)}
         failed.append(unanswered(result, "a finite state after all steps"))
