@@ -144,3 +144,27 @@ def test_a_compiled_step_serves_graphs_of_all_sizes(living, grad):
         frames.append(counter.frame_count)
     assert 1 <= frames[1] <= 4
     assert frames[1:] == [frames[1]] * 3
+
+
+def test_edges_between_two_sets_of_nodes() -> None:
+    torch.manual_seed(0)
+    targets, sources, relations = 4, 7, 3
+    edge_index = torch.stack([torch.randint(sources, (15,)), torch.randint(targets, (15,))])
+    relation = torch.randint(relations, (15,))
+    weight = torch.randn(relations, 2, 5, dtype=torch.double, requires_grad=True)
+    z = torch.randn(sources, 2, dtype=torch.double, requires_grad=True)
+    hood = Neighborhood(edge_index, relation, targets, relations, num_sources=sources)
+    expected = torch.zeros(targets, 5, dtype=torch.double)
+    for (j, i), r in zip(edge_index.T.tolist(), relation.tolist(), strict=True):
+        expected[i] = expected[i] + z[j] @ weight[r]
+    assert torch.allclose(hood.stencil(weight)(z), expected)
+    with torch.no_grad():
+        assert torch.allclose(hood.stencil(weight)(z), expected)
+        back = hood.stencil(weight).transposed()(expected)
+    assert torch.allclose(back, torch.autograd.grad(expected.square().sum() / 2, z)[0])
+    assert torch.autograd.gradcheck(lambda z, w: hood.stencil(w)(z), (z, weight))
+    wide = torch.randn(relations, 5, 2, dtype=torch.double, requires_grad=True)
+    z = torch.randn(sources, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z, w: hood.stencil(w)(z), (z, wide))
+    with pytest.raises(ValueError, match="num_sources=6"):
+        Neighborhood(edge_index.clamp(min=6), relation, targets, relations, num_sources=6)

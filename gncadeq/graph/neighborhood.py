@@ -48,6 +48,8 @@ class Neighborhood:
         num_relations: Number of relations :math:`R`.
         kind: ``"auto"`` picks ``"grid"`` where the graph is one, else ``"csr"``; naming a form
             forces it.
+        num_sources: Number of sources, where those are other nodes than the targets: the edges
+            from one level of a pyramid to the next.
 
     Raises:
         ValueError: If an index or a relation is out of range, or ``kind="grid"`` is asked of a
@@ -72,15 +74,21 @@ class Neighborhood:
         num_nodes: int,
         num_relations: int,
         kind: Literal["auto", "grid", "csr"] = "auto",
+        num_sources: int | None = None,
     ) -> None:
         check_choice("kind", kind, ("auto", "grid", "csr"))
-        check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        if num_sources is None:
+            check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        else:
+            check_range("edge_index[0]", edge_index[0], num_sources, "num_sources")
+            check_range("edge_index[1]", edge_index[1], num_nodes, "num_nodes")
         check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations
         self.incoming = RelationEdges(
-            edge_index[1], edge_index[0], relation, num_nodes, num_relations
+            edge_index[1], edge_index[0], relation, num_nodes, num_relations, num_sources
         )
-        self.grid = None if kind == "csr" else _detect_grid(self.incoming)
+        square = num_sources is None and kind != "csr"
+        self.grid = _detect_grid(self.incoming) if square else None
         if kind == "grid" and self.grid is None:
             raise ValueError(
                 "Expected a batch of equal full pixel grids for kind='grid' (got another graph). "
@@ -99,7 +107,7 @@ class Neighborhood:
     def reversed(self) -> Neighborhood:
         """Every edge turned round, with the relation that it had; never in ``"grid"`` form."""
         new = object.__new__(Neighborhood)
-        new.num_nodes, new.num_relations = self.num_nodes, self.num_relations
+        new.num_nodes, new.num_relations = self.incoming.num_senders, self.num_relations
         new.incoming = self.incoming.reversed
         new.grid = None
         return new
@@ -162,7 +170,7 @@ class Stencil:
         if torch.compiler.is_compiling():  # in operations that the compiler knows
             packed = self.weight.to(dtype).transpose(0, 1).reshape(self.in_channels, -1)
             messages = (z @ packed).view(-1, self.out_channels)[n.incoming.slot]
-            return messages.new_zeros(z.size(0), self.out_channels).index_add(
+            return messages.new_zeros(n.num_nodes, self.out_channels).index_add(
                 0, n.incoming.receiver, messages
             )
         if recorded():

@@ -24,16 +24,34 @@ _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 
 class RelationEdges:
-    """Edges sorted by (receiver, relation), as the two index lists that sparse sums need."""
+    """Edges sorted by (receiver, relation), as the two index lists that sparse sums need.
 
-    def __init__(self, receiver: Tensor, sender: Tensor, relation: Tensor, n: int, r: int) -> None:
+    Args:
+        receiver: ``[num_edges]``.
+        sender: ``[num_edges]``.
+        relation: ``[num_edges]``.
+        n: Number of receivers.
+        r: Number of relations.
+        m: Number of senders, where they are other nodes than the receivers.
+    """
+
+    def __init__(
+        self,
+        receiver: Tensor,
+        sender: Tensor,
+        relation: Tensor,
+        n: int,
+        r: int,
+        m: int | None = None,
+    ) -> None:
         key = receiver.long() * r + relation
         if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
             order = _order(key, n * r)
             key, receiver = key[order], receiver[order]
             sender, relation = sender[order], relation[order]
         self.num_nodes, self.num_relations = n, r
-        self.rows = SparseRows(key, sender, n * r, n)
+        self.num_senders = n if m is None else m
+        self.rows = SparseRows(key, sender, n * r, self.num_senders)
         dtype = self.rows.col.dtype
         self.receiver, self.relation = receiver.to(dtype), relation.to(dtype)
         self.node_ptr = self.rows.ptr[::r].contiguous()
@@ -57,8 +75,9 @@ class RelationEdges:
         known = known() if isinstance(known, weakref.ref) else known
         if known is None:
             known = RelationEdges(
-                self.sender, self.receiver, self.relation, self.num_nodes, self.num_relations
-            )
+                self.sender, self.receiver, self.relation, self.num_senders, self.num_relations,
+                self.num_nodes,
+            )  # fmt: skip
             known._reversed = weakref.ref(self)  # two references would be a cycle
             self._reversed = known
         return known
@@ -69,7 +88,7 @@ class RelationEdges:
 
     @property
     def slot(self) -> Tensor:
-        """``[num_edges]``, which of the ``num_nodes * num_relations`` messages an edge carries."""
+        """``[num_edges]``, which of the messages of all senders an edge carries."""
         if self._slot is None:
             self._slot = self.sender * self.num_relations + self.relation
         return self._slot
@@ -119,7 +138,7 @@ def convolve(z: Tensor, weight: Tensor, edges: RelationEdges) -> Tensor:
     z = z.contiguous()
     if c_in < c_out or z.size(0) * r * c_out > _MOST_MESSAGES:  # gather, where that is narrower
         packed = weight.reshape(r * c_in, c_out)
-        out = z.new_empty(z.size(0), c_out)
+        out = z.new_empty(edges.num_nodes, c_out)
         for rows, gathered in edges.gather(z):
             torch.mm(gathered, packed, out=out[rows])
         return out
