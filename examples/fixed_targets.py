@@ -20,13 +20,14 @@ import tempfile
 from pathlib import Path
 
 import torch
+from elastic import ElasticCell
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import Distance
 from torch_geometric.utils import to_dense_adj
 
-from gncadeq import ElasticCell, GraphNCA, SamplePool, load_mesh
+from gncadeq import GraphNCA, SamplePool, load_mesh
 from gncadeq.analysis import saved_bytes
 from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import distance_loss, normalize_gradients

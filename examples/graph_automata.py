@@ -24,14 +24,14 @@ import networkx as nx
 import numpy as np
 import torch
 import torch_geometric.transforms as T
+from binary_rules import BinaryCell, ThresholdCell
 from scipy.ndimage import convolve
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import from_networkx, scatter
 from voronoi import draw_voronoi
 
-from gncadeq import Cell, GraphNCA, GrowingCell
-from gncadeq.cells import BinaryCell, ThresholdCell, TotalisticCell
+from gncadeq import Cell, GraphNCA, GrowingCell, TotalisticCell
 from gncadeq.datasets import primitives
 from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import check_gradients

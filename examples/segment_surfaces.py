@@ -5,7 +5,7 @@
     python examples/segment_surfaces.py --smoke             # seconds
 
 Figures have a body and bent limbs; arms end in a ball, legs do not, and between body and end both
-are the same tubes (gncadeq.datasets.bodies). A vertex knows the two principal curvatures of the
+are the same tubes (``labelled_figures.py``). A vertex knows the two principal curvatures of the
 surface around it, which no rotation and no scaling changes. One contraction on the surface
 (:class:`gncadeq.IGNNCell`, its neighbours weighed by a Gaussian of a fixed share of the surface's
 size) carries what the limb's end looks like along the limb, to equilibrium.
@@ -29,6 +29,8 @@ from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
+from curvature import PrincipalCurvatures
+from labelled_figures import PARTS, figure
 from PIL import Image
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
@@ -39,12 +41,11 @@ from torch_geometric.utils import scatter
 
 from gncadeq import IGNNCell
 from gncadeq.datasets import load_mesh
-from gncadeq.datasets.bodies import PARTS, figure
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
 from gncadeq.models import NodeClassifier
 from gncadeq.training.losses import check_gradients
-from gncadeq.transforms import MeshToGraph, PrincipalCurvatures
+from gncadeq.transforms import MeshToGraph
 from gncadeq.transforms.surface_operators import mesh_edges, vertex_areas
 from gncadeq.viz import ColorScale, render_surface
 from gncadeq.viz.images import png

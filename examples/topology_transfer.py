@@ -23,6 +23,7 @@ from pathlib import Path
 
 import networkx as nx
 import torch
+from small_worlds import RewireEdges
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -34,7 +35,7 @@ from gncadeq.growth import Trial, color_error
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import grow, load_grown
 from gncadeq.training.targets import anchor, seed_state
-from gncadeq.transforms import GraphLaplacian, ImageToGraph, RewireEdges
+from gncadeq.transforms import GraphLaplacian, ImageToGraph
 from gncadeq.transforms.surface_operators import mesh_edges
 
 RINGS = (  # outer radius as a share of the whole, and colour

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gncadeq.cells import (
-        BinaryCell,
         Cell,
         ConvCell,
-        ElasticCell,
         EquivariantCell,
         GrowingCell,
         HeteroConvCell,
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
         PropagationCell,
         RelationCell,
         StencilConv,
-        ThresholdCell,
         TotalisticCell,
         TypedCell,
         WrappedConvCell,
@@ -48,12 +45,10 @@ warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*", category=Fu
 __version__ = "0.2.0"
 
 __all__ = [
-    "BinaryCell",
     "Cell",
     "ConvCell",
     "ConvergenceError",
     "ConvergenceWarning",
-    "ElasticCell",
     "EquivariantCell",
     "GraphDEQ",
     "GraphNCA",
@@ -71,7 +66,6 @@ __all__ = [
     "Solution",
     "Status",
     "StencilConv",
-    "ThresholdCell",
     "TotalisticCell",
     "TypedCell",
     "WrappedConvCell",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from gncadeq.transforms import ImageToGraph
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.append(str(REPOSITORY / "examples"))  # what serves one example lies beside it
 
 
 @pytest.fixture(autouse=True)

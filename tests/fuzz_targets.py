@@ -19,7 +19,7 @@ from torch_geometric.data import Data
 import gncadeq
 from gncadeq import analysis, cells, datasets, dynamics, transforms, viz
 from gncadeq.cells import prepare_neighborhood
-from gncadeq.datasets import bodies, primitives, texture_formulas
+from gncadeq.datasets import primitives, texture_formulas
 from gncadeq.export import StepProgram
 from gncadeq.files.checkpoints import read_checkpoint, write_checkpoint
 from gncadeq.files.weights import load_pretrained, save_pretrained
@@ -157,7 +157,7 @@ def calls() -> Calls:
     torch.manual_seed(0)
     x, edges = torch.rand(4, 2), torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
     kind = torch.tensor([5, 3, 5, 3, 5, 3])
-    wide, growing = torch.rand(6, 2), gncadeq.GrowingCell(4, 3, 4)
+    growing = gncadeq.GrowingCell(4, 3, 4)
     image, mesh = torch.rand(1, 4, 5), primitives.icosphere(1)
     cloud = Data(pos=torch.rand(9, 3))
     line = Data(x=x, edge_index=edges)
@@ -173,8 +173,6 @@ def calls() -> Calls:
         "ConvCell": (gncadeq.ConvCell, {
             "in_channels": 2, "channels": 2, "update": "direct", "injection": "superposed",
             "contraction": 0.5, "scale_spread": 3.0, "kernel_size": 3}),
-        "ElasticCell": (gncadeq.ElasticCell, {
-            "dim": 3, "lift": 2, "features": 4, "hidden_channels": 4, "in_channels": 0}),
         "EquivariantCell": (gncadeq.EquivariantCell, {
             "dim": 3, "features": 4, "hidden_channels": 4, "in_channels": 0}),
         "GraphNCA": (lambda **o: gncadeq.GraphNCA(cell, **o), {
@@ -236,8 +234,6 @@ def calls() -> Calls:
         "SamplePool.sample": (gncadeq.SamplePool(picture, torch.rand(16, 4), 3).sample, {"n": 2}),
         "StencilConv": (gncadeq.StencilConv, {
             "in_channels": 1, "out_channels": 2, "kernel_size": 3, "bias": True}),
-        "ThresholdCell": (gncadeq.ThresholdCell, {
-            "threshold": 0.5, "update": "flip", "channels": 1}),
         "TotalisticCell": (gncadeq.TotalisticCell, {
             "birth": (3,), "survive": (2, 3), "channels": 1}),
         "MeanReadout": (MeanReadout, {
@@ -265,8 +261,6 @@ def calls() -> Calls:
         "PointsToGraph radius": (transforms.PointsToGraph, {"radius": 0.5}),
         "PointsToGraph call": (lambda **o: transforms.PointsToGraph(3)(Data(**o)), {
             "pos": cloud.pos}),
-        "PrincipalCurvatures": (transforms.PrincipalCurvatures, {"scale": 0.5}),
-        "RewireEdges": (transforms.RewireEdges, {"p": 0.5, "seed": 0}),
         "halo": (transforms.halo, {"data": line, "nodes": torch.tensor([0]), "hops": 1}),
         "partition": (transforms.partition, {
             "edge_index": edges, "num_nodes": 4, "num_parts": 2}),
@@ -278,7 +272,6 @@ def calls() -> Calls:
         "ball": (damage.ball, {"pos": cloud.pos, "radius": 0.2}),
         "cut": (damage.cut, {"pos": cloud.pos, "share": 0.2}),
         "maze": (datasets.maze, {"size": 5}),
-        "figure": (bodies.figure, {"seed": 0, "spacing": 0.15, "unevenness": 0.1}),
         "texture": (texture_formulas.texture, {"name": "checkers", "size": 16, "seed": 0}),
         "icosphere": (primitives.icosphere, {"subdivisions": 1}),
         "cylinder": (primitives.cylinder, {
@@ -325,8 +318,6 @@ def calls() -> Calls:
         "IGNNCell.prepare": (gncadeq.IGNNCell(2, 2).prepare, {"x": x, "edge_index": edges}),
         "WrappedConvCell.prepare": (gncadeq.WrappedConvCell(conv, 2).prepare, {
             "x": x, "edge_index": edges}),
-        "ElasticCell.prepare": (gncadeq.ElasticCell(in_channels=2).prepare, {
-            "x": x, "edge_index": edges, "edge_attr": wide[:, :1] + 0.1}),
     }  # fmt: skip
 
 

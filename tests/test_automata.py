@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch_geometric.transforms as T
+from binary_rules import BinaryCell, ThresholdCell
 from scipy.ndimage import convolve
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn import HypergraphConv
@@ -17,9 +18,7 @@ from torch_geometric.utils import from_networkx
 from gncadeq import GraphDEQ, GraphNCA
 from gncadeq.analysis import classify_attractor
 from gncadeq.cells import (
-    BinaryCell,
     RelationCell,
-    ThresholdCell,
     TotalisticCell,
     WrappedConvCell,
 )

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from curvature import PrincipalCurvatures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,7 +22,6 @@ from gncadeq.transforms import (
     GraphLaplacian,
     MeshToGraph,
     PointsToGraph,
-    PrincipalCurvatures,
 )
 
 ONE_RING = [

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from curvature import PrincipalCurvatures
+from labelled_figures import figure
 from torch_geometric.data import Data
 
 from gncadeq.datasets import primitives
-from gncadeq.datasets.bodies import figure
-from gncadeq.transforms import PrincipalCurvatures
 
 
 def turned(seed: int) -> torch.Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from elastic import ElasticCell
 from torch_geometric.data import Data
 
-from gncadeq import ElasticCell, GraphNCA
+from gncadeq import GraphNCA
 from gncadeq.testing import assert_local, assert_permutation_equivariant
 from gncadeq.training.losses import distance_loss
 

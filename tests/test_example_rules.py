@@ -1,16 +1,20 @@
-"""What two examples claim: shipped rules that mend, and a rule learned from its hardest states."""
+"""What two examples claim: shipped rules that mend, and a rule learned from its hardest states;
+and the doctests of modules beside the examples."""
 
 from __future__ import annotations
 
 import argparse
+import doctest
+import importlib
 
 import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from elastic import ElasticCell
 from safetensors.torch import load_file
 
-from gncadeq import ElasticCell, GraphNCA
+from gncadeq import GraphNCA
 from gncadeq.training.losses import distance_loss
 
 
@@ -98,3 +102,14 @@ def test_voronoi_refuses(monkeypatch):
         voronoi_polygons(torch.tensor([[0.5, 0.5], [1.5, 0.5]]))
     with pytest.raises(ValueError, match="all different"):
         voronoi_polygons(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+
+
+BESIDE = ("binary_rules", "curvature", "elastic", "isosurface", "labelled_figures", "small_worlds")
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_the_doctests_of_modules_beside_examples(name):
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    found = doctest.testmod(importlib.import_module(name), optionflags=options)
+    assert found.attempted
+    assert not found.failed

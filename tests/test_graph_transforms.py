@@ -3,11 +3,12 @@
 import networkx as nx
 import pytest
 import torch
+from small_worlds import RewireEdges
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import is_undirected, to_dense_adj
 
 from gncadeq.graph.perception import Perception
-from gncadeq.transforms import GraphLaplacian, ImageToGraph, RewireEdges
+from gncadeq.transforms import GraphLaplacian, ImageToGraph
 
 
 def grid(side: int, neighborhood: str = "von_neumann") -> Data:

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from isosurface import isosurface
+from labelled_figures import figure
 
 from gncadeq.datasets import mesh_report
-from gncadeq.datasets.bodies import figure
-from gncadeq.datasets.isosurface import isosurface
 from gncadeq.transforms.surface_operators import vertex_areas, vertex_normals
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from elastic import ElasticCell
 from torch import nn
 from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, GINConv, ResGatedGraphConv, SAGEConv
 
 from gncadeq import (
     ConvCell,
-    ElasticCell,
     GraphDEQ,
     GrowingCell,
     IGNNCell,

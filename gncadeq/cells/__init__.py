@@ -1,9 +1,7 @@
 """Cells: one local rule a file."""
 
 from gncadeq.cell import Cell
-from gncadeq.cells.binary import BinaryCell
 from gncadeq.cells.conv import ConvCell
-from gncadeq.cells.elastic import ElasticCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
@@ -27,17 +25,14 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
-from gncadeq.cells.threshold import ThresholdCell
 from gncadeq.cells.totalistic import TotalisticCell
 from gncadeq.cells.typed import TypedCell
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.graph.perception import Perception
 
 __all__ = [
-    "BinaryCell",
     "Cell",
     "ConvCell",
-    "ElasticCell",
     "EquivariantCell",
     "GrowingCell",
     "HeteroConvCell",
@@ -52,7 +47,6 @@ __all__ = [
     "RelationCell",
     "ScaledConvCell",
     "StencilConv",
-    "ThresholdCell",
     "TotalisticCell",
     "TypedCell",
     "WeightedAdjacency",

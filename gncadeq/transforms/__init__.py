@@ -1,7 +1,6 @@
 """Transforms: from images, meshes and points to graphs, their kernels, and graphs in parts."""
 
 from gncadeq.transforms.coarsen import Coarsen
-from gncadeq.transforms.curvature import PrincipalCurvatures
 from gncadeq.transforms.digits import FindDigits, FoundDigit, stroke_width
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
@@ -10,7 +9,6 @@ from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.neighbors import NeighborKernels
 from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
-from gncadeq.transforms.rewire import RewireEdges
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 
 __all__ = [
@@ -24,8 +22,6 @@ __all__ = [
     "NeighborKernels",
     "PixelKernels",
     "PointsToGraph",
-    "PrincipalCurvatures",
-    "RewireEdges",
     "graph_to_image",
     "halo",
     "partition",

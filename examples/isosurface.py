@@ -132,6 +132,3 @@ def _project(field: Field, pos: Array, step: float) -> Array:
         square = np.maximum((gradient**2).sum(1, keepdims=True), 1e-12)
         pos = pos - field(pos)[:, None] * gradient / square
     return pos
-
-
-__all__ = ["Field", "isosurface"]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from isosurface import isosurface
 from numpy.typing import NDArray
 from torch_geometric.data import Data
 
 from gncadeq.check import check_number, check_seed
-from gncadeq.datasets.isosurface import isosurface
 
 PARTS = ("body", "arm", "leg")
 """What the labels of :func:`figure` mean."""
@@ -144,6 +144,3 @@ def _axis(
     middle = np.arange(count - 1) / (count - 1)
     steps = 1 + unevenness * np.sin(4 * np.pi * middle + phase)
     return low + (high - low) * np.concatenate([[0.0], steps.cumsum() / steps.sum()])
-
-
-__all__ = ["PARTS", "figure"]

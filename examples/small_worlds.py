@@ -88,6 +88,3 @@ class RewireEdges(BaseTransform):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(p={self.p}, seed={self.seed})"
-
-
-__all__ = ["RewireEdges"]

@@ -237,6 +237,3 @@ class ElasticCell(Cell):
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
         return f"dim={self.dim}, lift={self.lift}, features={self.features}"
-
-
-__all__ = ["ElasticCell", "ElasticStep"]

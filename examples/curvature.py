@@ -69,6 +69,3 @@ class PrincipalCurvatures(BaseTransform):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(scale={self.scale})"
-
-
-__all__ = ["PrincipalCurvatures"]
