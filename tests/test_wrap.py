@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_geometric.nn as pyg
 from conftest import REPOSITORY
 from conv_table import Works, graph
@@ -103,6 +104,34 @@ def test_no_bound_where_nothing_is_proven():
         """A subclass may do anything."""
 
     assert proven_bound(Mine(4, 4)) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(torch.tanh, "tanh"), (torch.relu, "relu"), (F.relu, "relu"), (F.gelu, "gelu"),
+     (nn.Tanh(), "tanh")],
+)  # fmt: skip
+def test_an_activation_given_as_a_function_is_the_one_of_that_name(function, name):
+    data = plain()
+    cells = []
+    for activation in (function, name):
+        torch.manual_seed(0)
+        cells.append(GraphDEQ.from_conv(pyg.GCNConv, 3, channels=4, activation=activation))
+    x = torch.rand(data.num_nodes, 3)
+    assert torch.equal(cells[0](x, data.edge_index), cells[1](x, data.edge_index))
+    assert cells[0].cell.lipschitz_bound(data) == cells[1].cell.lipschitz_bound(data)
+    assert cells[0].state_dict().keys() == cells[1].state_dict().keys()
+
+
+@pytest.mark.parametrize("function", [torch.exp, lambda z: torch.tanh(z), nn.Tanh])
+def test_other_functions_are_refused_as_activations(function):
+    with pytest.raises(TypeError, match="Expected 'activation' to be a name such as 'tanh'"):
+        GraphDEQ.from_conv(pyg.GCNConv, 3, channels=4, activation=function)
+
+
+def test_a_width_of_x_that_is_not_known_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"'in_channels'.*got -1.*data\.num_features"):
+        GraphDEQ.from_conv(pyg.GCNConv, -1, channels=4)
 
 
 def test_growth_rate_is_the_spectral_radius():

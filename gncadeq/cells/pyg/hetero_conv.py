@@ -12,7 +12,7 @@ from torch_geometric.nn import HANConv, HeteroConv
 from gncadeq.cells.pyg.conv_growth import settled_growth
 from gncadeq.cells.pyg.conv_signature import check_width, is_lazy, output_width, read_signature
 from gncadeq.cells.pyg.measured import MeasuredCell, measuring, recorded
-from gncadeq.cells.pyg.modules import activation_of
+from gncadeq.cells.pyg.modules import Activation, activation_of
 from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.check import check_count, check_number
 from gncadeq.graph.adjacency import WeightedAdjacency
@@ -111,7 +111,8 @@ class HeteroConvCell(TypedCell, MeasuredCell):
             ``torch.empty(2, 0, dtype=torch.long)``, so that a forgotten one is seen.
         edge_channels: Channels of the edge attributes of those relations that have any; their convs
             take them as ``edge_attr``, ``edge_weight`` or by the first such name they know.
-        activation: :math:`\sigma`, by name or as a module; ``None`` for the identity.
+        activation: :math:`\sigma`, by name, as a module or as a function such as
+            ``torch.tanh``; ``None`` for the identity.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
         bias: Whether to add :math:`\mathbf{b}_t`.
         power_steps: Vector-Jacobian products in a measurement of :math:`L`.
@@ -146,7 +147,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         channels: int | Mapping[str, int] | None = None,
         edge_types: Sequence[EdgeType] | None = None,
         edge_channels: Mapping[EdgeType, int] | None = None,
-        activation: str | nn.Module | None = "tanh",
+        activation: Activation = "tanh",
         contraction: float | None = 0.9,
         bias: bool = True,
         power_steps: int = 8,

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch_geometric.nn.resolver import activation_resolver, normalization_resolver
 
 from gncadeq.check import check_type
 
+Activation = str | nn.Module | Callable[[Tensor], Tensor] | None
+"""An activation: its name, a module, one of the functions below, or ``None`` for the identity."""
 
-def activation_of(activation: str | nn.Module | None) -> nn.Module:
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    torch.tanh: nn.Tanh, F.tanh: nn.Tanh, torch.relu: nn.ReLU, F.relu: nn.ReLU,
+    torch.sigmoid: nn.Sigmoid, F.sigmoid: nn.Sigmoid, F.elu: nn.ELU, F.gelu: nn.GELU,
+    F.leaky_relu: nn.LeakyReLU, F.silu: nn.SiLU,
+}  # fmt: skip
+
+
+def activation_of(activation: Activation) -> nn.Module:
     """The module of an activation; the identity for ``None``.
 
     Raises:
-        TypeError: If it is neither a name nor a module.
+        TypeError: If it is neither a name, a module nor a known function.
         ValueError: If PyTorch Geometric knows no activation of the name.
 
     Example:
-        >>> activation_of("relu")
-        ReLU()
+        >>> activation_of("relu"), activation_of(torch.tanh)
+        (ReLU(), Tanh())
     """
     if activation is None:
         return nn.Identity()
-    check_type("activation", activation, (str, nn.Module), "Or use None")
+    if not isinstance(activation, str | nn.Module):
+        kind = next((m for known, m in _FUNCTIONS.items() if known is activation), None)
+        if kind is None:
+            raise TypeError(
+                "Expected 'activation' to be a name such as 'tanh', a module such as nn.Tanh(), "
+                "None, or one of the functions tanh, relu and sigmoid of torch, and elu, gelu, "
+                f"leaky_relu and silu of torch.nn.functional (got {activation!r})"
+            )
+        return kind()
     try:
         found: nn.Module = activation_resolver(activation)
     except ValueError:
@@ -56,4 +78,4 @@ def norm_of(norm: str | nn.Module | None, channels: int) -> nn.Module | None:
     return found
 
 
-__all__ = ["activation_of", "norm_of"]
+__all__ = ["Activation", "activation_of", "norm_of"]

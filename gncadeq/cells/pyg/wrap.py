@@ -20,7 +20,7 @@ from gncadeq.cells.pyg.conv_signature import (
 )
 from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.cells.pyg.conv_width import state_width
-from gncadeq.cells.pyg.modules import activation_of, norm_of
+from gncadeq.cells.pyg.modules import Activation, activation_of, norm_of
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.graph.neighborhood import Neighborhood, check_range
@@ -85,7 +85,8 @@ class WrappedConvCell(ScaledConvCell):
             lazy conv (``GCNConv(-1, 64)``) returns, or the one width for which a conv that doesn't
             say (``GINConv``, one's own) maps states to states. A lazy conv gets its weights in the
             first call: make it before the optimiser.
-        activation: :math:`\sigma`, by name or as a module; ``None`` for the identity. ``"tanh"``
+        activation: :math:`\sigma`, by name, as a module or as a function such as
+            ``torch.tanh``; ``None`` for the identity. ``"tanh"``
             keeps signs, which embeddings need, and bounds the state; choose ``"relu"`` for states
             that count or weigh something, ``None`` where sizes far above one must be told apart.
         norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
@@ -127,7 +128,7 @@ class WrappedConvCell(ScaledConvCell):
         conv: nn.Module,
         in_channels: int,
         channels: int | None = None,
-        activation: str | nn.Module | None = "tanh",
+        activation: Activation = "tanh",
         norm: str | nn.Module | None = None,
         contraction: float | None = 0.9,
         bias: bool = True,
@@ -145,7 +146,8 @@ class WrappedConvCell(ScaledConvCell):
                 f"{type(conv).__name__}). Say its widths instead of -1"
             )
         channels = state_width(conv, self.signature) if channels is None else channels
-        check_count("in_channels", in_channels, 1)
+        hint = "U is made before the first call: use the width of 'x', data.num_features"
+        check_count("in_channels", in_channels, 1, hint=hint)
         check_count("channels", channels, 1)
         check_width(conv, channels)
         if contraction is not None:
