@@ -139,6 +139,26 @@ def test_killed_and_resumed_gives_the_same_result(tmp_path, method, monkeypatch)
         grow(tiny(tmp_path, "none"), resume=True)
 
 
+def test_a_finished_run_is_extended_by_more_steps(tmp_path):
+    """The rate and the weight of rest go on as in a run of the new length."""
+    data = picture_target(flag())
+    for steps in (6, 10):
+        config = tiny(tmp_path, steps=steps, save_every=1)
+        cell = grow(config, data, resume=steps > 6, progress=False)
+    found, _, _, card = load_grown(tmp_path / "run")
+    assert (card["steps_done"], card["extended_from"]) == (10, [6])
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), cell.parameters()))  # noqa: B905
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    short, long = tiny(tmp_path, steps=6), tiny(tmp_path, steps=10)
+    expected = [short.learning_rate(k) for k in range(6)]
+    assert rates == expected + [long.learning_rate(k) for k in range(6, 10)]
+    again = grow(config, resume=True, progress=False)  # nothing is left to do
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), cell.parameters()))  # noqa: B905
+    with pytest.raises(ValueError, match=r"more steps than its 10 to extend it \(got other steps"):
+        grow(short, resume=True, progress=False)
+
+
 def test_the_anchor_is_the_only_thing_that_knows_a_place(tmp_path):
     """Without it, a pattern that has been moved on a torus stays moved, to the last digit."""
     data = PixelKernels()(ImageToGraph(periodic=True)(torch.zeros(1, 8, 8)))

@@ -220,10 +220,41 @@ def test_an_infinite_gradient_stops_the_run_before_weights_are_nan(tmp_path, mon
     assert all(bool(p.isfinite().all()) for p in model["it"].parameters())
 
 
+def test_a_finished_run_is_extended_by_more_epochs(tmp_path, monkeypatch):
+    """The rate goes on as in a run of the new length; with a constant one the result is its."""
+    from gncadeq.training import task
+
+    rates = []
+    step = task.PixelClassification.training_step
+
+    def watch(self, data, index):
+        rates.append(self.optimizers().param_groups[0]["lr"])
+        return step(self, data, index)
+
+    monkeypatch.setattr(task.PixelClassification, "training_step", watch)
+    for schedule in ("constant", "one_cycle"):
+        found = {}
+        for name, lengths in (("whole", [3]), ("longer", [1, 2, 3])):
+            rates.clear()
+            for epochs in lengths:
+                config = tiny(tmp_path, f"{schedule}-{name}", epochs=epochs, schedule=schedule)
+                model, _ = train(config, resume=epochs > lengths[0], progress=False)
+            found[name] = (model.state_dict(), list(rates))
+        (whole, expected), (longer, seen) = found["whole"], found["longer"]
+        assert len(seen) == len(expected) == 15  # five batches an epoch
+        assert seen[10:] == expected[10:]
+        if schedule == "constant":
+            assert all(torch.equal(a, b) for a, b in zip(whole.values(), longer.values()))  # noqa: B905
+        assert model.card["extended_from"] == [1, 2]
+        assert [int(row["epoch"]) for row in rows(tmp_path / f"{schedule}-longer")] == [0, 1, 2]
+
+
 def test_resume_refuses_other_options_and_missing_runs(tmp_path):
-    train(tiny(tmp_path, epochs=1), progress=False)
+    train(tiny(tmp_path, epochs=2), progress=False)
+    with pytest.raises(ValueError, match=r"more epochs than its 2 to extend it \(got other epochs"):
+        train(tiny(tmp_path, epochs=1), resume=True, progress=False)
     with pytest.raises(ValueError, match="got other channels"):
-        train(tiny(tmp_path, epochs=1, channels=8), resume=True, progress=False)
+        train(tiny(tmp_path, epochs=3, channels=8), resume=True, progress=False)
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         train(tiny(tmp_path, "nothing"), resume=True, progress=False)
 

@@ -27,7 +27,12 @@ OtherDataset = Annotated[
     DatasetName | None, typer.Option(help="Another dataset than the run's own.")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the interrupted run in the folder.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue the interrupted run in the folder; with a larger number of steps or epochs, "
+        "any run, for longer.",
+    ),
 ]
 
 

@@ -32,7 +32,7 @@ from gncadeq.files.json_files import write_json
 
 T = TypeVar("T")
 MAX_SEED = 2**32 - 1
-_RUN = "run"
+_RUN, _BEFORE = "run", "extended_from"
 _PLACES = ("data_root", "out")
 
 
@@ -63,9 +63,11 @@ class RunConfig:
 
     Attributes:
         command: The command that makes such a run, and the field that is its argument.
+        length: The field that says how long it trains.
     """
 
     command: ClassVar[tuple[str, str]]
+    length: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -108,10 +110,14 @@ class RunConfig:
     def save(self, path: Path) -> str:
         """Write the configuration as JSON, and return the id of the run.
 
-        The id ties checkpoints to the run. A run that is resumed keeps the one it has.
+        The id ties checkpoints to the run. A run that is resumed keeps the one it has, and the
+        lengths that it had before.
         """
         run = run_id(path) or secrets.token_hex(8)
         options = {_RUN: run, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+        if _checkpoints(path.parent):
+            before, saved = extended_from(path), _read(path)[self.length]
+            options[_BEFORE] = before if saved == options[self.length] else [*before, saved]
         write_json(path, options)
         return run
 
@@ -124,7 +130,8 @@ class RunConfig:
             ValueError: If it isn't one of this version's.
         """
         options = _read(path)
-        options.pop(_RUN, None)
+        for name in (_RUN, _BEFORE):
+            options.pop(name, None)
         try:
             return cls(**options)
         except (TypeError, ValueError) as error:
@@ -133,7 +140,7 @@ class RunConfig:
             ) from error
 
     def check_folder(self, folder: Path, resume: bool, places: tuple[str, ...]) -> None:
-        """Refuse to overwrite a run, or to resume one with other options.
+        """Refuse to overwrite a run, or to resume one with other options than a larger length.
 
         Args:
             folder: The run's folder.
@@ -147,7 +154,7 @@ class RunConfig:
         """
         if not resume:
             # A run that failed before its first checkpoint has left nothing to lose.
-            if (folder / "model.safetensors").exists() or any(folder.glob("checkpoints/*.ckpt")):
+            if (folder / "model.safetensors").exists() or _checkpoints(folder):
                 raise FileExistsError(
                     f"Expected a new folder for the run (got {folder}, which holds one). Use "
                     "--resume to continue it, or another --out"
@@ -161,11 +168,14 @@ class RunConfig:
                 "Train anew into another folder; the weights can be used as they are"
             )
         mine = dataclasses.asdict(self)  # type: ignore[call-overload]
+        if mine[self.length] > saved[self.length]:
+            places = (*places, self.length)
         changed = [k for k, v in mine.items() if k not in places and saved[k] != v]
         if changed:
             raise ValueError(
-                f"Expected the options of the run in {folder} to resume it (got other "
-                f"{', '.join(changed)}). Leave them out, or train into another folder"
+                f"Expected the options of the run in {folder} to resume it, or more {self.length} "
+                f"than its {saved[self.length]} to extend it (got other {', '.join(changed)}). "
+                "Leave them out, or train into another folder"
             )
 
 
@@ -175,6 +185,18 @@ def run_id(path: Path) -> str:
         return str(_read(path).get(_RUN, ""))
     except (FileNotFoundError, ValueError):
         return ""
+
+
+def extended_from(path: Path) -> list[int]:
+    """The lengths in a run's ``config.json`` from which it was extended, the first one first."""
+    try:
+        return list(_read(path).get(_BEFORE, []))
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _checkpoints(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/*.ckpt"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -199,6 +221,7 @@ class TrainConfig(RunConfig):
     """
 
     command: ClassVar[tuple[str, str]] = ("train", "dataset")
+    length: ClassVar[str] = "epochs"
 
     dataset: DatasetName = option("mnist", "What to train on.")
     data_root: str | None = option(
@@ -311,4 +334,12 @@ class TrainConfig(RunConfig):
         }  # fmt: skip
 
 
-__all__ = ["MAX_SEED", "RunConfig", "TrainConfig", "option", "option_name", "run_id"]
+__all__ = [
+    "MAX_SEED",
+    "RunConfig",
+    "TrainConfig",
+    "extended_from",
+    "option",
+    "option_name",
+    "run_id",
+]

@@ -16,6 +16,7 @@ from gncadeq.files.run_lock import run_lock
 from gncadeq.files.weights import load_pretrained, save_pretrained
 from gncadeq.growth import color_error
 from gncadeq.progress import progress_bar
+from gncadeq.training.config import extended_from
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool
@@ -216,7 +217,8 @@ def grow(
         data: The target graph, with ``pos``, ``edge_index``, ``edge_attr`` ``[num_edges,
             num_kernels]`` and ``color`` ``[num_nodes, 3 or 4]`` in [0, 1] (of four channels, the
             first three multiplied by the fourth); by default read as the configuration says.
-        resume: Continue an interrupted run in its folder, to the same result.
+        resume: Continue an interrupted run in its folder, to the same result; or any run for
+            longer, if ``config`` has more steps than it had.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -241,11 +243,12 @@ def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -
     log = StepLog(folder / "metrics.csv", _COLUMNS, every=25)
     if not resume:
         save_target(run.data, folder / "target.safetensors")
-    checkpoints = Checkpoints(folder / "checkpoints", config.save(folder / "config.json"))
+    options = folder / "config.json"
+    checkpoints = Checkpoints(folder / "checkpoints", config.save(options))
     card = {
         "command": config.command_line(), "versions": versions(),
         "seed_node": config.seed_node, "fire_rate": config.fire_rate,
-        "max_rollout": config.max_rollout,
+        "max_rollout": config.max_rollout, "extended_from": extended_from(options),
     }  # fmt: skip
 
     def save_weights() -> None:

@@ -25,6 +25,7 @@ class GrowConfig(RunConfig):
     """
 
     command: ClassVar[tuple[str, str]] = ("grow", "target")
+    length: ClassVar[str] = "steps"
 
     target: str = field(
         metadata={

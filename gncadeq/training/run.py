@@ -24,7 +24,7 @@ from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.progress import shows_progress
-from gncadeq.training.config import TrainConfig, run_id
+from gncadeq.training.config import TrainConfig, extended_from, run_id
 from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.describe import describe_inputs
 from gncadeq.training.processes import Processes, launch
@@ -72,7 +72,8 @@ def train(
     Args:
         config: What to train.
         resume: Continue an interrupted run in its folder, to the same result, with as many
-            processes as one likes.
+            processes as one likes; or any run for longer, if ``config`` has more epochs than it
+            had.
         progress: Whether to show progress bars.
 
     Raises:
@@ -155,6 +156,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     task = PixelClassification(model, config, config.epochs * len(sampler))
     card: dict[str, Any] = {
         "command": config.command_line(data_root=False), "config": _portable(config),
+        "extended_from": extended_from(folder / "config.json"),
     }  # fmt: skip
 
     def validate() -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ class PixelClassification(L.LightningModule):
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """Stop the run before an update that would turn weights into NaN."""
         check_gradients(self.model, self.global_step)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep of the schedule where it was: its course is that of this run's length."""
+        states = checkpoint["lr_schedulers"]
+        checkpoint["lr_schedulers"] = [{"last_epoch": state["last_epoch"]} for state in states]
+
+    def on_train_start(self) -> None:
+        """Set the rate of the first step, which a longer run has changed."""
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            with warnings.catch_warnings():  # that the rate isn't the last step's, on purpose
+                warnings.filterwarnings("ignore", message="To get the last learning rate")
+                rates = schedule.get_lr()
+            for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     def configure_optimizers(self) -> Any:
         """Adam or SGD, with a one-cycle or a constant rate."""
