@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -13,26 +14,26 @@ from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.graph.layout import FlatGraph
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor, Step
 
 ThresholdUpdate = Literal["flip", "set"]
 
 
-class ThresholdStep:
+@dataclass(eq=False)
+class ThresholdStep(Restrictable):
     """One step of a :class:`ThresholdCell` with its graph bound."""
 
-    def __init__(self, neighbors: LivingNeighbors, most: Tensor, flip: bool) -> None:
-        self.neighbors, self.most, self.flip = neighbors, most, flip
+    neighbors: LivingNeighbors
+    most: Tensor
+    flip: bool
+    per_node = ("most",)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         alive = z > ALIVE
         above = self.neighbors(alive) > self.most
         return binary_state(alive ^ above if self.flip else above, z)
-
-    def restrict(self, nodes: Tensor) -> ThresholdStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        return ThresholdStep(self.neighbors.restrict(nodes), self.most[nodes], self.flip)
 
 
 class ThresholdCell(Cell):

@@ -63,7 +63,7 @@ class ElasticStep:
 
     def restrict(self, nodes: Tensor) -> ElasticStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
-        edges, kept = self.edges.restrict(nodes, nodes)
+        edges, kept = self.edges.cut(nodes)
         drive = None if self.drive is None else self.drive[nodes]
         sizes = self.dim, self.space
         return ElasticStep(sizes, self.weight, edges, self.rest[kept], self.share[kept], drive)

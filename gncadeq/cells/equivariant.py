@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count
-from gncadeq.graph.neighborhood import check_range, recorded
+from gncadeq.graph.neighborhood import plain_edges, recorded
+from gncadeq.graph.rows import Restrictable
 from gncadeq.graph.sparse import SparseRows, segment_sum
 from gncadeq.typing import Adj, OptTensor
 
 
-class EquivariantStep:
+@dataclass(eq=False)
+class EquivariantStep(Restrictable):
     """One step of an :class:`EquivariantCell` with graph and injection bound."""
 
-    def __init__(
-        self, dim: int, weight: dict[str, Tensor], edges: SparseRows, drive: OptTensor
-    ) -> None:
-        self.dim, self.weight, self.edges, self.drive = dim, weight, edges, drive
-        self.degree = (edges.ptr[1:] - edges.ptr[:-1]).clamp(min=1).unsqueeze(1)
+    dim: int
+    weight: dict[str, Tensor]
+    edges: SparseRows
+    degree: Tensor
+    drive: OptTensor
+    per_node = ("degree", "drive")
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
@@ -35,14 +38,15 @@ class EquivariantStep:
             own = own + self.drive
         others = F.linear(h, there)
         moves, heard = [], []
-        for rows, target, source, ptr in self._blocks():
+        for nodes, entries, ptr in self.edges.blocks(_BLOCK, whole=recorded()):
+            target, source, ptr = self.edges.row[entries], self.edges.col[entries], ptr.long()
             offset = pos.index_select(0, target) - pos.index_select(0, source)
             square = offset.square().sum(1, keepdim=True)
             m = own.index_select(0, target) + others.index_select(0, source)
             m = F.silu(torch.addcmul(m, square, far.t()))
             m = F.silu(self._linear("message_out", m))
             weight = F.linear(F.silu(self._linear("move_in", m)), w["move_out"])
-            moves.append(segment_sum(offset * weight, target, ptr) / self.degree[rows])
+            moves.append(segment_sum(offset * weight, target, ptr) / self.degree[nodes])
             heard.append(segment_sum(m, target, ptr))
         hidden = F.silu(self._linear("update_in", torch.cat([h, torch.cat(heard)], dim=1)))
         update = self._linear("update_out", hidden)
@@ -50,23 +54,6 @@ class EquivariantStep:
 
     def _linear(self, name: str, value: Tensor) -> Tensor:
         return F.linear(value, self.weight[f"{name}.weight"], self.weight[f"{name}.bias"])
-
-    def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Receivers, and their edges: some at a time, so that messages stay in the cache."""
-        e, n = self.edges, self.edges.num_rows
-        if recorded() or e.row.device.type != "cpu" or n <= _BLOCK:
-            yield slice(0, n), e.row, e.col, e.ptr.long()
-            return
-        for first in range(0, n, _BLOCK):
-            last = min(first + _BLOCK, n)
-            part, ptr = e.entries(first, last)
-            yield slice(first, last), e.row[part], e.col[part], ptr.long()
-
-    def restrict(self, nodes: Tensor) -> EquivariantStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        edges, _ = self.edges.restrict(nodes, nodes)
-        drive = None if self.drive is None else self.drive[nodes]
-        return EquivariantStep(self.dim, self.weight, edges, drive)
 
 
 _BLOCK = 512  # receivers
@@ -144,14 +131,11 @@ class EquivariantCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> EquivariantStep:
         """Bind graph and injection; see :class:`Cell`."""
         check_graph(x, edge_index, self.in_channels, self.move_out.dtype)
-        if not isinstance(edge_index, Tensor):
-            edges = edge_index.incoming
-            edge_index = torch.stack([edges.sender, edges.receiver])
-        n = x.size(0)
-        check_range("edge_index", edge_index, n, "num_nodes")
-        rows, _ = SparseRows.sort(edge_index[1].long(), edge_index[0].long(), n, n)
+        n, edges = x.size(0), plain_edges(edge_index, x.size(0))
+        rows, _ = SparseRows.sort(edges[1], edges[0], n, n)
         drive = None if self.inject is None else self.inject(x)
-        return EquivariantStep(self.dim, dict(self.named_parameters()), rows, drive)
+        degree = rows.ptr.diff().clamp(min=1).unsqueeze(1)
+        return EquivariantStep(self.dim, dict(self.named_parameters()), rows, degree, drive)
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

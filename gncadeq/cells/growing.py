@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,22 +12,19 @@ from torch import Tensor, nn
 from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count, check_number
 from gncadeq.graph.perception import Perception, check_kernels
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 
-class GrowingStep:
+@dataclass(eq=False)
+class GrowingStep(Restrictable):
     """One step of a :class:`GrowingCell` with graph and injection bound."""
 
-    def __init__(
-        self,
-        perception: Perception,
-        weight: tuple[Tensor, Tensor, Tensor],
-        drive: OptTensor,
-        alive: tuple[int, float] | None,
-        bound: float | None = None,
-    ) -> None:
-        self.perception, self.weight, self.drive = perception, weight, drive
-        self.alive, self.bound = alive, bound
+    perception: Perception
+    weight: tuple[Tensor, Tensor, Tensor]
+    drive: OptTensor
+    alive: tuple[int, float] | None
+    bound: float | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
@@ -63,13 +61,6 @@ class GrowingStep:
         """Whether a node, or one that it senses, is above the threshold."""
         ripe = (z[:, channel].detach() > threshold).to(z.dtype).unsqueeze(1)
         return (self.perception.count(ripe) + ripe).squeeze(1) > 0
-
-    def restrict(self, nodes: Tensor) -> GrowingStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        drive = None if self.drive is None else self.drive[nodes]
-        return GrowingStep(
-            self.perception.restrict(nodes), self.weight, drive, self.alive, self.bound
-        )
 
 
 class GrowingCell(Cell):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,20 +14,21 @@ from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.graph.adjacency import Normalization, WeightedAdjacency
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 Activation = Literal["relu", "tanh", "identity"]
 Injection = Literal["node", "neighbors"]
 
 
-class IGNNStep:
+@dataclass(eq=False)
+class IGNNStep(Restrictable):
     """One step of an :class:`IGNNCell` with graph and injection bound."""
 
-    def __init__(
-        self, adjacency: WeightedAdjacency, weight: Tensor, drive: Tensor, activation: Activation
-    ) -> None:
-        self.adjacency, self.weight, self.drive = adjacency, weight, drive
-        self.activation: Activation = activation
+    adjacency: WeightedAdjacency
+    weight: Tensor
+    drive: Tensor
+    activation: Activation
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
@@ -44,27 +46,20 @@ class IGNNStep:
             slope = (fz > 0).to(z.dtype) if self.activation == "relu" else 1 - fz.square()
         return IGNNAdjoint(self.adjacency.transposed(), self.weight, slope)
 
-    def restrict(self, nodes: Tensor) -> IGNNStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        return IGNNStep(
-            self.adjacency.restrict(nodes), self.weight, self.drive[nodes], self.activation
-        )
 
-
-class IGNNAdjoint:
+@dataclass(eq=False)
+class IGNNAdjoint(Restrictable):
     """The transposed Jacobian of an :class:`IGNNStep` at a state."""
 
-    def __init__(self, adjacency: WeightedAdjacency, weight: Tensor, slope: Tensor) -> None:
-        self.adjacency, self.weight, self.slope = adjacency, weight, slope
+    adjacency: WeightedAdjacency
+    weight: Tensor
+    slope: Tensor
+    per_node = ("slope",)
 
     def __call__(self, u: Tensor) -> Tensor:
         """Multiply ``u`` ``[num_nodes, channels]``."""
         # Jᵀ u = Âᵀ (φ' u) W
         return self.adjacency(self.slope * u) @ self.weight
-
-    def restrict(self, nodes: Tensor) -> IGNNAdjoint:
-        """The same on ``nodes``, the ascending indices of whole graphs."""
-        return IGNNAdjoint(self.adjacency.restrict(nodes), self.weight, self.slope[nodes])
 
 
 class IGNNCell(Cell):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.graph.neighborhood import Neighborhood, check_range
+from gncadeq.graph.neighborhood import plain_edges
+from gncadeq.graph.rows import Restrictable
 from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import Adj
 
@@ -14,7 +15,7 @@ ALIVE = 0.5
 """A node lives where its state is above."""
 
 
-class LivingNeighbors:
+class LivingNeighbors(Restrictable):
     r"""The number of living neighbours of every node, :math:`k_i = |\{j \to i : z_j > 1/2\}|`.
 
     An edge counts as often as it occurs; a loop makes no node its own neighbour.
@@ -32,11 +33,8 @@ class LivingNeighbors:
     """
 
     def __init__(self, edge_index: Adj, num_nodes: int) -> None:
-        if isinstance(edge_index, Neighborhood):
-            e = edge_index.incoming
-            edge_index = torch.stack([e.sender, e.receiver])
-        check_range("edge_index", edge_index, num_nodes, "num_nodes")
-        source, target = edge_index[:, edge_index[0] != edge_index[1]].long()
+        edge_index = plain_edges(edge_index, num_nodes)
+        source, target = edge_index[:, edge_index[0] != edge_index[1]]
         self.rows, _ = SparseRows.sort(target, source, num_nodes, num_nodes)
 
     @property
@@ -53,12 +51,6 @@ class LivingNeighbors:
             self.rows.col, alive.float(), self.rows.ptr, mode="sum", include_last_offset=True
         )
         return count.long()
-
-    def restrict(self, nodes: Tensor) -> LivingNeighbors:
-        """The same on ``nodes``, the ascending indices of whole graphs."""
-        new = object.__new__(LivingNeighbors)
-        new.rows, _ = self.rows.restrict(nodes, nodes)
-        return new
 
 
 def binary_state(alive: Tensor, z: Tensor) -> Tensor:

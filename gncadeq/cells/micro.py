@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count
 from gncadeq.graph.perception import Perception, check_kernels
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 
-class MicroStep:
+@dataclass(eq=False)
+class MicroStep(Restrictable):
     """One step of a :class:`MicroCell` with the graph bound.
 
     Args:
@@ -23,8 +26,9 @@ class MicroStep:
         bias: ``[C]``.
     """
 
-    def __init__(self, perceptions: list[Perception], weight: Tensor, bias: Tensor) -> None:
-        self.perceptions, self.weight, self.bias = perceptions, weight, bias
+    perceptions: list[Perception]
+    weight: Tensor
+    bias: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
@@ -39,10 +43,6 @@ class MicroStep:
         for k, perception in enumerate(self.perceptions):
             y[:, k::count] = perception(z[:, k::count]).squeeze(1)
         return y
-
-    def restrict(self, nodes: Tensor) -> MicroStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        return MicroStep([p.restrict(nodes) for p in self.perceptions], self.weight, self.bias)
 
 
 class MicroCell(Cell):

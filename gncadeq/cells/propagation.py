@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,31 +12,30 @@ from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.graph.adjacency import Normalization, WeightedAdjacency
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
-class PropagationStep:
+@dataclass(eq=False)
+class PropagationStep(Restrictable):
     """One step of a :class:`PropagationCell` with graph and injection bound."""
 
-    def __init__(self, adjacency: Any, decay: float, drive: Tensor) -> None:
-        self.adjacency, self.decay, self.drive = adjacency, decay, drive
+    adjacency: Any
+    decay: float
+    drive: OptTensor
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         # (1 - α) Â z + d,  d = α x
-        return torch.add(self.drive, self.adjacency(z), alpha=self.decay)
+        y = self.adjacency(z)
+        return self.decay * y if self.drive is None else torch.add(self.drive, y, alpha=self.decay)
 
     def adjoint(self, z: Tensor, fz: Tensor) -> PropagationStep:
         """The transposed Jacobian of the step, the same at every state ``z``."""
-        return PropagationStep(self.adjacency.transposed(), self.decay, self.drive.new_zeros(()))
-
-    def restrict(self, nodes: Tensor) -> PropagationStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        drive = self.drive[nodes] if self.drive.dim() else self.drive
-        return PropagationStep(self.adjacency.restrict(nodes), self.decay, drive)
+        return PropagationStep(self.adjacency.transposed(), self.decay, None)
 
 
 class PropagationCell(Cell):

@@ -13,7 +13,7 @@ from gncadeq.cells.typed import Typed, TypedCell
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_number
 from gncadeq.graph.layout import StateLayout
-from gncadeq.graph.sparse import SparseRows
+from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, EdgeType, OptTensor
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class RelationStep:
     def __init__(
         self,
         layout: StateLayout,
-        relations: dict[EdgeType, tuple[SparseRows, Tensor, Tensor]],
+        relations: dict[EdgeType, tuple[SparseMatrix, Tensor]],
         own: dict[str, Tensor],
         drive: Tensor,
         activation: Activation,
@@ -42,9 +42,9 @@ class RelationStep:
         # φ(Σ_r Â_r z_s W_rᵀ + z_t W_tᵀ + d_t)
         states = self.layout.unpack(z)
         out = {name: F.linear(states[name], weight) for name, weight in self.own.items()}
-        for (source, _, target), (rows, entries, weight) in self.relations.items():
-            sent = F.linear(states[source], weight).to(entries.dtype)  # half under autocast
-            out[target] = out[target] + rows.matmul(sent, entries)
+        for (source, _, target), (matrix, weight) in self.relations.items():
+            sent = F.linear(states[source], weight).to(matrix.weight.dtype)  # half under autocast
+            out[target] = out[target] + matrix(sent)
         y = self.layout.pack(out) + self.drive
         if self.activation == "identity":
             return y
@@ -55,10 +55,10 @@ class RelationStep:
         layout = self.layout.restrict(nodes)
         place = self.layout.positions()[nodes]
         kept = {name: place[rows] for name, rows in layout.rows().items()}
-        relations = {}
-        for relation, (rows, entries, weight) in self.relations.items():
-            few, which = rows.restrict(kept[relation[2]], kept[relation[0]])
-            relations[relation] = (few, entries[which], weight)
+        relations = {
+            relation: (matrix.restrict(kept[relation[2]], kept[relation[0]]), weight)
+            for relation, (matrix, weight) in self.relations.items()
+        }
         return RelationStep(layout, relations, self.own, self.drive[nodes], self.activation)
 
 
@@ -195,10 +195,9 @@ class RelationCell(TypedCell):
             entries = x.new_ones(typed.edges[relation].numel())
             if relation in self.edge_channels:
                 entries = _weights(edge_attr, typed, relation)
-            rows, entries = _normalized(
-                typed.edge_index[relation], entries, sizes[target], sizes[source]
-            )
-            relations[relation] = (rows, entries, weight * scale)
+            edges = typed.edge_index[relation]
+            matrix = _normalized(edges, entries, sizes[target], sizes[source])
+            relations[relation] = matrix, weight * scale
         own = {n: w * scale for n, w in zip(self.state_channels, self.weight_own, strict=True)}
         return RelationStep(typed.layout, relations, own, x, self.activation)
 
@@ -213,9 +212,7 @@ def _weights(edge_attr: OptTensor, typed: Typed, relation: EdgeType) -> Tensor:
     return edge_attr[typed.edges[relation], 0]
 
 
-def _normalized(
-    edge_index: Tensor, entries: Tensor, num_rows: int, num_cols: int
-) -> tuple[SparseRows, Tensor]:
+def _normalized(edge_index: Tensor, entries: Tensor, num_rows: int, num_cols: int) -> SparseMatrix:
     """``D_t^{-1/2} A D_s^{-1/2}`` of a relation."""
     rows, order = SparseRows.sort(edge_index[1], edge_index[0], num_rows, num_cols)
     entries = entries[order]
@@ -224,7 +221,7 @@ def _normalized(
     out = entries.new_zeros(num_cols).index_add(0, col, entries.abs())
     # One root after the other: a product of small degrees would be zero.
     into, out = (torch.where(d > 0, d, 1.0).rsqrt() for d in (into, out))
-    return rows, entries * into[row] * out[col]
+    return SparseMatrix(rows, entries * into[row] * out[col])
 
 
 __all__ = ["RelationCell", "RelationStep"]

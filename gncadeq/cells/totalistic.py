@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +14,22 @@ from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.living import ALIVE, LivingNeighbors, binary_state
 from gncadeq.check import check_count, check_type
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 
-class TotalisticStep:
+@dataclass(eq=False)
+class TotalisticStep(Restrictable):
     """One step of a :class:`TotalisticCell` with its graph bound."""
 
-    def __init__(self, neighbors: LivingNeighbors, table: Tensor) -> None:
-        self.neighbors, self.table = neighbors, table
+    neighbors: LivingNeighbors
+    table: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         alive = z > ALIVE
         count = self.neighbors(alive).clamp_(max=self.table.size(1) - 1)
         return binary_state(self.table[alive.long(), count], z)
-
-    def restrict(self, nodes: Tensor) -> TotalisticStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        return TotalisticStep(self.neighbors.restrict(nodes), self.table)
 
 
 class TotalisticCell(Cell):

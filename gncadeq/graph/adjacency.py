@@ -9,14 +9,14 @@ import scipy  # its parts load when they are used
 import torch
 from torch import Tensor
 
-from gncadeq.graph.neighborhood import Neighborhood, check_range
-from gncadeq.graph.sparse import SparseRows
+from gncadeq.graph.neighborhood import Neighborhood, plain_edges
+from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, OptTensor
 
 Normalization = Literal["sym", "row"]
 
 
-class WeightedAdjacency:
+class WeightedAdjacency(SparseMatrix):
     r"""The matrix :math:`\mathbf{A}` with :math:`A_{ij}` the sum of the weights of the edges
     :math:`j \to i`.
 
@@ -46,55 +46,26 @@ class WeightedAdjacency:
     def __init__(
         self, edge_index: Adj, weight: OptTensor, num_nodes: int, like: OptTensor = None
     ) -> None:
-        if isinstance(edge_index, Neighborhood):
-            if weight is not None:
-                raise ValueError(
-                    "Expected edge indices [2, num_edges] with the weights in 'edge_attr' (got a "
-                    "neighborhood, whose edges have another order). Pass the edge indices"
-                )
-            e = edge_index.incoming
-            edge_index = torch.stack([e.sender, e.receiver])
-        edge_index = edge_index.long()
-        check_range("edge_index", edge_index, num_nodes, "num_nodes")
+        if isinstance(edge_index, Neighborhood) and weight is not None:
+            raise ValueError(
+                "Expected edge indices [2, num_edges] with the weights in 'edge_attr' (got a "
+                "neighborhood, whose edges have another order). Pass the edge indices"
+            )
+        edge_index = plain_edges(edge_index, num_nodes)
         if like is None:
             like = torch.empty(0, device=edge_index.device)
         weight = _check_weight(weight, edge_index.size(1), like)
-        self._rows, order = SparseRows.sort(edge_index[1], edge_index[0], num_nodes, num_nodes)
-        self.weight = weight[order]
-
-    @classmethod
-    def _of(cls, rows: SparseRows, weight: Tensor) -> WeightedAdjacency:
-        """From entries that are sorted and checked already."""
-        new = object.__new__(cls)
-        new._rows, new.weight = rows, weight
-        return new
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of nodes."""
-        return self._rows.num_rows
+        rows, order = SparseRows.sort(edge_index[1], edge_index[0], num_nodes, num_nodes)
+        super().__init__(rows, weight[order])
 
     @property
     def receiver(self) -> Tensor:
         """``[num_edges]``, the row of every entry of ``weight``, ascending."""
-        return self._rows.row
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """Multiply ``z`` ``[num_nodes, channels]``."""
-        return self._rows.matmul(z, self.weight.to(z.dtype))
-
-    def with_weight(self, weight: Tensor) -> WeightedAdjacency:
-        """Other weights on the same entries, in the order of ``self.weight``."""
-        return self._of(self._rows, weight)
-
-    def transposed(self) -> WeightedAdjacency:
-        """The transposed matrix: every edge turned round, with its weight."""
-        rows, order = self._rows.transposed
-        return self._of(rows, self.weight[order])
+        return self.rows.row
 
     def with_self_loops(self) -> WeightedAdjacency:
         """Give a loop of weight one to every node that has no loop."""
-        e = self._rows
+        e = self.rows
         missing = torch.ones(e.num_rows, dtype=torch.bool, device=e.col.device)
         missing[e.col[e.col == e.row]] = False
         node = missing.nonzero().flatten()
@@ -105,7 +76,7 @@ class WeightedAdjacency:
     def in_degree(self) -> Tensor:
         """``[num_nodes]``, the sum of the absolute weights into every node."""
         ones = self.weight.new_ones(self.num_nodes, 1)
-        return self._rows.matmul(ones, self.weight.abs()).squeeze(1)
+        return self.rows.matmul(ones, self.weight.abs()).squeeze(1)
 
     def normalized(self, how: Normalization) -> tuple[WeightedAdjacency, Tensor]:
         r"""Normalise by in-degrees, and return the vector that proves the spectral radius.
@@ -122,7 +93,7 @@ class WeightedAdjacency:
         degree = self.in_degree()
         # A node that hears nobody, or only what underflows, keeps its row as it is.
         degree = torch.where(degree < torch.finfo(degree.dtype).tiny, 1.0, degree)
-        e = self._rows
+        e = self.rows
         if how == "row":
             return self.with_weight(self.weight / degree[e.row]), torch.ones_like(degree)
         root = degree.sqrt()
@@ -130,7 +101,7 @@ class WeightedAdjacency:
 
     def components(self) -> tuple[Tensor, int]:
         """``[num_nodes]`` labels of the weakly connected components, and their number."""
-        n, e = self.num_nodes, self._rows
+        n, e = self.num_nodes, self.rows
         row, col = e.row.cpu().numpy(), e.col.cpu().numpy()
         matrix = scipy.sparse.coo_matrix(
             (np.ones(row.size, dtype=np.int8), (row, col)), shape=(n, n)
@@ -172,11 +143,6 @@ class WeightedAdjacency:
             av, most = bound(v)
             v = v + av / torch.where(most < tiny, 1.0, most)
         return v, bound(v)[1]
-
-    def restrict(self, nodes: Tensor) -> WeightedAdjacency:
-        """The matrix on ``nodes``, the ascending indices of whole graphs."""
-        rows, kept = self._rows.restrict(nodes, nodes)
-        return self._of(rows, self.weight[kept])
 
     def __repr__(self) -> str:
         return (

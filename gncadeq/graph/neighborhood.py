@@ -241,6 +241,15 @@ def check_edge_index(edge_index: object) -> None:
         raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
 
 
+def plain_edges(edge_index: Tensor | Neighborhood, num_nodes: int) -> Tensor:
+    """Edge indices ``[2, num_edges]`` of 64 bits, in range; of a neighbourhood those within."""
+    if isinstance(edge_index, Neighborhood):
+        e = edge_index.incoming
+        edge_index = torch.stack([e.sender, e.receiver])
+    check_range("edge_index", edge_index, num_nodes, "num_nodes")
+    return edge_index.long()
+
+
 def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
     """Raise a ValueError if ``index`` has entries outside ``[0, size)``.
 
@@ -304,6 +313,7 @@ __all__ = [
     "Stencil",
     "check_edge_index",
     "check_range",
+    "plain_edges",
     "recorded",
     "transforms_active",
 ]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gncadeq.check import check_type
 from gncadeq.graph.neighborhood import check_range, recorded
-from gncadeq.graph.sparse import SparseRows
+from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, OptTensor
 
 
-class Perception:
+class Perception(SparseMatrix):
     r"""Weighted sums over the incoming edges, one for each kernel,
 
     .. math::
@@ -62,54 +62,37 @@ class Perception:
                 "gncadeq.transforms.PixelKernels turns the relations of a pixel graph into them"
             )
         check_range("edge_index", edge_index, num_nodes, "num_nodes")
-        self.num_nodes, self.num_kernels = num_nodes, weight.size(1)
-        kernel = torch.arange(self.num_kernels, device=weight.device).repeat(edge_index.size(1))
-        source, target = edge_index.long().repeat_interleave(self.num_kernels, dim=1)
-        self._rows, order = SparseRows.sort(
-            target * self.num_kernels + kernel, source, num_nodes * self.num_kernels, num_nodes
+        kinds = self.num_kernels = weight.size(1)
+        kernel = torch.arange(kinds, device=weight.device).repeat(edge_index.size(1))
+        source, target = edge_index.long().repeat_interleave(kinds, dim=1)
+        rows, order = SparseRows.sort(
+            target * kinds + kernel, source, num_nodes * kinds, num_nodes, kinds
         )
-        self.weight = weight.reshape(-1)[order]
+        super().__init__(rows, weight.reshape(-1)[order])
 
     def __call__(self, z: Tensor) -> Tensor:
         """Perceive ``z``."""
-        y = self._rows.matmul(z, self.weight.to(z.dtype))
-        return y.view(self.num_nodes, self.num_kernels, z.size(1))
+        return super().__call__(z).view(self.num_nodes, self.num_kernels, z.size(1))
 
     def in_blocks(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Some receivers at a time where that is faster, and all of them under autograd.
 
         What a node does with what it perceives, it does alone: done block by block, everything
-        between two states stays in the cache, and no memory is touched for the first time.
+        between two states stays in the cache.
 
         Yields:
             Rows of the nodes, and what they perceive ``[num_rows, num_kernels, channels]``.
         """
-        if recorded() or z.device.type != "cpu" or torch.compiler.is_compiling():
+        if recorded() or torch.compiler.is_compiling():
             yield slice(0, self.num_nodes), self(z)
             return
-        weight = self.weight.to(z.dtype)
-        z = z.contiguous()
-        for first in range(0, max(1, self.num_nodes), _BLOCK):
-            last = min(first + _BLOCK, self.num_nodes)
-            y = self._rows.block(z, weight, first * self.num_kernels, last * self.num_kernels)
-            yield slice(first, last), y.view(last - first, self.num_kernels, z.size(1))
+        yield from self.rows.product_blocks(z, self.weight.to(z.dtype), _BLOCK)
 
     def count(self, mark: Tensor) -> Tensor:
         """``[num_nodes, C]``, above zero where a node senses one that is marked."""
-        ptr = self._rows.ptr[:: self.num_kernels].contiguous()
         return F.embedding_bag(
-            self._rows.col, mark, ptr, mode="sum", include_last_offset=True
-        )  # fmt: skip
-
-    def restrict(self, nodes: Tensor) -> Perception:
-        """The perception of ``nodes``, the ascending indices of whole graphs."""
-        new = object.__new__(Perception)
-        new.num_nodes, new.num_kernels = nodes.numel(), self.num_kernels
-        kernel = torch.arange(self.num_kernels, device=nodes.device)
-        rows = (nodes[:, None] * self.num_kernels + kernel).flatten()
-        new._rows, kept = self._rows.restrict(rows, nodes)
-        new.weight = self.weight[kept]
-        return new
+            self.rows.col, mark, self.rows.node_ptr, mode="sum", include_last_offset=True
+        )
 
     def __repr__(self) -> str:
         return (

@@ -23,8 +23,8 @@ _MOST_MESSAGES = 2**22  # entries; 16 MB in single precision, what a shared cach
 _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 
-class RelationEdges:
-    """Edges sorted by (receiver, relation), as the two index lists that sparse sums need.
+class RelationEdges(SparseRows):
+    """Edges sorted by (receiver, relation): a row for each relation of a receiver.
 
     Args:
         receiver: ``[num_edges]``.
@@ -34,6 +34,9 @@ class RelationEdges:
         r: Number of relations.
         m: Number of senders, where they are other nodes than the receivers.
     """
+
+    _slot: Tensor | None = None
+    _reversed: RelationEdges | weakref.ref[RelationEdges] | None = None
 
     def __init__(
         self,
@@ -47,26 +50,33 @@ class RelationEdges:
         key = receiver.long() * r + relation
         if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
             order = _order(key, n * r)
-            key, receiver = key[order], receiver[order]
-            sender, relation = sender[order], relation[order]
-        self.num_nodes, self.num_relations = n, r
-        self.num_senders = n if m is None else m
-        self.rows = SparseRows(key, sender, n * r, self.num_senders)
-        dtype = self.rows.col.dtype
-        self.receiver, self.relation = receiver.to(dtype), relation.to(dtype)
-        self.node_ptr = self.rows.ptr[::r].contiguous()
-        self._slot: Tensor | None = None
-        self._reversed: RelationEdges | weakref.ref[RelationEdges] | None = None
+            key, sender = key[order], sender[order]
+        super().__init__(key, sender, n * r, n if m is None else m, r)
 
     @property
     def sender(self) -> Tensor:
         """``[num_edges]``, the source of every edge."""
-        return self.rows.col
+        return self.col
+
+    @property
+    def num_senders(self) -> int:
+        """Number of senders."""
+        return self.num_cols
+
+    @property
+    def num_relations(self) -> int:
+        """Number of relations."""
+        return self.kinds
+
+    @property
+    def relation(self) -> Tensor:
+        """``[num_edges]``, the relation of every edge."""
+        return self.row % self.kinds
 
     @property
     def num_edges(self) -> int:
         """Number of edges."""
-        return self.sender.numel()
+        return self.col.numel()
 
     @property
     def reversed(self) -> RelationEdges:
@@ -75,7 +85,7 @@ class RelationEdges:
         known = known() if isinstance(known, weakref.ref) else known
         if known is None:
             known = RelationEdges(
-                self.sender, self.receiver, self.relation, self.num_senders, self.num_relations,
+                self.sender, self.receiver, self.relation, self.num_cols, self.kinds,
                 self.num_nodes,
             )  # fmt: skip
             known._reversed = weakref.ref(self)  # two references would be a cycle
@@ -90,21 +100,14 @@ class RelationEdges:
     def slot(self) -> Tensor:
         """``[num_edges]``, which of the messages of all senders an edge carries."""
         if self._slot is None:
-            self._slot = self.sender * self.num_relations + self.relation
+            self._slot = self.sender * self.kinds + self.relation
         return self._slot
 
     def gather(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """What each receiver's slots sum to, ``[rows, num_relations * channels]`` a block.
-
-        On a CPU as many receivers at a time as stay in the cache, elsewhere all.
-        """
-        n, r = self.num_nodes, self.num_relations
-        width = r * z.size(1)
-        rows = max(64, _BLOCK // max(1, width)) if z.device.type == "cpu" else max(1, n)
-        for first in range(0, n, rows):
-            last = min(first + rows, n)
-            gathered = self.rows.block(z, None, first * r, last * r)
-            yield slice(first, last), gathered.view(last - first, width)
+        """What each receiver's slots sum to, ``[nodes, num_relations * channels]`` a block."""
+        most = max(64, _BLOCK // max(1, self.kinds * z.size(1)))
+        for nodes, y in self.product_blocks(z, None, most):
+            yield nodes, y.flatten(1)
 
 
 def _order(key: Tensor, size: int) -> Tensor:
@@ -150,10 +153,10 @@ def convolve(z: Tensor, weight: Tensor, edges: RelationEdges) -> Tensor:
 
 def _correlate(z: Tensor, g: Tensor, edges: RelationEdges) -> Tensor:
     """``Σ_(j→i, r) z_j g_iᵀ`` for every relation."""
-    r, c_in, c_out = edges.num_relations, z.size(1), g.size(1)
+    r, c_in, c_out = edges.kinds, z.size(1), g.size(1)
     if c_in <= c_out:
         out = z.new_zeros(r * c_in, c_out)
-        for rows, gathered in edges.gather(z.contiguous()):
+        for rows, gathered in edges.gather(z):
             out.addmm_(gathered.t(), g[rows])
         return out.view(r, c_in, c_out)
     return _correlate(g, z, edges.reversed).transpose(1, 2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from copy import copy
+from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -155,6 +156,36 @@ def _num_graphs(batch: Tensor | None) -> int:
     return int(batch.max()) + 1 if batch.numel() else 0
 
 
+class Restrictable:
+    """What is bound to the graphs of a batch, and can be cut down to some of them.
+
+    Of its attributes, those named in ``per_node`` have a row for every node, or are ``None``; those
+    with a method ``restrict`` restrict themselves; all others belong to every graph.
+
+    Example:
+        >>> class Scaled(Restrictable):
+        ...     per_node = ("scale",)
+        ...     def __init__(self, scale):
+        ...         self.scale = scale
+        >>> Scaled(torch.tensor([1.0, 2.0, 3.0])).restrict(torch.tensor([0, 2])).scale
+        tensor([1., 3.])
+    """
+
+    per_node: ClassVar[tuple[str, ...]] = ("drive",)
+
+    def restrict(self, nodes: Tensor) -> Self:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        new = copy(self)
+        for name, value in vars(self).items():
+            if name in self.per_node:
+                setattr(new, name, None if value is None else value[nodes])
+            elif isinstance(value, list):
+                setattr(new, name, [part.restrict(nodes) for part in value])
+            elif hasattr(value, "restrict"):
+                setattr(new, name, value.restrict(nodes))
+        return new
+
+
 class Part:
     """Some whole graphs of a batch: which rows of a tensor are theirs.
 
@@ -232,4 +263,7 @@ def _marked(index: Tensor, size: int) -> Tensor:
     return mask
 
 
-__all__ = ["Declared", "Part", "Rows", "check_rows", "declared_rows", "is_known", "rows_of"]
+__all__ = [
+    "Declared", "Part", "Restrictable", "Rows", "check_rows", "declared_rows", "is_known",
+    "rows_of",
+]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from copy import copy
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,24 +21,38 @@ class SparseRows:
         col: ``[num_entries]``.
         num_rows: Number of rows.
         num_cols: Number of columns.
+        kinds: Rows of a node, which follow one another: one for each kernel or relation.
     """
 
-    def __init__(self, row: Tensor, col: Tensor, num_rows: int, num_cols: int) -> None:
-        self.num_rows, self.num_cols = num_rows, num_cols
+    def __init__(
+        self, row: Tensor, col: Tensor, num_rows: int, num_cols: int, kinds: int = 1
+    ) -> None:
+        self.num_rows, self.num_cols, self.kinds = num_rows, num_cols, kinds
         small = max(num_rows, num_cols, row.numel()) < 2**31
         dtype = torch.int if small else torch.long
         self.row, self.col = row.to(dtype), col.to(dtype)
         counts = torch.bincount(row, minlength=num_rows) if num_rows else row.new_zeros(0)
         self.ptr = F.pad(counts.cumsum(0), (1, 0)).to(dtype)
+        self.node_ptr = self.ptr if kinds == 1 else self.ptr[::kinds].contiguous()
         self._transposed: tuple[SparseRows, Tensor] | None = None
 
     @classmethod
     def sort(
-        cls, row: Tensor, col: Tensor, num_rows: int, num_cols: int
+        cls, row: Tensor, col: Tensor, num_rows: int, num_cols: int, kinds: int = 1
     ) -> tuple[SparseRows, Tensor]:
         """From entries in any order; also the order that takes the weights along."""
         order = row.argsort(stable=True)
-        return cls(row[order], col[order], num_rows, num_cols), order
+        return SparseRows(row[order], col[order], num_rows, num_cols, kinds), order
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes that receive."""
+        return self.num_rows // self.kinds
+
+    @property
+    def receiver(self) -> Tensor:
+        """``[num_entries]``, the node of every entry's row."""
+        return self.row if self.kinds == 1 else self.row // self.kinds
 
     @property
     def transposed(self) -> tuple[SparseRows, Tensor]:
@@ -52,35 +68,101 @@ class SparseRows:
             return out.index_add(0, self.row, weight.unsqueeze(1) * z[self.col])
         return _Product.apply(z, weight, self)  # type: ignore[no-any-return]
 
-    def block(self, z: Tensor, weight: OptTensor, first: int, last: int) -> Tensor:
-        """The rows from ``first`` to before ``last`` of the product, outside autograd.
+    def blocks(self, most: int, whole: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Some nodes at a time, so that what is computed of them stays in the cache of a CPU.
+
+        Args:
+            most: Nodes at a time; elsewhere than on a CPU all come at once.
+            whole: All at once in any case.
+
+        Yields:
+            The nodes, their entries, and where each of their rows begins among these.
+        """
+        n, k = self.num_nodes, self.kinds
+        if whole or n <= most or self.col.device.type != "cpu":
+            yield slice(0, n), slice(0, self.col.numel()), self.ptr
+            return
+        for first in range(0, n, most):
+            last = min(first + most, n)
+            ptr = self.ptr[first * k : last * k + 1]
+            begin, end = int(ptr[0]), int(ptr[-1])
+            yield slice(first, last), slice(begin, end), ptr - begin
+
+    def product_blocks(
+        self, z: Tensor, weight: OptTensor, most: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The product of some nodes at a time, ``[nodes, kinds, channels]``, outside autograd.
 
         Without a weight every entry counts one.
         """
-        if last - first == self.num_rows:
-            return bag_sum(z, self.col, self.ptr, weight)
-        entries, ptr = self.entries(first, last)
-        part = None if weight is None else weight[entries]
-        return bag_sum(z, self.col[entries], ptr, part)
+        z = z.contiguous()
+        for nodes, entries, ptr in self.blocks(most):
+            part = None if weight is None else weight[entries]
+            y = bag_sum(z, self.col[entries], ptr, part)
+            yield nodes, y.view(nodes.stop - nodes.start, self.kinds, z.size(1))
 
-    def entries(self, first: int, last: int) -> tuple[slice, Tensor]:
-        """The entries of the rows from ``first`` to before ``last``, and where each row begins."""
-        ptr = self.ptr[first : last + 1]
-        begin, end = int(ptr[0]), int(ptr[-1])
-        return slice(begin, end), ptr - begin
+    def cut(self, nodes: Tensor, sources: OptTensor = None) -> tuple[Self, Tensor]:
+        """The rows of ascending ``nodes``, the columns of ``sources``; also which entries are kept.
 
-    def restrict(self, rows: Tensor, cols: Tensor) -> tuple[SparseRows, Tensor]:
-        """The matrix cut down to ascending ``rows`` and ``cols``; also which entries are kept.
-
-        Entries of the kept rows stand in kept columns: those are whole graphs.
+        Entries of the kept rows stand in kept columns: those are whole graphs. By default the
+        sources are the nodes.
         """
-        keep = torch.zeros(self.num_rows, dtype=torch.bool, device=rows.device)
-        keep[rows] = True
-        place = torch.zeros(self.num_cols, dtype=torch.long, device=cols.device)
-        place[cols] = torch.arange(cols.numel(), device=cols.device)
+        sources = nodes if sources is None else sources
+        keep = torch.zeros(self.num_nodes, self.kinds, dtype=torch.bool, device=nodes.device)
+        keep[nodes] = True
+        keep = keep.flatten()
+        place = torch.zeros(self.num_cols, dtype=torch.long, device=nodes.device)
+        place[sources] = torch.arange(sources.numel(), device=nodes.device)
         kept = keep[self.row].nonzero().flatten()
         row = (keep.cumsum(0) - 1)[self.row[kept]]
-        return SparseRows(row, place[self.col[kept]], rows.numel(), cols.numel()), kept
+        new = object.__new__(type(self))
+        col, size = place[self.col[kept]], nodes.numel() * self.kinds
+        SparseRows.__init__(new, row, col, size, sources.numel(), self.kinds)
+        return new, kept
+
+    def restrict(self, nodes: Tensor) -> Self:
+        """The rows and columns of ``nodes``, the ascending indices of whole graphs."""
+        return self.cut(nodes)[0]
+
+
+class SparseMatrix:
+    """A sparse matrix on states, ``z ↦ A z``: entries with their weights.
+
+    Args:
+        rows: Where the entries stand.
+        weight: ``[num_entries]``.
+    """
+
+    def __init__(self, rows: SparseRows, weight: Tensor) -> None:
+        self.rows, self.weight = rows, weight
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes that receive."""
+        return self.rows.num_nodes
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Multiply ``z`` ``[num_nodes, channels]``."""
+        return self.rows.matmul(z, self.weight.to(z.dtype))
+
+    def _with(self, rows: SparseRows, weight: Tensor) -> Self:
+        new = copy(self)
+        new.rows, new.weight = rows, weight
+        return new
+
+    def with_weight(self, weight: Tensor) -> Self:
+        """Other weights on the same entries, in the order of ``self.weight``."""
+        return self._with(self.rows, weight)
+
+    def transposed(self) -> Self:
+        """The transposed matrix: every edge turned round, with its weight."""
+        rows, order = self.rows.transposed
+        return self._with(rows, self.weight[order])
+
+    def restrict(self, nodes: Tensor, sources: OptTensor = None) -> Self:
+        """The matrix on ``nodes``, the ascending indices of whole graphs."""
+        rows, kept = self.rows.cut(nodes, sources)
+        return self._with(rows, self.weight[kept])
 
 
 def bag_sum(z: Tensor, index: Tensor, ptr: Tensor, weight: OptTensor = None) -> Tensor:
@@ -175,4 +257,4 @@ class _SegmentSum(torch.autograd.Function):
         return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
-__all__ = ["Bilinear", "SparseRows", "bag_sum", "segment_sum"]
+__all__ = ["Bilinear", "SparseMatrix", "SparseRows", "bag_sum", "segment_sum"]

@@ -188,7 +188,7 @@ class HeldAttentionStep(RestrictableConvStep):
         entry = (nodes.unsqueeze(1) * self.heads + head).flatten()
         new.heads = self.heads
         new.carried = None if self.carried is None else self.carried[nodes]
-        new.rows, kept = self.rows.restrict(entry, entry)
+        new.rows, kept = self.rows.cut(entry)
         new.weight = self.weight[kept]
         return new  # type: ignore[no-any-return]
 
