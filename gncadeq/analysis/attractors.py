@@ -251,6 +251,3 @@ def _returns(distance: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
     away = (share >= _AWAY).cummax(0).values if share.numel() else share.bool()
     closest = torch.where(away, share, float("inf")).amin(0)
     return closest <= _BACK, torch.where(closest.isfinite(), closest, share[-1])
-
-
-__all__ = ["Attractor", "AttractorCensus", "classify_attractor"]

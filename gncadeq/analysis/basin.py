@@ -137,6 +137,3 @@ def _plane(z: Tensor, directions: OptTensor, generator: torch.Generator | None) 
         raise ValueError("Expected two 'directions' that aren't parallel (got parallel ones)")
     plane: Tensor = (basis * diagonal.sign()).t().reshape(2, *z.shape)
     return plane
-
-
-__all__ = ["BasinMap", "basin_map"]

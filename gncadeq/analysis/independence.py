@@ -206,6 +206,3 @@ def _checked(other: Tensor, z0: Tensor) -> Tensor:
             f"Expected 'other' of the state's shape {list(z0.shape)} (got {list(other.shape)})"
         )
     return other.to(z0)
-
-
-__all__ = ["PathIndependence", "asymptotic_alignment", "cosine", "path_independence", "shuffled"]

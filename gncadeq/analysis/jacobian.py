@@ -181,6 +181,3 @@ class _Held:
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.step(self.z.index_copy(0, self.nodes, z))[self.nodes]
-
-
-__all__ = ["Jacobian", "check_state", "each_graph", "push_forward"]

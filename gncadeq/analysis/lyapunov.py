@@ -107,6 +107,3 @@ def _orthonormalise(tangents: list[Tensor], partition: Partition) -> tuple[list[
         inverse = torch.where(size > 0, 1.0 / size, 0.0)
         out.append(v * inverse[partition.batch].unsqueeze(1))
     return out, torch.stack(sizes, dim=1)
-
-
-__all__ = ["follow_tangents", "lyapunov_exponents"]

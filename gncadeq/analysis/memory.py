@@ -67,6 +67,3 @@ class _Kept:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-
-
-__all__ = ["saved_bytes"]

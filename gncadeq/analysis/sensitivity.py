@@ -150,6 +150,3 @@ def influence_by_hop(value: Tensor, hops: Tensor) -> Tensor:
 
 def _sorted(hops: Tensor) -> tuple[Tensor, int]:
     return hops.sort(stable=True).values, hops.numel()
-
-
-__all__ = ["hop_distance", "influence_by_hop", "sensitivity"]

@@ -278,6 +278,3 @@ def _failure(what: str, size: int) -> ConvergenceError:
         f"Expected {what} of a Jacobian with {size} rows to converge (it did not: many eigenvalues "
         "are about as large). Allow a larger 'tol', or use a float64 state"
     )
-
-
-__all__ = ["leading_eigenvalues", "operator_norm", "spectral_radius"]

@@ -290,6 +290,3 @@ def window_bound(cell: Any, edge_index: Adj, relation: OptTensor, num_nodes: int
     if senses_window(hood, present_relations(graph, count)):
         return float(cell.lipschitz_bound(graph))
     return None
-
-
-__all__ = ["ConvAdjoint", "ConvCell", "ConvStep"]

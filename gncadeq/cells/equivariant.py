@@ -140,6 +140,3 @@ class EquivariantCell(Cell):
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
         return f"dim={self.dim}, features={self.features}"
-
-
-__all__ = ["EquivariantCell", "EquivariantStep"]

@@ -210,6 +210,3 @@ class GrowingCell(Cell):
         if self.in_channels:
             text += f", in_channels={self.in_channels}"
         return text if self.alive_channel is None else f"{text}, alive={self.alive_channel}"
-
-
-__all__ = ["GrowingCell", "GrowingStep"]

@@ -246,6 +246,3 @@ class IGNNCell(Cell):
             f"activation={self.activation!r}, normalization={self.normalization!r}"
             + (", injection='neighbors'" if self.injection == "neighbors" else "")
         )
-
-
-__all__ = ["IGNNAdjoint", "IGNNCell", "IGNNStep"]

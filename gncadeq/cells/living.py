@@ -56,6 +56,3 @@ class LivingNeighbors(Restrictable):
 def binary_state(alive: Tensor, z: Tensor) -> Tensor:
     """Ones where ``alive``, else zeros, and NaN where ``z``, which decided it, is NaN."""
     return torch.where(z.isnan(), z, alive.to(z.dtype))
-
-
-__all__ = ["ALIVE", "LivingNeighbors", "binary_state"]

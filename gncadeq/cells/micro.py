@@ -122,6 +122,3 @@ class MicroCell(Cell):
         """The arguments and the number of parameters, shown by ``repr``."""
         count = self.channels * (4 * self.channels + 1)
         return f"{self.channels}, num_kernels={self.num_kernels}, parameters={count}"
-
-
-__all__ = ["MicroCell", "MicroStep"]

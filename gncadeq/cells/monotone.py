@@ -295,6 +295,3 @@ def _norm_limit(contraction: float) -> float:
 def _transposed(weight: Tensor) -> Tensor:
     """The stencil of the transposed operator on a grid."""
     return weight.flip(0).transpose(1, 2)
-
-
-__all__ = ["MonotoneAdjoint", "MonotoneCell", "MonotoneStep"]

@@ -255,6 +255,3 @@ class NodeEdgeCell(TypedCell):
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
         return f"{self.state_channels}, kappa={self.kappa:g}"
-
-
-__all__ = ["NodeEdgeCell", "NodeEdgeStep"]

@@ -123,6 +123,3 @@ class PropagationCell(Cell):
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
         return f"{self.channels}, alpha={self.alpha:g}, normalization={self.normalization!r}"
-
-
-__all__ = ["PropagationCell", "PropagationStep"]

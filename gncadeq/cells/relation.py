@@ -222,6 +222,3 @@ def _normalized(edge_index: Tensor, entries: Tensor, num_rows: int, num_cols: in
     # One root after the other: a product of small degrees would be zero.
     into, out = (torch.where(d > 0, d, 1.0).rsqrt() for d in (into, out))
     return SparseMatrix(rows, entries * into[row] * out[col])
-
-
-__all__ = ["RelationCell", "RelationStep"]

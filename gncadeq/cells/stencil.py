@@ -262,13 +262,3 @@ def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:
         )
     reach = max(1, isqrt(weight.size(0)) // 2)
     return stencil_norm(weight, frequencies * reach) * math.cos(math.pi / frequencies) ** -2
-
-
-__all__ = [
-    "StencilConv",
-    "prepare_neighborhood",
-    "stencil_bound",
-    "stencil_norm",
-    "stencil_symbol",
-    "stencil_to_conv2d",
-]

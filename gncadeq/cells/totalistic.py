@@ -164,6 +164,3 @@ class TotalisticCell(Cell):
 def _counts(name: str, counts: Iterable[int]) -> tuple[int, ...]:
     check_type(name, counts, (tuple, list, set, frozenset, range))
     return tuple(sorted({check_count(name, count, most=10**7) for count in counts}))
-
-
-__all__ = ["TotalisticCell", "TotalisticStep"]

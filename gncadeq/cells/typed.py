@@ -283,6 +283,3 @@ def _check_edges(relation: EdgeType, index: Any, source: Tensor, target: Tensor)
     check_range(f"edge_index of {relation}, row 0", index[0], source.numel(), "num_nodes")
     check_range(f"edge_index of {relation}, row 1", index[1], target.numel(), "num_nodes")
     return index.long()
-
-
-__all__ = ["Typed", "TypedCell"]

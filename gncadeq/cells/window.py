@@ -75,6 +75,3 @@ def senses_window(neighborhood: Neighborhood, relations: Tensor | None = None) -
         neighbor = code + (k // width - width // 2) * (2 * span + 1) + k % width - width // 2
         expected += int(np.isin(neighbor, code).sum())
     return len(np.unique(np.stack([source, target]), axis=1).T) == len(source) == expected
-
-
-__all__ = ["senses_window"]

@@ -209,6 +209,3 @@ def _float32(value: Tensor, what: str, path: Path) -> Tensor:
             path, f"numbers within the range of float32 as {what}", f"{largest:g}", "Scale them"
         )
     return small
-
-
-__all__ = ["READABLE", "GraphWarning", "holds_points", "load_graph", "place_nodes"]

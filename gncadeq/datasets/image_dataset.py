@@ -52,6 +52,3 @@ class ImageDataset(Dataset):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.name}, {len(self)})"
-
-
-__all__ = ["ImageDataset"]

@@ -77,6 +77,3 @@ def _depth_first(
         parent[room] = stack[-1]
         stack.append(room)
     return parent
-
-
-__all__ = ["maze"]

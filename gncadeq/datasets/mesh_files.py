@@ -287,6 +287,3 @@ def _warn(arrays: Arrays, data: Data, path: Path) -> None:
             f"Expected a clean surface in {path} (got {got}). It is read as it is", MeshWarning,
             stacklevel=3,
         )  # fmt: skip
-
-
-__all__ = ["READABLE", "SHAPES", "WRITABLE", "load_mesh", "load_points", "load_shape", "save_mesh"]

@@ -110,6 +110,3 @@ def _orientable(a: np.ndarray, b: np.ndarray, flips: np.ndarray, num_faces: int)
     graph = scipy.sparse.coo_matrix((np.ones(len(rows)), (rows, cols)), shape=(2 * f, 2 * f))
     _, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
     return bool((label[:f] != label[f:]).all())
-
-
-__all__ = ["MeshReport", "MeshWarning", "mesh_report"]

@@ -89,6 +89,3 @@ class PixelGraphs(ImageDataset):
         if distort is not None:
             images = distort(images)
         return self.to_graph.batch(images, self.labels[index])
-
-
-__all__ = ["PixelGraphs"]

@@ -203,6 +203,3 @@ def _mesh(pos: np.ndarray, face: np.ndarray) -> Data:
 def _at_least(least: int, **counts: int) -> None:
     for name, count in counts.items():
         check_count(name, count, least, _MOST)
-
-
-__all__ = ["cylinder", "delaunay_blob", "icosphere", "moebius", "plane", "torus"]

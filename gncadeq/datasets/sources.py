@@ -172,15 +172,3 @@ def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
     )
     image, label = (parts[0], parts[2]) if train else (parts[1], parts[3])
     return torch.from_numpy(image).unsqueeze(1), torch.from_numpy(label).long()
-
-
-__all__ = [
-    "NAMES",
-    "cache_folder",
-    "default_root",
-    "download",
-    "folder_name",
-    "load_images",
-    "raw_file_names",
-    "raw_files",
-]

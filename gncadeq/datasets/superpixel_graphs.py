@@ -180,6 +180,3 @@ def _ranges(start: Tensor, count: Tensor) -> Tensor:
     """``start[0], start[0] + 1, …``, ``count[0]`` of them, then the next."""
     shift = start - (count.cumsum(0) - count)
     return torch.arange(int(count.sum())) + shift.repeat_interleave(count)
-
-
-__all__ = ["Superpixels"]

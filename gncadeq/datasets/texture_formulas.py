@@ -123,6 +123,3 @@ TEXTURES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
     "checkers": _checkers,
 }
 """Textures by name; the first three look alike in all directions."""
-
-
-__all__ = ["TEXTURES", "gray_scott", "texture"]

@@ -165,6 +165,3 @@ def _check_weight(weight: OptTensor, num_edges: int, like: Tensor) -> Tensor:
             f"Expected 'edge_attr' of shape [num_edges] = [{num_edges}] (got {list(weight.shape)})"
         )
     return weight
-
-
-__all__ = ["Normalization", "WeightedAdjacency"]

@@ -248,6 +248,3 @@ def check_names(
         + ")"
         + "".join(f". {hint}" for hint in hints)
     )
-
-
-__all__ = ["FlatGraph", "StateLayout", "check_names", "device_of"]

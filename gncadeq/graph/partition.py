@@ -236,6 +236,3 @@ def _in_range(square: Tensor, dtype: torch.dtype) -> bool:
         return True
     least, most = torch.stack(torch.aminmax(square)).tolist()  # one question to a device
     return bool(kind.tiny / kind.eps < least and most < kind.max * kind.eps)
-
-
-__all__ = ["Partition"]

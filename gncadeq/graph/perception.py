@@ -117,6 +117,3 @@ def check_kernels(edge_attr: OptTensor, num_kernels: int) -> Tensor:
             "MeshToGraph write them"
         )
     return edge_attr
-
-
-__all__ = ["Perception", "check_kernels"]

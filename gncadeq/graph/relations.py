@@ -194,6 +194,3 @@ class _Correlate(Bilinear):
             Convolve.apply(z, grad, ctx.edges) if to_g else None,
             None,
         )
-
-
-__all__ = ["Convolve", "RelationEdges", "convolve"]

@@ -261,9 +261,3 @@ def _marked(index: Tensor, size: int) -> Tensor:
     mask = torch.zeros(size, dtype=torch.bool, device=index.device)
     mask[index] = True
     return mask
-
-
-__all__ = [
-    "Declared", "Part", "Restrictable", "Rows", "check_rows", "declared_rows", "is_known",
-    "rows_of",
-]  # fmt: skip

@@ -255,6 +255,3 @@ class _SegmentSum(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, dvalue: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
         return _SegmentSum.apply(dvalue, *ctx.saved_tensors)  # type: ignore[no-any-return]
-
-
-__all__ = ["Bilinear", "SparseMatrix", "SparseRows", "bag_sum", "segment_sum"]

@@ -89,6 +89,3 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
-
-
-__all__ = ["Section", "page"]

@@ -254,6 +254,3 @@ def _per_hop(value: Tensor, hops: Tensor) -> Tensor:
 def _median(value: Tensor) -> str:
     """The median, in few digits."""
     return f"{float(value.double().quantile(0.5)):.3g}"
-
-
-__all__ = ["Bench"]

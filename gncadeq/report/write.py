@@ -76,6 +76,3 @@ def write_report(
     title = f"How a rule for {dataset.name} behaves"
     write_atomically(path, page(title, bench.facts(), sections).encode())
     return Path(path)
-
-
-__all__ = ["write_report"]

@@ -193,6 +193,3 @@ def _halved(edge_index: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
     for node in lonely:  # whose neighbours all have a partner
         cluster[node] = cluster[near[node][0]]
     return torch.tensor(cluster, dtype=torch.long, device=edge_index.device)
-
-
-__all__ = ["Coarsen", "CoarsenMethod"]

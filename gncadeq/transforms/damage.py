@@ -105,6 +105,3 @@ def _check(pos: Tensor, among: OptTensor) -> Tensor:
             f"Expected 'among' as [{pos.size(0)}] booleans (got {list(among.shape)}, {among.dtype})"
         )
     return among
-
-
-__all__ = ["ball", "cut"]

@@ -309,6 +309,3 @@ def _reading_order(found: list[FoundDigit]) -> list[FoundDigit]:
         else:
             line.append(digit)
     return [d for line in lines for d in sorted(line, key=lambda d: d.box[0])]
-
-
-__all__ = ["Box", "FindDigits", "FoundDigit", "stroke_width"]

@@ -66,6 +66,3 @@ def _check_weight(weight: Tensor, num_edges: int) -> None:
             "Expected finite, non-negative 'edge_weight' (got "
             f"{[float(w) for w in weight[bad][:3]]})"
         )
-
-
-__all__ = ["GraphLaplacian"]

@@ -284,13 +284,3 @@ def window_mean(value: Tensor, data: Data, radius: int) -> Tensor:
     col, row = data.pos.long().unbind(1)
     sums = total[:, row, col].t()
     return sums[:, :-1] / sums[:, -1:]
-
-
-__all__ = [
-    "ImageToGraph",
-    "check_image",
-    "graph_to_image",
-    "pixel_edges",
-    "stack_graphs",
-    "window_mean",
-]

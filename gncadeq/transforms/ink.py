@@ -113,6 +113,3 @@ def _contrast(value: np.ndarray) -> float:
             break
         top = mean
     return top
-
-
-__all__ = ["find_ink", "fit_paper"]

@@ -150,6 +150,3 @@ def _filter(kernel: str | Tensor) -> Tensor:
     if kernel.dim() != 2 or kernel.size(0) != kernel.size(1) or kernel.size(0) % 2 == 0:
         raise ValueError(f"Expected a square filter of odd size (got {list(kernel.shape)})")
     return kernel
-
-
-__all__ = ["FILTERS", "PIXEL", "PixelKernels", "surface_filters"]

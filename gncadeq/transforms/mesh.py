@@ -260,6 +260,3 @@ def check_positions(data: Data, dims: tuple[int, ...]) -> None:
         raise ValueError(
             f"Expected a single graph (got a batch of {data.num_graphs}). Transform, then batch"
         )
-
-
-__all__ = ["Kernels", "MeshToGraph", "check_mesh", "check_positions"]

@@ -67,6 +67,3 @@ class NeighborKernels(BaseTransform):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({', '.join(self.kernels)})"
-
-
-__all__ = ["NeighborKernels"]

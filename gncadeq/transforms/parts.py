@@ -99,6 +99,3 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
     part.inner = torch.zeros(node.numel(), dtype=torch.bool, device=node.device)
     part.inner[place] = True
     return part
-
-
-__all__ = ["halo", "partition"]

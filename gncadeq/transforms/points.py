@@ -165,6 +165,3 @@ def nearest_neighbors(pos: Tensor, k: int, batch: Tensor | None = None) -> Tenso
             edges.append(np.stack([near[~own], target]) + first)
         first += n
     return torch.from_numpy(np.concatenate(edges, axis=1)).to(pos.device)
-
-
-__all__ = ["PointKernels", "PointWeights", "PointsToGraph", "nearest_neighbors"]

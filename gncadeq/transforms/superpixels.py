@@ -270,6 +270,3 @@ def _means(value: Tensor, slot: Tensor, slots: int) -> tuple[Tensor, Tensor]:
     size = torch.bincount(slot, minlength=slots)
     total = value.new_zeros(slots, value.size(1)).index_add_(0, slot, value)
     return total / size.clamp(min=1)[:, None], size
-
-
-__all__ = ["ImageToSuperpixels", "SuperpixelEdges", "compass_relations", "slic"]

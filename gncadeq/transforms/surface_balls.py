@@ -75,6 +75,3 @@ def _reach(
     pairs, distance = np.concatenate(found, axis=1), np.concatenate(distances)
     order = np.argsort(pairs[1] * shape[1] + pairs[0])
     return pairs[:, order], distance[order]
-
-
-__all__ = ["surface_balls"]

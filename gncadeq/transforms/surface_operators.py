@@ -265,18 +265,3 @@ def with_self_loops(
     edge_attr = torch.cat([edge_attr, 0.0 - row.to(dtype)])
     order = (edge_index[1] * num_nodes + edge_index[0]).argsort()
     return edge_index[:, order], edge_attr[order]
-
-
-__all__ = [
-    "Weights",
-    "degenerate_faces",
-    "face_normals",
-    "least_squares_gradient",
-    "mesh_edges",
-    "neighbor_weights",
-    "normalized_rows",
-    "tangent_frames",
-    "vertex_areas",
-    "vertex_normals",
-    "with_self_loops",
-]

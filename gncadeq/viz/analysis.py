@@ -275,13 +275,3 @@ def sensitivity_figure(
 
 def _open(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
-
-
-__all__ = [
-    "basin_figure",
-    "census_figure",
-    "independence_figure",
-    "lyapunov_figure",
-    "sensitivity_figure",
-    "spectrum_figure",
-]

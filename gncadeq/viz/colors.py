@@ -200,6 +200,3 @@ def paint(color: Tensor, pos: Tensor, height: int, width: int, background: float
     col, row = pos.long().unbind(1)
     canvas[row, col] = color
     return canvas
-
-
-__all__ = ["LABEL_COLORS", "NO_VALUE", "ColorScale", "StateColors", "color_table", "paint", "rgb"]

@@ -341,18 +341,3 @@ def as_equilibrium(model: PixelGraphClassifier) -> GraphDEQ:
     """The model's equilibrium dynamics, whatever it runs at present."""
     dynamics = model.dynamics
     return dynamics if isinstance(dynamics, GraphDEQ) else dynamics.as_deq()
-
-
-__all__ = [
-    "CROPS",
-    "as_equilibrium",
-    "confusion_figure",
-    "label_map_figure",
-    "learning_figure",
-    "local_labels",
-    "residual_figure",
-    "save_figure",
-    "save_gif",
-    "trajectory_figure",
-    "truncation_figure",
-]

@@ -78,6 +78,3 @@ def found_digits_figure(
             if k == 0:
                 small.set_ylabel(("as the model\nsees it", "equilibrium")[row - 1], fontsize=7)
     return figure
-
-
-__all__ = ["found_digits_figure"]

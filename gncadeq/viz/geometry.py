@@ -119,6 +119,3 @@ def _radius(points: NDArray[np.float64], edge: NDArray[np.int64]) -> float:
 
     nearest = cKDTree(points).query(points, k=2)[0][:, 1]
     return float(np.clip(0.7 * np.median(nearest), 2e-3, 0.06))
-
-
-__all__ = ["Geometry", "geometry"]

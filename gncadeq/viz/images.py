@@ -142,6 +142,3 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-__all__ = ["png", "read_image", "write_gif"]

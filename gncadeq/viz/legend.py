@@ -88,6 +88,3 @@ def tile(
             draw.text((x + width / 2, y + height + below / 2), captions[i], fill=_TEXT,
                       font=ImageFont.load_default(size), anchor="mm")  # fmt: skip
     return sheet
-
-
-__all__ = ["beside", "color_bar", "tile"]

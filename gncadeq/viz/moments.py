@@ -168,6 +168,3 @@ def _colors(moments: Sequence[Moment]) -> Tensor:
 
 def _steps(moments: Sequence[Moment]) -> list[int]:
     return [m.steps for m in moments if m.color is not None]
-
-
-__all__ = ["over_white", "painter", "save_animation", "save_moments", "save_strip", "save_viewer"]

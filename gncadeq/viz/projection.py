@@ -117,6 +117,3 @@ def _shade(normal: Floats) -> Floats:
     diffuse = np.maximum(normal @ _LIGHT, 0)
     shade: Floats = (0.52 + 0.06 * normal[:, 1] + 0.5 * diffuse).clip(0, 1)
     return shade
-
-
-__all__ = ["camera", "visible"]

@@ -146,6 +146,3 @@ def _ranges(begin: Ints, end: Ints) -> Iterator[tuple[Ints, Ints]]:
         within = np.arange(len(index)) - np.repeat(total[start:stop] - n - before, n)
         yield index, begin[index] + within
         start = stop
-
-
-__all__ = ["ZBuffer", "barycentric"]

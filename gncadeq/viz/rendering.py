@@ -168,6 +168,3 @@ def _chosen(frames: Sequence[int] | None, count: int, most: int | None) -> list[
     if not frames:
         raise ValueError("Expected frames to draw (got none)")
     return [t % count for t in frames]
-
-
-__all__ = ["render_file"]

@@ -249,13 +249,3 @@ def _with_legend(picture: Image.Image, scale: Colors | None, legend: bool) -> Im
     if not legend or not isinstance(scale, ColorScale) or scale.kind != "scalar":
         return picture
     return beside([picture, color_bar(scale, picture.height)])
-
-
-__all__ = [
-    "Colors",
-    "SurfaceRenderer",
-    "render_frames",
-    "render_gif",
-    "render_strip",
-    "render_surface",
-]

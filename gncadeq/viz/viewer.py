@@ -200,6 +200,3 @@ def _bytes(unit: Tensor) -> bytes:
 
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
-
-
-__all__ = ["COLORMAPS", "write_viewer"]
