@@ -236,8 +236,15 @@ def check_graph(
     Raises:
         ValueError: On a wrong shape.
         TypeError: On a wrong dtype.
+        RuntimeError: Within ``torch.onnx.export``.
     """
     check_type("x", x, Tensor)
+    if _in_onnx_export():
+        raise RuntimeError(
+            "Expected gncadeq.export.to_onnx(model, 'model.onnx'), which writes the steps of a "
+            "rule for graphs of any size (got torch.onnx.export, which has no operators for what "
+            "is prepared once a graph)"
+        )
     if x.dim() != 2 or x.size(1) != in_channels:
         raise ValueError(
             f"Expected 'x' of shape [num_nodes, in_channels] = [*, {in_channels}] "
@@ -259,6 +266,11 @@ def check_graph(
             )
         return
     check_edge_index(edge_index)
+
+
+@torch.compiler.assume_constant_result  # else a tracer takes the answer for False
+def _in_onnx_export() -> bool:
+    return torch.onnx.is_in_onnx_export()
 
 
 __all__ = ["Cell", "check_graph", "check_tensor", "refuse_graph"]

@@ -480,6 +480,22 @@ def test_real_digits_get_the_same_labels(files, mnist_root):
     assert (logits.argmax(1) == data.y.numpy()).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [WrappedConvCell(GCNConv(4, 4), 3), ConvCell(3, 4), IGNNCell(3, 4)],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_torch_onnx_export_is_refused_by_a_sentence_that_names_to_onnx(cell, tmp_path):
+    nca = GraphNCA(cell, steps=3).eval()
+    edge_index = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+    relations = (torch.tensor([0, 1, 2, 3]),) if isinstance(cell, ConvCell) else ()
+    args = (torch.rand(4, 3), edge_index, *relations)
+    with pytest.raises(torch.onnx.OnnxExporterError) as refused:
+        torch.onnx.export(nca, args, dynamo=True, verbose=False)
+    assert str(refused.value.__cause__).startswith("Expected gncadeq.export.to_onnx(model, 'model.")
+    assert to_onnx(nca, tmp_path / "model.onnx").is_file()
+
+
 @pytest.mark.slow
 def test_which_convs_of_pyg_are_exported(tmp_path):
     """All that work as rules, on a graph of another size, but those that the page names."""
