@@ -131,11 +131,13 @@ class Cell(nn.Module, ABC):
             edge_index: Edge indices, as of :meth:`prepare`.
             edge_attr: What the cell wants to know of every edge.
             num_nodes: Number of nodes.
-            context: The tensors by name, as of :meth:`prepare`.
+            context: The tensors by name, as of :meth:`prepare`; among them ``batch``, the graph of
+                every node, if there are several.
 
         Returns:
-            The certificate, or ``None``, as here. In a batch it is one for all graphs: as weak as
-            that of the weakest, and ``None`` if nothing is proven on one of them.
+            The certificate, or ``None``, as here. On a batch its rate is a tensor ``[num_graphs]``
+            where graphs differ, so that each has the rate that it has alone: one or more for those
+            of which nothing is proven.
         """
         return None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.typing import OptTensor
@@ -28,7 +29,7 @@ class Certificate:
     squares, or the largest counts.
 
     Attributes:
-        rate: :math:`\kappa`; 1 or more promises nothing.
+        rate: :math:`\kappa`, of all graphs or ``[num_graphs]`` of each; 1 or more promises nothing.
         over_nodes: ``"sum"`` (Euclidean) or ``"max"``.
         groups: Number of groups of channels: 1 is the Euclidean norm of a node, the number of
             channels its largest entry.
@@ -44,11 +45,23 @@ class Certificate:
         tensor([4.])
     """
 
-    rate: float
+    rate: float | Tensor
     over_nodes: Literal["sum", "max"] = "sum"
     groups: int = 1
     node_weight: OptTensor = None
     channel_weight: OptTensor = None
+
+    @property
+    def promises(self) -> bool:
+        """Whether it promises anything, of any graph."""
+        return bool(torch.as_tensor(self.rate).lt(1.0).any())
+
+    def rates(self, like: Tensor) -> Tensor:
+        """The rate of every graph, for numbers ``[num_graphs]``; zero for graphs without nodes that
+        are the last of a batch."""
+        if not isinstance(self.rate, Tensor):
+            return torch.full_like(like, self.rate, dtype=torch.double)
+        return F.pad(self.rate.to(like.device, torch.double), (0, like.numel() - self.rate.numel()))
 
     def norm(self, value: Tensor, partition: Any) -> Tensor:
         """The norm of ``value`` ``[num_nodes, channels]`` on each graph of a
@@ -92,20 +105,25 @@ class Certificate:
             >>> Certificate(0.5).from_residual(torch.zeros(2), torch.tensor([0.0, 1.0]))
             tensor([0.0000e+00, 2.3842e-07])
         """
-        if not self.rate < 1.0:
-            return torch.full_like(diff, float("inf"))
+        rates = self.rates(diff)
         relative = diff / size + torch.finfo(diff.dtype).eps
-        bound = torch.where((diff == 0) & (size == 0), 0.0, relative / (1.0 - self.rate))
-        return bound.nan_to_num(nan=float("inf"), posinf=float("inf"))
+        bound = torch.where((diff == 0) & (size == 0), 0.0, relative / (1.0 - rates).to(diff.dtype))
+        return torch.where(rates < 1.0, bound, float("inf")).nan_to_num(
+            nan=float("inf"), posinf=float("inf")
+        )
 
-    def restrict(self, nodes: Tensor) -> Certificate:
-        """The certificate for some nodes, given their indices."""
-        if self.node_weight is None:
-            return self
-        return replace(self, node_weight=self.node_weight[nodes])
+    def restrict(self, nodes: Tensor, graphs: Tensor) -> Certificate:
+        """The certificate for ``nodes`` (indices) of ``graphs`` (a mask)."""
+        weight = self.node_weight
+        return replace(
+            self, rate=self.rates(graphs)[graphs] if isinstance(self.rate, Tensor) else self.rate,
+            node_weight=None if weight is None else weight[nodes],
+        )  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"{self.__class__.__name__}(rate={self.rate:.3g})"
+        rates = self.rate.tolist() if isinstance(self.rate, Tensor) else [self.rate]
+        shown = ", ".join(f"{rate:.3g}" for rate in rates)
+        return f"{self.__class__.__name__}(rate={shown})"
 
 
 __all__ = ["Certificate"]

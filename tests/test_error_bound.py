@@ -35,8 +35,7 @@ def draw(seed: int) -> torch.Generator:
 
 def pixels(seed: int) -> Data:
     data = ImageToGraph(living_threshold=0.4)(torch.rand(1, 7, 9, generator=draw(seed)))
-    data.x = data.x.double()
-    return data
+    return Data(x=data.x.double(), edge_index=data.edge_index, edge_attr=data.edge_attr)
 
 
 def weighted(seed: int, directed: bool = False) -> Data:
@@ -132,6 +131,95 @@ def test_the_error_is_within_its_bound_on_every_graph_of_a_batch(name):
         alone = graphs[0]
         _, single = deq(alone.x, alone.edge_index, alone.edge_attr, return_solution=True)
         torch.testing.assert_close(single.error_bound[0], solution.error_bound[0])
+
+
+def without_an_edge(data: Data) -> Data:
+    return Data(x=data.x, edge_index=data.edge_index[:, 1:], edge_attr=data.edge_attr[1:])
+
+
+def von_neumann(seed: int) -> Data:
+    data = pixels(seed)
+    keep = torch.isin(data.edge_attr, torch.tensor([1, 3, 4, 5, 7]))
+    return Data(x=data.x, edge_index=data.edge_index[:, keep], edge_attr=data.edge_attr[keep])
+
+
+def lone_pixel() -> Data:
+    none = torch.zeros(0, dtype=torch.long)
+    x = torch.ones(1, 1).double()
+    return Data(x=x, edge_index=none.view(2, 0), edge_attr=none)
+
+
+def not_a_number(data: Data) -> Data:
+    weight = data.edge_attr.clone()
+    weight[0] = float("nan")
+    return Data(x=data.x, edge_index=data.edge_index, edge_attr=weight, num_nodes=12)
+
+
+MIXED = {
+    "conv": lambda: [pixels(0), without_an_edge(pixels(1)), von_neumann(2), lone_pixel()],
+    "monotone": lambda: [von_neumann(2), pixels(0), without_an_edge(pixels(1))],
+    "GCN": lambda: [weighted(0), weighted(1, directed=True), weighted(2)],
+    "SAGE": lambda: [weighted(1, directed=True), weighted(0)],
+    "propagation, sym": lambda: [directed(0), not_a_number(directed(1))],
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_graph_has_the_bound_that_it_has_alone_whatever_its_batch_mates(name):
+    cell, graphs = made(name)[0], MIXED[name]()
+    # A tenth of its weights: stencils that are cut down stay below one.
+    cell.contraction = 0.3 if name == "conv" else getattr(cell, "contraction", None)
+    deq = GraphDEQ(cell, tol=1e-6, on_failure="ignore")
+    single = []
+    for data in graphs:
+        arguments = (data.x, data.edge_index, data.edge_attr)
+        single.append(deq(*arguments, return_solution=True)[1].error_bound)
+    alone = torch.cat(single)
+    assert bool(alone.isfinite().any())
+    assert bool(alone.isinf().any())
+    batch = Batch.from_data_list(graphs)
+    _, solution = deq(batch.x, batch.edge_index, batch.edge_attr, batch.batch, return_solution=True)
+    torch.testing.assert_close(solution.error_bound, alone, rtol=1e-6, atol=0.0)
+
+
+def test_rates_of_a_batch_are_those_of_its_graphs():
+    cell = ConvCell(1, 4, contraction=0.9).double()
+    graphs = MIXED["conv"]()
+    batch = Batch.from_data_list(graphs)
+    whole = float(cell.lipschitz_bound())
+    part = float(cell.lipschitz_bound(von_neumann(2)))
+    center = float(cell.lipschitz_bound(Data(edge_attr=torch.tensor([4]))))
+    assert len({whole, part, center}) == 3
+    certificate = cell.certificate(
+        batch.edge_index, batch.edge_attr, num_nodes=batch.num_nodes, batch=batch.batch
+    )
+    # A lone pixel senses all that is present in its window: the bound of the whole one holds.
+    assert certificate.rate.tolist() == [whole, float("inf"), part, whole]
+    assert repr(certificate) == f"Certificate(rate={whole:.3g}, inf, {part:.3g}, {whole:.3g})"
+    z = torch.rand(batch.num_nodes, 4).double()
+    rest, kept = Partition(batch.batch, batch.num_nodes), torch.tensor([False, True, True, True])
+    nodes, rest = rest.restrict(kept)
+    restricted = certificate.restrict(nodes, kept)
+    assert restricted.rate.tolist() == certificate.rate.tolist()[1:]
+    assert restricted.error_bound(z[nodes], z[nodes], rest).isinf().tolist() == [True, False, False]
+
+
+def test_the_error_criterion_solves_the_certified_graphs_of_a_batch():
+    cell = ConvCell(1, 4, contraction=0.9).double()
+    good, bad = pixels(0), without_an_edge(pixels(1))
+    deq = GraphDEQ(cell, criterion="error")
+    z, alone = deq(good.x, good.edge_index, good.edge_attr, return_solution=True)
+    with pytest.raises(ValueError, match="nothing is proven"):
+        deq(bad.x, bad.edge_index, bad.edge_attr)
+    batch = Batch.from_data_list([bad, good])
+    with pytest.warns(ConvergenceWarning, match=r"graphs 0; .* use another criterion"):
+        both, solution = deq(
+            batch.x, batch.edge_index, batch.edge_attr, batch.batch, return_solution=True
+        )
+    assert solution.status.tolist() == [Status.MAX_STEPS, Status.CONVERGED]
+    assert solution.num_steps[1] == alone.num_steps[0]
+    torch.testing.assert_close(both[batch.batch == 1], z)
+    torch.testing.assert_close(solution.error_bound[1:], alone.error_bound)
 
 
 def path(n: int) -> torch.Tensor:
@@ -250,7 +338,9 @@ def test_norms_by_hand():
         (Certificate(0.5, "sum", groups=2), [17.0**0.5, 8.0]),
     ):
         torch.testing.assert_close(certificate.norm(z, partition), torch.tensor(expected))
-    rest = Certificate(0.5, "max", groups=2, node_weight=weight).restrict(torch.tensor([1]))
+    rest = Certificate(0.5, "max", groups=2, node_weight=weight).restrict(
+        torch.tensor([1]), torch.tensor([True])
+    )
     torch.testing.assert_close(rest.norm(z[1:2], Partition(None, 1)), torch.tensor([10.0]))
 
 

@@ -228,8 +228,8 @@ class ConvCell(Cell):
     ) -> Certificate | None:
         """The contraction by :meth:`lipschitz_bound` on pixel graphs, whose nodes sense all pixels
         that are present in their window, or in the part of it that occurs."""
-        bound = window_bound(self, edge_index, edge_attr, num_nodes)
-        return None if bound is None else Certificate(bound, channel_weight=1.0 / self.scale)
+        rate = window_rate(self, edge_index, edge_attr, num_nodes, context.get("batch"))
+        return None if rate is None else Certificate(rate, channel_weight=1.0 / self.scale)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
         """Bind graph and injection; see :class:`Cell`."""
@@ -280,13 +280,28 @@ def present_relations(graph: Data, num_relations: int) -> Tensor:
     return present
 
 
-def window_bound(cell: Any, edge_index: Adj, relation: OptTensor, num_nodes: int) -> float | None:
-    """The Lipschitz bound of a stencil's cell on a graph, or ``None`` if it has none there."""
+def window_rate(
+    cell: Any, edge_index: Adj, relation: OptTensor, num_nodes: int, batch: OptTensor = None
+) -> float | Tensor | None:
+    """The Lipschitz bound of a stencil's cell on a graph, or of each graph of a batch: ``None``, or
+    infinity, where it has none."""
     count = int(cell.num_relations)
     hood = prepare_neighborhood(edge_index, relation, num_nodes, count)
-    if senses_window(hood):
+    whole = senses_window(hood, batch=batch)
+    if bool(whole.all()):
         return float(cell.lipschitz_bound())
-    graph = Data(edge_attr=hood.incoming.relation)
-    if senses_window(hood, present_relations(graph, count)):
-        return float(cell.lipschitz_bound(graph))
-    return None
+    rate = torch.full_like(whole, float("inf"), dtype=torch.double)
+    if bool(whole.any()):
+        rate[whole] = float(cell.lipschitz_bound())
+    # Else by what occurs of the window: a bound for each set of relations, not for each graph.
+    edges = hood.incoming
+    present = whole.new_zeros(whole.numel(), count)
+    present[:, count // 2] = True
+    present[0 if batch is None else batch[edges.receiver], edges.relation] = True
+    part = senses_window(hood, present, batch) & ~whole
+    for relations in torch.unique(present[part], dim=0):
+        same = part & (present == relations).all(1)
+        rate[same] = float(cell.lipschitz_bound(Data(edge_attr=relations.nonzero().flatten())))
+    if not bool(rate.isfinite().any()):
+        return None
+    return float(rate) if batch is None else rate

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
-from gncadeq.cells.conv import present_relations, window_bound
+from gncadeq.cells.conv import present_relations, window_rate
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_number
@@ -251,8 +251,8 @@ class MonotoneCell(Cell):
     ) -> Certificate | None:
         """The contraction by :meth:`lipschitz_bound` on pixel graphs, whose nodes sense all pixels
         that are present in their window, or in the part of it that occurs."""
-        bound = window_bound(self, edge_index, edge_attr, num_nodes)
-        return None if bound is None else Certificate(bound)
+        rate = window_rate(self, edge_index, edge_attr, num_nodes, context.get("batch"))
+        return None if rate is None else Certificate(rate)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> MonotoneStep:
         """Bind graph and injection; see :class:`Cell`."""

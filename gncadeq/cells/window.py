@@ -5,22 +5,27 @@ from __future__ import annotations
 from math import isqrt
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gncadeq.graph.neighborhood import Neighborhood
+from gncadeq.typing import OptTensor
 
 
-def senses_window(neighborhood: Neighborhood, relations: Tensor | None = None) -> bool:
-    """Whether the nodes can be laid out as pixels, each with an edge from every pixel that is
-    present in its window.
+def senses_window(
+    neighborhood: Neighborhood, relations: OptTensor = None, batch: OptTensor = None
+) -> Tensor:
+    """Whether the nodes of each graph can be laid out as pixels, each with an edge from every pixel
+    that is present in its window: ``[num_graphs]`` booleans.
 
     The bounds of stencils are those of such graphs: the convolution of an image whose absent pixels
     are zero. Where edges are missing, taps no longer cancel, and the norm may be larger.
 
     Args:
         neighborhood: The edges, with a relation for each offset of a square window.
-        relations: ``[num_relations]`` booleans, the part of the window that nodes sense; by default
-            all of it.
+        relations: ``[num_graphs, num_relations]`` booleans, the part of the window that nodes
+            sense; by default all of it.
+        batch: The graph of every node; ``None`` for a single graph.
 
     Example:
         >>> import torch
@@ -29,19 +34,21 @@ def senses_window(neighborhood: Neighborhood, relations: Tensor | None = None) -
         >>> data = ImageToGraph(living_threshold=0.5)(torch.rand(1, 6, 6))
         >>> edges, kind, n = data.edge_index, data.edge_attr, data.num_nodes
         >>> senses_window(prepare_neighborhood(edges, kind, n, 9))
-        True
+        tensor([True])
         >>> senses_window(prepare_neighborhood(edges[:, 1:], kind[1:], n, 9))
-        False
+        tensor([False])
     """
+    graphs = 1 if batch is None else int(batch.max()) + 1 if batch.numel() else 0
+    like = neighborhood.incoming.relation if batch is None else batch
     if neighborhood.grid is not None:
-        return True
+        return torch.ones(graphs, dtype=torch.bool, device=like.device)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
     r = neighborhood.num_relations
     width = isqrt(r)
     if width * width != r or width % 2 == 0:
-        return False
+        return torch.zeros(graphs, dtype=torch.bool, device=like.device)
     e, n = neighborhood.incoming, neighborhood.num_nodes
     source, target, kind = (v.cpu().numpy() for v in (e.sender, e.receiver, e.relation))
     offset = np.stack([kind // width, kind % width], 1) - width // 2  # of the source
@@ -64,14 +71,22 @@ def senses_window(neighborhood: Neighborhood, relations: Tensor | None = None) -
         place = place + place[ancestor]
         ancestor = ancestor[ancestor]
     place = place[:n]
-    if not np.array_equal(place[source] - place[target], offset):
-        return False
+    graph = np.zeros(n, np.int64) if batch is None else batch.cpu().numpy()
+
+    def count(nodes: np.ndarray) -> np.ndarray:
+        return np.bincount(graph[nodes], minlength=graphs)
+
+    misplaced = (place[source] - place[target] != offset).any(1)
     span = int(np.abs(place).max(initial=0)) + width
     code = (component * (2 * span + 1) + place[:, 0] + span) * (2 * span + 1) + place[:, 1] + span
-    if len(np.unique(code)) < n:
-        return False  # two nodes at one place
-    expected = 0
-    for k in range(r) if relations is None else relations.nonzero().flatten().tolist():
+    places = np.unique(code, return_index=True)[1]  # of two nodes at one place, the first
+    sensed = np.ones((graphs, r), bool) if relations is None else relations.cpu().numpy()
+    expected = np.zeros(graphs, np.int64)
+    for k in range(r):
         neighbor = code + (k // width - width // 2) * (2 * span + 1) + k % width - width // 2
-        expected += int(np.isin(neighbor, code).sum())
-    return len(np.unique(np.stack([source, target]), axis=1).T) == len(source) == expected
+        expected += count(np.flatnonzero(np.isin(neighbor, code) & sensed[graph, k]))
+    edges = count(target)
+    different = count(np.unique(source.astype(np.int64) * n + target) % max(n, 1))
+    good = (count(target[misplaced]) == 0) & (count(places) == count(np.arange(n)))
+    good &= (different == edges) & (edges == expected)
+    return torch.from_numpy(good).to(like.device)

@@ -52,9 +52,11 @@ class Evidence:
                 "Expected the parameters and the graph that were solved with (got some that were "
                 "changed since). Read 'error_bound' before the optimiser's step"
             )
-        g = self.graph
+        g, context = self.graph, self.graph.context
+        if self.partition.num_graphs > 1:
+            context = {**context, "batch": self.partition.batch}
         found: Certificate | None = self.cell.certificate(
-            g.edge_index, g.edge_attr, num_nodes=g.x.size(0), **g.context
+            g.edge_index, g.edge_attr, num_nodes=g.x.size(0), **context
         )
         return found
 
@@ -89,7 +91,9 @@ class Evidence:
             criterion: What was to be at most ``tol``.
         """
         certificate = self.certificate()
-        rate = math.inf if certificate is None else certificate.rate
+        rate = math.inf
+        if certificate is not None:
+            rate = float(certificate.rates(solution.residual)[~solution.converged].max())
         bounded = rate < 1.0 or getattr(self.cell, "contraction", None) is not None
         bound = "" if bounded else ", or bound the cell (contraction=0.95)"
         more = "raise 'max_steps' or 'tol' (a signal takes a step a hop at least)"
@@ -111,6 +115,8 @@ class Evidence:
             more += (
                 f"; give the solver a longer memory (solver_options={{'history': {_LONG_MEMORY}}})"
             )
+        if criterion == "error" and not rate < 1.0:
+            more = "use another criterion: nothing is proven of the cell on such a graph"
         advice = {
             Status.MAX_STEPS: more + bound,
             Status.DIVERGED: "damp the solver (solver='picard', solver_options={'damping': 0.5})"

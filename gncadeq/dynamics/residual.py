@@ -41,7 +41,7 @@ class Residual:
         certificate: Certificate | None = None,
     ) -> None:
         self.criterion = check_criterion(criterion)
-        if criterion == "error" and (certificate is None or not certificate.rate < 1.0):
+        if criterion == "error" and (certificate is None or not certificate.promises):
             raise ValueError(
                 f"Expected a certificate below 1 for criterion='error' (got {certificate}): "
                 "nothing is proven of this cell on this graph. Use another criterion, or a cell "
@@ -89,7 +89,7 @@ class Residual:
         if isinstance(self.floor, Tensor):
             self.floor = self.floor[nodes if self.criterion == "node" else graphs]
         if self.certificate is not None:
-            self.certificate = self.certificate.restrict(nodes)
+            self.certificate = self.certificate.restrict(nodes, graphs)
 
     def _sizes(self, value: Tensor, partition: Partition) -> Tensor:
         if self.criterion == "graph":

@@ -103,10 +103,10 @@ class Solution:
             {(1 - \kappa) \lVert f(\mathbf{z}) \rVert} + \frac{\epsilon}{1 - \kappa}
 
         with the rounding error :math:`\epsilon` of the state's numbers (1.2e-7 in float32),
-        in the norm of the cell's :class:`~gncadeq.certificate.Certificate`; infinite where it has
-        none. Graphs of a batch share one certificate: if nothing is proven on one of them (a
-        directed graph, where the proof is about undirected ones), all bounds are infinite. A small
-        residual is a small error only where :math:`\kappa` is well below one.
+        in the norm of the cell's :class:`~gncadeq.certificate.Certificate`; infinite for graphs
+        that have none (a directed graph, where the proof is about undirected ones). A graph has the
+        bound that it has alone. A small residual is a small error only where :math:`\kappa` is well
+        below one.
 
         Raises:
             RuntimeError: If the parameters or the graph were changed since the solve.

@@ -26,7 +26,8 @@ from torch.nn.parameter import is_lazy as parameter_is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _Orthogonal, _WeightNorm
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
-from torch_geometric.utils import is_undirected
+
+from gncadeq.typing import OptTensor
 
 NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Softsign)
 LINEAR = (nn.Linear, nn.LazyLinear, pyg.Linear)
@@ -258,11 +259,37 @@ def weight_bound(conv: nn.Module, growth: Tensor | None = None) -> Tensor | None
     return _BOUNDS[kind](conv, growth)
 
 
-def proofs_hold(edge_index: Tensor, weight: Tensor | None) -> bool:
-    """Whether a graph is one that the proofs are about: undirected, without negative weights."""
-    if weight is not None and bool((weight < 0).any()):
-        return False
-    return bool(is_undirected(edge_index, weight))
+def proofs_hold(edge_index: Tensor, weight: OptTensor, batch: OptTensor = None) -> Tensor:
+    """Which graphs of a batch are such that the proofs are about them: undirected, without negative
+    weights.
+
+    Args:
+        edge_index: Edge indices.
+        weight: Edge weights, or attributes that must be the same both ways.
+        batch: The graph of every node; ``None`` for a single graph.
+
+    Returns:
+        ``[num_graphs]`` booleans.
+
+    Example:
+        >>> edges = torch.tensor([[0, 1, 2], [1, 0, 3]])
+        >>> proofs_hold(edges, None), proofs_hold(edges, None, torch.tensor([0, 0, 1, 1]))
+        (tensor([False]), tensor([ True, False]))
+    """
+    # By sender and by receiver, equal edges in their order. Both put the graphs one after another.
+    there, back = (_lexsort(edge_index[k], edge_index[1 - k]) for k in (0, 1))
+    wrong = (edge_index[:, there] != edge_index[:, back].flip(0)).any(0)
+    if weight is not None:
+        rows = weight.reshape(weight.size(0), -1)
+        wrong = wrong | ((rows[there] != rows[back]) | (rows[there] < 0)).any(1)
+    graph = torch.zeros_like(there) if batch is None else batch[edge_index[0, there]]
+    count = 1 if batch is None else int(batch.max()) + 1 if batch.numel() else 0
+    return wrong.new_zeros(count).index_put((graph,), wrong, accumulate=True).logical_not()
+
+
+def _lexsort(first: Tensor, second: Tensor) -> Tensor:
+    order = second.argsort(stable=True)
+    return order[first[order].argsort(stable=True)]
 
 
 __all__ = [

@@ -29,9 +29,10 @@ def conv_certificate(
         return None
     weight = context.get("edge_weight", edge_attr if cell.signature.edge == "edge_weight" else None)
     graph = Data(edge_index=edge_index, edge_attr=edge_attr, num_nodes=num_nodes, **context)
-    rate = float(cell.lipschitz_bound(graph))
-    if not rate < 1.0:
+    rates = cell.lipschitz_bounds(graph)
+    if not bool((rates < 1.0).any()):
         return None
+    rate = float(rates) if rates.numel() == 1 else rates
     conv: Any = cell.conv
     if cell.sums_neighbors:
         return Certificate(rate, "max")

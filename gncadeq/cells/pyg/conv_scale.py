@@ -145,6 +145,13 @@ class ScaledConvCell(ConvRule):
             hooks, in training with dropout, for a ``lambda_max`` of
             :class:`~torch_geometric.nn.ChebConv`, and for a lazy conv before its first call.
         """
+        bounds = self.lipschitz_bounds(graph)
+        return bounds.max() if bounds.numel() else bounds.new_zeros(())
+
+    @torch.no_grad()
+    def lipschitz_bounds(self, graph: Data | None = None) -> Tensor:
+        """The :meth:`lipschitz_bound` of each graph of a batch, ``[num_graphs]``, or a scalar where
+        it is the same for all."""
         nothing = super().lipschitz_bound(graph)
         # Held attention stays an average when some of it is dropped.
         drops_more = not self.holds_attention and any(map(drops, self.conv.modules()))
@@ -165,11 +172,12 @@ class ScaledConvCell(ConvRule):
         bound = self._weight_bound()
         if bound is None:
             return nothing
-        if graph is not None and not self.holds_attention:
-            weights = graph.get("edge_weight"), graph.edge_attr
-            if not all(proofs_hold(graph.edge_index, weight) for weight in weights):
-                return nothing
-        return bound if self.contraction is None else bound.clamp(max=self.contraction)
+        bound = bound if self.contraction is None else bound.clamp(max=self.contraction)
+        if graph is None or self.holds_attention:
+            return bound
+        weights = graph.get("edge_weight"), graph.edge_attr
+        there, back = (proofs_hold(graph.edge_index, w, graph.get("batch")) for w in weights)
+        return torch.where(there & back, bound, nothing.to(bound))
 
     def _held(self, step: WrappedConvStep) -> WrappedConvStep:
         """With attention held, if it is to be."""
