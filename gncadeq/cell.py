@@ -270,8 +270,9 @@ def check_graph(
     check_edge_index(edge_index)
 
 
-@torch.compiler.assume_constant_result  # else a tracer takes the answer for False
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _in_onnx_export() -> bool:
+    # A tracer takes the answer of an undecorated function for False.
     return torch.onnx.is_in_onnx_export()
 
 

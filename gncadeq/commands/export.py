@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from gncadeq.choices import Form, Program
+from gncadeq.commands.kinds import expect
 from gncadeq.commands.printing import busy, console, say
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _load(
     from gncadeq.models import PixelGraphClassifier
     from gncadeq.training.grow import load_grown
 
+    expect(run, "growth", "classifier")
     name = str(Path(run) / "model.safetensors") if Path(run).is_dir() else run
     _, architecture, _, _ = read_header(name)
     if architecture == "GrowingCell":

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import Resume, configure, folder_name, with_options
 from gncadeq.commands.printing import progress, remark, resumable
 from gncadeq.training import GrowConfig
@@ -19,6 +20,8 @@ def grow(resume: Resume = False, **options: Any) -> None:
     from gncadeq.training.grow import grow as train
 
     target, on = options["target"], options.get("on", GrowConfig.on)
+    expect(target, "picture")
+    expect(on, "shape", "graph", "colored")
     name = Path(target).stem if on == "grid" else f"{folder_name(on)}-{Path(target).stem}"
     options.setdefault("out", f"runs/grow/{name}")
     config = configure(GrowConfig, options, resume)

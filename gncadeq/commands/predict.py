@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import RunArgument
 from gncadeq.commands.printing import Json, busy, errors, say, write_numbers
 from gncadeq.commands.run_weights import load_run
@@ -169,6 +170,7 @@ def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, lis
     from gncadeq.viz.found_digits import found_digits_figure
     from gncadeq.viz.images import read_image
 
+    expect(name, "picture")
     picture = read_image(name, channels=3)
     digits = FindDigits.from_card(model.card)(picture)
     images = torch.stack([digit.image for digit in digits])
@@ -205,6 +207,7 @@ def _as_is(
     from gncadeq.viz.figures import label_map_figure
     from gncadeq.viz.images import read_image
 
+    expect(name, "picture")
     picture = read_image(name, channels=model.encoder.in_channels, size=size)
     flip = bool(picture.mean() > 0.5) if invert is None else invert
     if flip:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gncadeq.choices import Up
+from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import explicit
 from gncadeq.commands.printing import busy, say
 
@@ -39,6 +40,7 @@ def render(
     ms: Annotated[int, typer.Option(help="Milliseconds a frame of an animation.")] = 120,
 ) -> None:
     """Draw a mesh, points, a graph or a trajectory."""
+    expect(source, "shape", "graph", "trajectory")
     from gncadeq.viz import render_file
 
     options = explicit(ctx)

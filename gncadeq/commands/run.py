@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gncadeq.choices import Damage, Up
+from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import folder_name
 from gncadeq.commands.printing import Json, busy, console, progress, say, table, write_numbers
 
@@ -49,10 +50,14 @@ def run(
     On surfaces and graphs also a page to turn it, viewer.html, and trajectory.safetensors, of
     which 'gncadeq render' makes other pictures and coloured meshes.
     """
+    expect(run, "growth")
+    if on is not None:
+        expect(on, "shape", "graph", "colored")
     from gncadeq.growth import Trial
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
 
+    run = str(Path(run).parent) if Path(run).is_file() else run
     cell, data, z0, card = load_grown(run, on)
     up = GrowConfig.load(Path(run) / "config.json").up
     rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gncadeq.commands.kinds import expect
+
 if TYPE_CHECKING:
     from gncadeq.datasets import PixelGraphs
     from gncadeq.models import PixelGraphClassifier
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 def load_run(run: str) -> tuple[PixelGraphClassifier, Path | None]:
     """The model, and its run's folder if ``run`` is one."""
+    expect(run, "classifier")
     from gncadeq.models import PixelGraphClassifier
 
     folder = Path(run) if Path(run).is_dir() else None
