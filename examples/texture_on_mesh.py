@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from texture_formulas import TEXTURES, texture
 from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq import GraphNCA
 from gncadeq.cells import MicroCell
-from gncadeq.datasets.texture_formulas import TEXTURES, texture
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
 from gncadeq.files.weights import load_pretrained, save_pretrained

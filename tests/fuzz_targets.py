@@ -19,7 +19,7 @@ from torch_geometric.data import Data
 import gncadeq
 from gncadeq import analysis, cells, datasets, dynamics, transforms, viz
 from gncadeq.cells import prepare_neighborhood
-from gncadeq.datasets import primitives, texture_formulas
+from gncadeq.datasets import primitives
 from gncadeq.export import StepProgram
 from gncadeq.files.checkpoints import read_checkpoint, write_checkpoint
 from gncadeq.files.weights import load_pretrained, save_pretrained
@@ -272,7 +272,6 @@ def calls() -> Calls:
         "ball": (damage.ball, {"pos": cloud.pos, "radius": 0.2}),
         "cut": (damage.cut, {"pos": cloud.pos, "share": 0.2}),
         "maze": (datasets.maze, {"size": 5}),
-        "texture": (texture_formulas.texture, {"name": "checkers", "size": 16, "seed": 0}),
         "icosphere": (primitives.icosphere, {"subdivisions": 1}),
         "cylinder": (primitives.cylinder, {
             "around": 5, "along": 3, "radius": 1.0, "height": 2.0}),

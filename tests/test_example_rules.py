@@ -104,7 +104,8 @@ def test_voronoi_refuses(monkeypatch):
         voronoi_polygons(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
 
 
-BESIDE = ("binary_rules", "curvature", "elastic", "isosurface", "labelled_figures", "small_worlds")
+BESIDE = ("binary_rules", "curvature", "elastic", "isosurface", "labelled_figures", "small_worlds",
+          "texture_formulas")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BESIDE)

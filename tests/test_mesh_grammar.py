@@ -7,21 +7,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from gltf_grammar import ROWS, Gltf, primitive, square_gltf
 from mesh_grammar import (
     FORMS,
-    ROWS,
     SQUARE,
     TRIANGLES,
     F,
-    Gltf,
     P,
     T,
     V,
     faces,
     facet,
     ply,
-    primitive,
-    square_gltf,
     stl,
     vertices,
 )  # fmt: skip

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from texture_formulas import TEXTURES, texture
 from torch_geometric.data import Data
 
 from gncadeq.datasets import primitives
-from gncadeq.datasets.texture_formulas import TEXTURES, texture
 from gncadeq.training.texture_loss import (
     PatchLoss,
     bands,

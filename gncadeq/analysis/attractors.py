@@ -66,12 +66,9 @@ class AttractorCensus:
 
     def names(self) -> list[str]:
         """What each graph settles into, in words."""
-        words = []
-        for code, period in zip(self.label.tolist(), self.period.tolist(), strict=True):
-            kind = Attractor(code)
-            name = kind.name.lower().replace("_", " ")
-            words.append(f"period {period}" if kind is Attractor.PERIODIC else name)
-        return words
+        kinds = [Attractor(code).name.lower().replace("_", " ") for code in self.label.tolist()]
+        pairs = zip(kinds, self.period.tolist(), strict=True)
+        return [f"period {period}" if kind == "periodic" else kind for kind, period in pairs]
 
     def counts(self) -> dict[str, int]:
         """How many graphs settle into what, the most frequent first."""
@@ -105,7 +102,7 @@ def classify_attractor(
     .. math::
         d_k = \lVert f^k(\mathbf{r}) - \mathbf{r} \rVert
 
-    It is, in this order,
+    It is the first of these:
 
     - *diverged* if the state grew a million times or became NaN;
     - a *fixed point* if the relative residual is at most ``tol``;
@@ -117,8 +114,8 @@ def classify_attractor(
       :math:`D/2` away and comes back to :math:`D/4`;
     - else *unsettled*: raise ``transient`` or ``max_period``.
 
-    A decay slower than ``lyapunov_tol`` per step can't be told from none, nor a period longer than
-    ``max_period`` from quasi-periodicity. The step must be deterministic: no update masks.
+    A decay slower than ``lyapunov_tol`` per step counts as none, and a period longer than
+    ``max_period`` as quasi-periodic. The step must be deterministic: no update masks.
 
     Args:
         step: Any map of states ``[num_nodes, channels]``.
@@ -146,54 +143,42 @@ def classify_attractor(
     """
     check_state(z0)
     check_seed(seed)
-    for name, count, least in (
-        ("transient", transient, 0),
-        ("max_period", max_period, 2),
-        ("lyapunov_steps", lyapunov_steps, 1),
-    ):
-        check_count(name, count, least)
-    for name, number in (
-        ("tol", tol), ("recurrence_tol", recurrence_tol), ("lyapunov_tol", lyapunov_tol)
-    ):  # fmt: skip
-        check_number(name, number, above=0.0)
+    check_count("transient", transient)
+    check_count("max_period", max_period, 2)
+    check_count("lyapunov_steps", lyapunov_steps, 1)
+    check_number("tol", tol, above=0.0)
+    check_number("recurrence_tol", recurrence_tol, above=0.0)
+    check_number("lyapunov_tol", lyapunov_tol, above=0.0)
     partition = Partition(batch, z0.size(0), like=z0)
     run = _Rollout(step, z0.detach(), partition)
     for _ in range(transient):
         run.advance()
-    first = run.z
-    exponent = follow_tangents(
-        run, first, partition, lyapunov_steps, 1, lyapunov_steps // 2, seed
-    ).squeeze(1)
-    early = _distances(run, partition, max_period)
-    late = _distances(run, partition, max_period)
-
+    warmup = lyapunov_steps // 2
+    exponent = follow_tangents(run, run.z, partition, lyapunov_steps, 1, warmup, seed).squeeze(1)
+    early, late = (_distances(run, partition, max_period) for _ in range(2))
     state = run.z
     change, size = partition.norm(step(state) - state), partition.norm(step(state))
     residual = torch.where(change == 0, 0.0, change / size)
     residual = torch.where(run.diverged, float("inf"), residual)
     diameter = torch.cat([early, late]).amax(0)
     unit = torch.where(diameter > 0, diameter, 1.0)
-
     period = _period(early, late, recurrence_tol * unit, partition.norm(state), z0.dtype)
     cyclic = period > 0
     at_period = late.gather(0, (period - 1).clamp(min=0)[None]).squeeze(0)
     returned, closest = _returns(early, unit)
     recurrence = torch.where(cyclic, at_period / unit, closest)
-
     still = change <= tol * torch.maximum(size, _SMALL * run.largest)
-    flat = exponent.abs() <= lyapunov_tol
     label = torch.full_like(period, int(Attractor.UNSETTLED))
-    label[flat & returned] = int(Attractor.QUASI_PERIODIC)
-    label[exponent > lyapunov_tol] = int(Attractor.CHAOTIC)
-    label[cyclic] = int(Attractor.PERIODIC)
-    label[still] = int(Attractor.FIXED_POINT)
-    label[run.diverged] = int(Attractor.DIVERGED)
+    for kind, found in (  # a later one goes before those above
+        (Attractor.QUASI_PERIODIC, (exponent.abs() <= lyapunov_tol) & returned),
+        (Attractor.CHAOTIC, exponent > lyapunov_tol), (Attractor.PERIODIC, cyclic),
+        (Attractor.FIXED_POINT, still), (Attractor.DIVERGED, run.diverged),
+    ):  # fmt: skip
+        label[found] = int(kind)
     period = torch.where(label == Attractor.PERIODIC, period, 0)
     period[label == Attractor.FIXED_POINT] = 1
     exponent = torch.where(run.diverged, float("nan"), exponent)
-    return AttractorCensus(
-        label, period, residual, recurrence, diameter, exponent, early, state
-    )  # fmt: skip
+    return AttractorCensus(label, period, residual, recurrence, diameter, exponent, early, state)
 
 
 class _Rollout:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
+from gncadeq.analysis.independence import noise
 from gncadeq.analysis.jacobian import check_state
 from gncadeq.check import check_count, check_number
 from gncadeq.dynamics import Partition, solve
@@ -68,14 +70,13 @@ def basin_map(
         \mathbf{z}^0(a, b) = \mathbf{z}^\star + \lVert \mathbf{z}^\star \rVert \,
         (a \, \mathbf{d}_1 + b \, \mathbf{d}_2), \qquad a, b \in [-r, r]
 
-    Every start is run step by step, without acceleration, on one graph; the largest offsets are
-    :math:`r` times as long as the equilibrium itself.
+    Every start is run step by step, without acceleration, on one graph.
 
     Args:
         step: Any map of states ``[num_nodes, channels]``.
         z: The equilibrium :math:`\mathbf{z}^\star` of one graph.
         directions: ``[2, num_nodes, channels]``, not parallel, made orthonormal; random by default.
-        radius: :math:`r`; if the equilibrium is zero, in units of one per entry.
+        radius: :math:`r`, in norms of the equilibrium; of one per entry if that is zero.
         resolution: Number of offsets along either direction; odd ones meet the equilibrium.
         max_steps: Step limit of the rollouts.
         tol: Relative residual at which a rollout ends.
@@ -112,8 +113,8 @@ def basin_map(
     partition = Partition(None, z.size(0), like=z)
     shape = (resolution, resolution)
     distance = torch.empty(shape, dtype=z.dtype)
-    steps, status = torch.empty(shape, dtype=torch.long), torch.empty(shape, dtype=torch.long)
-    cells = [(row, col) for row in range(resolution) for col in range(resolution)]
+    steps, status = torch.empty(2, *shape, dtype=torch.long)
+    cells = list(product(range(resolution), repeat=2))
     for row, col in progress_bar(cells, desc="basin", progress=progress, leave=False):
         a, b = float(offset[col]), float(offset[row])
         start = z + size * (a * plane[0] + b * plane[1])
@@ -124,9 +125,7 @@ def basin_map(
 
 
 def _plane(z: Tensor, directions: OptTensor, generator: torch.Generator | None) -> Tensor:
-    if directions is None:
-        device = torch.device("cpu") if generator is None else generator.device
-        directions = torch.randn(2, *z.shape, generator=generator, dtype=z.dtype, device=device)
+    directions = noise((2, *z.shape), z, generator) if directions is None else directions
     if list(directions.shape) != [2, *z.shape]:
         raise ValueError(
             f"Expected 'directions' of shape {[2, *z.shape]} (got {list(directions.shape)})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -70,16 +72,15 @@ def asymptotic_alignment(
         {\lVert \mathbf{z}_a^\star \rVert \lVert \mathbf{z}_b^\star \rVert}
 
     with :math:`\mathbf{z}_a^\star` the state reached from the usual start, and
-    :math:`\mathbf{z}_b^\star` that reached from the equilibrium of another input. One means that
-    the start doesn't matter. Solves that don't converge count with the best state they saw.
+    :math:`\mathbf{z}_b^\star` from the equilibrium of another input. One means that the start
+    doesn't matter. Solves that don't converge count with the best state they saw.
 
     Args:
         step: Any map of states ``[num_nodes, channels]``.
         z0: The usual start.
         batch: Ascending graph index of every node; ``None`` for a single graph.
-        other: The other start, such as an equilibrium of other inputs. Graphs of other inputs
-            have other nodes; by default every node takes the equilibrium state of a random node
-            of the batch, none twice.
+        other: The other start; by default every node takes the equilibrium state of a random
+            node of the batch, none twice.
         solver: As for :func:`gncadeq.dynamics.solve`.
         tol: Relative residual of both solves.
         max_steps: Their step limit.
@@ -100,10 +101,16 @@ def asymptotic_alignment(
     """
     check_state(z0)
     partition = Partition(batch, z0.size(0), like=z0)
-    arguments = {"solver": solver, "tol": tol, "max_steps": max_steps, "options": options}
-    usual = solve(step, z0, partition, **arguments).state  # type: ignore[arg-type]
-    start = shuffled(usual, generator) if other is None else _checked(other, z0)
-    reached = solve(step, start, partition, **arguments).state  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {
+        "solver": solver, "tol": tol, "max_steps": max_steps, "options": options
+    }  # fmt: skip
+    usual = solve(step, z0, partition, **arguments).state
+    if other is not None and other.shape != z0.shape:
+        raise ValueError(
+            f"Expected 'other' of the state's shape {list(z0.shape)} (got {list(other.shape)})"
+        )
+    start = shuffled(usual, generator) if other is None else other.to(z0)
+    reached = solve(step, start, partition, **arguments).state
     return cosine(usual, reached, partition)
 
 
@@ -127,10 +134,9 @@ def path_independence(
         \delta = \max_{a, b} \frac{\lVert \mathbf{z}_a^\star - \mathbf{z}_b^\star \rVert}
         {\max(\lVert \mathbf{z}_a^\star \rVert, \lVert \mathbf{z}_b^\star \rVert)}
 
-    The first of the other starts is a shuffled equilibrium, from which the alignment score is
-    (:func:`asymptotic_alignment`); the rest are Gaussian noise. A solve to the residual ``tol``
-    ends within about :math:`\texttt{tol} / (1 - \rho)` of its equilibrium, so that distances of
-    this size tell nothing.
+    The first of the other starts is a shuffled equilibrium, which gives the alignment score
+    (:func:`asymptotic_alignment`); the rest are Gaussian noise. Distances of about
+    :math:`\texttt{tol} / (1 - \rho)`, how close a solve comes to its equilibrium, tell nothing.
 
     Args:
         step: Any map of states ``[num_nodes, channels]``.
@@ -156,18 +162,18 @@ def path_independence(
     check_count("starts", starts, 1)
     check_number("scale", scale, above=0.0)
     partition = Partition(batch, z0.size(0), like=z0)
-    arguments = {"solver": solver, "tol": tol, "max_steps": max_steps, "options": options}
-    solutions = [solve(step, z0, partition, **arguments)]  # type: ignore[arg-type]
-    for i in range(starts):
-        start = scale * _noise(z0, generator) if i else shuffled(solutions[0].state, generator)
-        solutions.append(solve(step, start, partition, **arguments))  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {
+        "solver": solver, "tol": tol, "max_steps": max_steps, "options": options
+    }  # fmt: skip
+    solutions = [solve(step, z0, partition, **arguments)]
+    starting = [shuffled(solutions[0].state, generator)]
+    starting += [scale * noise(z0.shape, z0, generator) for _ in range(starts - 1)]
+    solutions += [solve(step, start, partition, **arguments) for start in starting]
     states = [s.state for s in solutions]
     distance = z0.new_zeros(partition.num_graphs)
-    for i, a in enumerate(states):
-        for b in states[i + 1 :]:
-            size = torch.maximum(partition.norm(a), partition.norm(b))
-            gap = partition.norm(a - b)
-            distance = torch.maximum(distance, torch.where(gap == 0, 0.0, gap / size))
+    for a, b in combinations(states, 2):
+        size, gap = torch.maximum(partition.norm(a), partition.norm(b)), partition.norm(a - b)
+        distance = torch.maximum(distance, torch.where(gap == 0, 0.0, gap / size))
     return PathIndependence(
         distance,
         cosine(states[0], states[1], partition),
@@ -187,22 +193,11 @@ def cosine(a: Tensor, b: Tensor, partition: Partition) -> Tensor:
 
 def shuffled(z: Tensor, generator: torch.Generator | None) -> Tensor:
     """The states of ``z``, each at another random node of the batch."""
-    order = torch.randperm(z.size(0), generator=generator, device=_device(generator))
-    return z[order.to(z.device)]
+    device = None if generator is None else generator.device
+    return z[torch.randperm(z.size(0), generator=generator, device=device).to(z.device)]
 
 
-def _noise(z: Tensor, generator: torch.Generator | None) -> Tensor:
-    draw = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=_device(generator))
-    return draw.to(z.device)
-
-
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
-
-
-def _checked(other: Tensor, z0: Tensor) -> Tensor:
-    if other.shape != z0.shape:
-        raise ValueError(
-            f"Expected 'other' of the state's shape {list(z0.shape)} (got {list(other.shape)})"
-        )
-    return other.to(z0)
+def noise(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Gaussian numbers in the type and on the device of ``like``."""
+    device = None if generator is None else generator.device
+    return torch.randn(*shape, generator=generator, dtype=like.dtype, device=device).to(like)

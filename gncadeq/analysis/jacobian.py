@@ -10,7 +10,7 @@ from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
 from gncadeq.check import check_type
 from gncadeq.dynamics import Partition
-from gncadeq.typing import OptTensor, Step
+from gncadeq.typing import OptTensor, RestrictableStep, Step
 
 
 class Jacobian:
@@ -158,8 +158,8 @@ def _two_reverse_passes(
 def each_graph(step: Step, z: Tensor, batch: OptTensor) -> Iterator[tuple[Step, Tensor]]:
     """The step and the state of every graph of a batch, one by one.
 
-    A step that can be restricted is (see :class:`gncadeq.typing.RestrictableStep`); any other runs
-    on the whole batch with the other graphs' states held.
+    A :class:`gncadeq.typing.RestrictableStep` is cut down; any other runs on the whole batch with
+    the other graphs' states held.
     """
     check_state(z)
     partition = Partition(batch, z.size(0), like=z)
@@ -168,16 +168,8 @@ def each_graph(step: Step, z: Tensor, batch: OptTensor) -> Iterator[tuple[Step, 
         return
     for i in range(partition.num_graphs):
         nodes = (partition.batch == i).nonzero().flatten()
-        restrict = getattr(step, "restrict", None)
-        alone = _Held(step, z, nodes) if restrict is None else restrict(nodes)
-        yield alone, z[nodes]
 
+        def held(y: Tensor, nodes: Tensor = nodes) -> Tensor:
+            return step(z.index_copy(0, nodes, y))[nodes]
 
-class _Held:
-    """A step on some nodes of a batch, all other states held."""
-
-    def __init__(self, step: Step, z: Tensor, nodes: Tensor) -> None:
-        self.step, self.z, self.nodes = step, z, nodes
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.step(self.z.index_copy(0, self.nodes, z))[self.nodes]
+        yield step.restrict(nodes) if isinstance(step, RestrictableStep) else held, z[nodes]

@@ -27,10 +27,9 @@ def lyapunov_exponents(
         \mathbf{Q}_{t+1} \mathbf{R}_{t+1} = \mathbf{J}(\mathbf{z}^t) \, \mathbf{Q}_t, \qquad
         \lambda_j = \frac{1}{T} \sum_{t=1}^{T} \log (\mathbf{R}_t)_{jj}
 
-    Tangents are carried along by Jacobian-vector products and orthonormalised after every step,
-    over the nodes of each graph by itself. A positive exponent means chaos; at a fixed point,
-    the largest is :math:`\log \rho(\mathbf{J})`. The estimate's error falls as :math:`1/T` on
-    regular rollouts, as :math:`1/\sqrt{T}` on chaotic ones.
+    over the nodes of each graph by itself. A positive exponent means chaos; at a fixed point, the
+    largest is :math:`\log \rho(\mathbf{J})`. The error falls as :math:`1/T` on regular rollouts, as
+    :math:`1/\sqrt{T}` on chaotic ones.
 
     Args:
         step: Any deterministic map of states ``[num_nodes, channels]``.

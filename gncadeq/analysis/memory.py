@@ -12,9 +12,8 @@ from torch import Tensor
 def saved_bytes(forward: Callable[[], object], given: Iterable[Tensor] = ()) -> int:
     r"""Bytes that autograd keeps for the backward pass.
 
-    What counts is what it holds when the backward pass begins; every storage counts once, however
-    many operations keep it. Through an equilibrium the number doesn't depend on the steps of the
-    solver; through a rollout it grows with the steps.
+    Every storage that it holds when the backward pass begins counts once. Through an equilibrium
+    the number doesn't depend on the steps of the solver; through a rollout it grows with them.
 
     Args:
         forward: Runs the forward pass, in training mode if the model has one; it may go on to a

@@ -145,8 +145,5 @@ def influence_by_hop(value: Tensor, hops: Tensor) -> Tensor:
         tensor([2., 2.])
     """
     there = hops >= 0
-    return Partition(*_sorted(hops[there])).mean(value[there][hops[there].argsort(stable=True)])
-
-
-def _sorted(hops: Tensor) -> tuple[Tensor, int]:
-    return hops.sort(stable=True).values, hops.numel()
+    hop, order = hops[there].sort(stable=True)
+    return Partition(hop, hop.numel()).mean(value[there][order])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +35,9 @@ def spectral_radius(
         \mathbf{J} = \frac{\partial f}{\partial \mathbf{z}}
 
     An equilibrium with :math:`\rho < 1` attracts what starts close to it. The eigenvalues are
-    found by the implicitly restarted Arnoldi method (Lehoucq, Sorensen & Yang 1998), which takes
-    Jacobian-vector products alone and is right for rotations and non-normal matrices; where many
-    eigenvalues share the largest modulus, by the growth of :math:`\lVert \mathbf{J}^t \mathbf{v}
-    \rVert`; for small states, densely.
+    found by the implicitly restarted Arnoldi method (Lehoucq, Sorensen & Yang 1998) on
+    Jacobian-vector products; where many share the largest modulus, by the growth of
+    :math:`\lVert \mathbf{J}^t \mathbf{v} \rVert`; for small states, densely.
 
     Args:
         step: Any map of states ``[num_nodes, channels]``.
@@ -176,7 +176,7 @@ def _eigenvalues(
     jacobian: Jacobian, k: int, tol: float | None, seed: int, *efforts: tuple[int, int]
 ) -> NDArray[np.complex128] | None:
     """At least ``k`` of the largest, or ``None`` where Arnoldi's method doesn't converge."""
-    from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
+    from scipy.sparse.linalg import eigs
 
     n = jacobian.size
     jacobian.check_differentiable()
@@ -186,21 +186,32 @@ def _eigenvalues(
     product, start = _flat(jacobian, jacobian.jvp), _start(jacobian, seed)
     if not product(start).any():  # of a generic vector: the Jacobian is zero
         return np.zeros(k, dtype=complex)
+    accuracy = _accuracy(jacobian, tol)
+    return _krylov(eigs, product, start, wanted, "LM", accuracy, efforts)  # type: ignore[no-any-return]
+
+
+def _krylov(
+    method: Any, product: Product, start: Vector, k: int, which: str, tol: float,
+    efforts: Sequence[tuple[int, int]],
+) -> Any:  # fmt: skip
+    """Eigenvalues by one of scipy's methods, or ``None`` where it doesn't converge."""
+    from scipy.sparse.linalg import ArpackError, LinearOperator
+
+    n = start.size
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     for basis, restarts in efforts:
         try:
-            found: NDArray[np.complex128] = eigs(
-                operator, k=wanted, which="LM", v0=start, ncv=min(max(basis, 4 * wanted), n),
-                maxiter=restarts, tol=_accuracy(jacobian, tol), return_eigenvectors=False,
+            return method(
+                operator, k=k, which=which, v0=start, ncv=min(max(basis, 4 * k), n),
+                maxiter=restarts, tol=tol, return_eigenvectors=False,
             )  # fmt: skip
-            return found
         except ArpackError:  # not converged, or the basis broke down: try a larger one
             continue
     return None
 
 
 def _norm(jacobian: Jacobian, scale: Tensor | None, tol: float | None, seed: int) -> float:
-    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+    from scipy.sparse.linalg import eigsh
 
     n = jacobian.size
     if n == 0:
@@ -218,17 +229,10 @@ def _norm(jacobian: Jacobian, scale: Tensor | None, tol: float | None, seed: int
     product, start = _flat(jacobian, gram), _start(jacobian, seed)
     if not product(start).any():
         return 0.0
-    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
-    for basis, restarts in _EFFORTS:
-        try:
-            found = eigsh(
-                operator, k=1, which="LA", v0=start, ncv=min(basis, n), maxiter=restarts,
-                tol=_accuracy(jacobian, tol), return_eigenvectors=False,
-            )  # fmt: skip
-            return float(np.sqrt(max(found.max(), 0.0)))
-        except ArpackError:
-            continue
-    raise _failure("the operator norm", n)
+    found = _krylov(eigsh, product, start, 1, "LA", _accuracy(jacobian, tol), _EFFORTS)
+    if found is None:
+        raise _failure("the operator norm", n)
+    return float(np.sqrt(max(found.max(), 0.0)))
 
 
 def _growth(product: Product, v: Vector, tol: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -76,19 +77,13 @@ class GrowingCell(Cell):
 
     with :math:`a_i \in \{0, 1\}` telling whether node :math:`i` or one that it senses has more than
     the threshold in its alive channel. The last layer starts at zero, so the rule starts as the
-    identity. The weights :math:`w_{ek}` are ``edge_attr``, and own all the geometry:
-    :class:`gncadeq.transforms.PixelKernels` (Sobel and Laplacian filters, which make this the
-    convolution of the paper) and :class:`gncadeq.transforms.MeshToGraph` write them.
+    identity. The weights :math:`w_{ek}` are ``edge_attr``, and hold all the geometry:
+    :class:`gncadeq.transforms.PixelKernels` (which makes this the convolution of the paper) and
+    :class:`gncadeq.transforms.MeshToGraph` write them.
 
-    The update mask belongs to the dynamics, in the published order: with ``GraphNCA(cell,
-    fire_rate=0.5)`` the mask multiplies the update :math:`\mathbf{g}`, and then nodes live or die,
-    those that did not update as well:
-
-    .. math::
-        \mathbf{z}' = a(\mathbf{z}) \, a(\mathbf{z} + \mathbf{m} \odot \mathbf{g}) \,
-        (\mathbf{z} + \mathbf{m} \odot \mathbf{g})
-
-    A fixed point without a mask is one for every mask, alive cells and dead.
+    The update mask of the dynamics, ``GraphNCA(cell, fire_rate=0.5)``, multiplies the update
+    :math:`\mathbf{g}` before nodes live or die, as published. A fixed point without a mask is one
+    for every mask.
 
     Args:
         channels: Channels of the state ``z``.
@@ -136,11 +131,10 @@ class GrowingCell(Cell):
         bound: float | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("channels", channels), ("num_kernels", num_kernels),
-            ("hidden_channels", hidden_channels), ("in_channels", in_channels),
-        ):  # fmt: skip
-            check_count(name, value, 0 if name == "in_channels" else 1)
+        check_count("channels", channels, 1)
+        check_count("num_kernels", num_kernels, 1)
+        check_count("hidden_channels", hidden_channels, 1)
+        check_count("in_channels", in_channels)
         check_number("alive_threshold", alive_threshold)
         if alive_channel is not None:
             check_count("alive_channel", alive_channel, 0, channels - 1)
@@ -155,10 +149,8 @@ class GrowingCell(Cell):
         self.bound = None if bound is None else check_number("bound", bound, above=0.0)
         senses = channels * (1 + num_kernels)
         self.weight_z = nn.Parameter(torch.empty(hidden_channels, senses))
-        if in_channels:
-            self.weight_x = nn.Parameter(torch.empty(hidden_channels, in_channels))
-        else:
-            self.register_parameter("weight_x", None)
+        weight_x = torch.empty(hidden_channels, in_channels)
+        self.weight_x = nn.Parameter(weight_x) if in_channels else None
         self.bias = nn.Parameter(torch.empty(hidden_channels))
         self.weight_out = nn.Parameter(torch.empty(channels, hidden_channels))
         self.reset_parameters()
@@ -198,11 +190,7 @@ class GrowingCell(Cell):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make a cell like this one, without its weights."""
-        names = (
-            "channels", "num_kernels", "hidden_channels", "in_channels", "alive_channel",
-            "alive_threshold", "max_degree", "bound",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

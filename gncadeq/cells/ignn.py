@@ -74,10 +74,7 @@ class IGNNCell(Cell):
     :math:`A_{ij}` is the weight of the edge :math:`j \to i`, of any sign. Every row of the free
     parameter :math:`\mathbf{V}` is scaled into its :math:`\ell_1` ball wherever it is used,
     :math:`\mathbf{w}_c = \mathbf{v}_c \min(1, \kappa / \lVert \mathbf{v}_c \rVert_1)`, so no
-    training step can leave the bound, and nothing is overwritten. (Scaling keeps the gradient of
-    every entry, which a Euclidean projection onto that ball sets to zero.)
-
-    The graph's part of the bound is made one:
+    training step leaves the bound. The graph's part of the bound is made one:
 
     - ``"sym"``: :math:`\hat{\mathbf{A}} = \mathbf{D}^{-1/2} (\mathbf{A} + \mathbf{I})
       \mathbf{D}^{-1/2}`, and ``"row"``: :math:`\mathbf{D}^{-1} (\mathbf{A} + \mathbf{I})`, with
@@ -85,26 +82,17 @@ class IGNNCell(Cell):
       :math:`\lambda_{PF} = 1`, on directed graphs too.
     - ``None``: :math:`\hat{\mathbf{A}} = \mathbf{A} / \max(1, \lambda)` with the certified
       upper bound :math:`\lambda` of Collatz and Wielandt, by power steps on every connected
-      component (:meth:`~gncadeq.cells.WeightedAdjacency.perron`). That one number, alone of all
-      the cell computes, is not local.
-
-    The published *code* injects the neighbours' features, :math:`\sum_j \hat{A}_{ij} \mathbf{U}
-    \mathbf{x}_j`; here a node's own are the default, and ``injection="neighbors"`` is the published
-    form. The bound is the same for both.
+      component (:meth:`~gncadeq.cells.WeightedAdjacency.perron`), a number that is not local.
 
     Fresh parameters start at :math:`\mathbf{W} = \kappa \mathbf{I}`: states fade as slowly as the
-    bound allows, and keep their direction. (Along a chain, random entries of both signs lose a
-    factor of ten a node, which is nothing in single precision after some thirty; random positive
-    entries turn all states into one direction within ten.)
-
-    The certificate holds in the norm
+    bound allows, and keep their direction over hundreds of nodes. The certificate holds in the norm
 
     .. math::
         \lVert \mathbf{z} \rVert_{\mathbf{v}} = \max_{i, c} |z_{ic}| / v_i , \qquad
         |\hat{\mathbf{A}}| \mathbf{v} \le \mathbf{v} ,
 
-    not in the Euclidean one: two steps' Euclidean distance may grow at first. :math:`\mathbf{v}`
-    is :meth:`perron_vector`: :math:`\sqrt{d_i}` for ``"sym"``, one for ``"row"``. From any state,
+    not in the Euclidean one. :math:`\mathbf{v}` is :meth:`perron_vector`: :math:`\sqrt{d_i}` for
+    ``"sym"``, one for ``"row"``. From any state,
     :math:`\lVert \mathbf{z} - \mathbf{z}^\star \rVert_{\mathbf{v}} \le
     \lVert f(\mathbf{z}) - \mathbf{z} \rVert_{\mathbf{v}} / (1 - \kappa)`.
 
@@ -117,8 +105,8 @@ class IGNNCell(Cell):
             or ``None``.
         bias: Whether to add :math:`\mathbf{b}`; without it a node that no injection reaches stays
             exactly at zero.
-        injection: ``"node"`` injects :math:`\mathbf{U} \mathbf{x}_i`, ``"neighbors"``
-            :math:`\sum_j \hat{A}_{ij} \mathbf{U} \mathbf{x}_j`.
+        injection: ``"node"`` injects :math:`\mathbf{U} \mathbf{x}_i`, ``"neighbors"``, as the
+            published code does, :math:`\sum_j \hat{A}_{ij} \mathbf{U} \mathbf{x}_j`.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge

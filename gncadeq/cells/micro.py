@@ -56,10 +56,9 @@ class MicroCell(Cell):
         y_{ic} = \sum_{e = (j \to i)} w_{e, \, c \bmod K} \, z_{jc}
 
     Every channel senses through one kernel, in turn, and there is no hidden layer, which leaves
-    :math:`C (4C + 1)` parameters whatever the number of kernels: 68, 150, 264 and 588 with 4, 6, 8
-    and 12 channels, those of the paper. (In which order its channels take the kernels is a choice
-    of ours.) With a single kernel, a Laplacian, the rule knows no directions: it is the same
-    however the surface is turned. The parameters start at zero, the rule as the identity.
+    :math:`C (4C + 1)` parameters: 68, 150, 264 and 588 with 4, 6, 8 and 12 channels, those of the
+    paper. (The order in which channels take the kernels is a choice of ours.) With a Laplacian
+    alone the rule knows no directions. The parameters start at zero, the rule as the identity.
 
     Args:
         channels: Channels :math:`C` of the state ``z``; by custom the first three, plus a half,

@@ -80,8 +80,7 @@ class NodeEdgeCell(TypedCell):
     It is the gated graph convnet of `"Residual Gated Graph ConvNets"
     <https://arxiv.org/abs/1711.07553>`_ (Bresson & Laurent 2017, eq. 11) with edge states as in
     `"Benchmarking Graph Neural Networks" <https://arxiv.org/abs/2003.00982>`_ (Dwivedi et al. 2020,
-    eq. 20–22), a mean in the place of the sum, and both updates from the old states: nodes and
-    edges are alike, and an automaton's update mask may pick either.
+    eq. 20–22), a mean in the place of the sum, and both updates from the old states.
 
     States are in :math:`[-1, 1]` from the first step on. There, with
     :math:`\lVert \mathbf{g}_c \rVert_1 \le 4`, the step is a contraction by :math:`\kappa` in the
@@ -93,9 +92,8 @@ class NodeEdgeCell(TypedCell):
         \lVert \mathbf{e}_c \rVert_1 \le \kappa
 
     for every row, since a gate :math:`s` passes :math:`s` of a change of :math:`\mathbf{z}_j` and
-    turns a change of :math:`\mathbf{z}_{ij}` into at most :math:`4 s (1 - s)` of it, and
-    :math:`s + 4 s (1 - s) \le 25/16`. Rows of the free parameters are scaled into these bounds
-    wherever they are used.
+    :math:`4 s (1 - s)` of one of :math:`\mathbf{z}_{ij}` at most, and :math:`s + 4 s (1 - s) \le
+    25/16`. Rows of the free parameters are scaled into these bounds wherever they are used.
 
     Dynamics take the injections of nodes and edges, the edge indices and the nodes' batch vector,
     and return both states: ``deq({"node": x, "edge": edge_attr}, edge_index, batch=batch)``.

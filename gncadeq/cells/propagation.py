@@ -48,8 +48,7 @@ class PropagationCell(Cell):
         \mathbf{x}
 
     Its equilibrium is the paper's eq. (3), PPNP, without a dense matrix; its rollout of K steps
-    from ``z0 = x`` is :class:`torch_geometric.nn.APPNP`. There are no parameters: a network in
-    front predicts, node by node, what is then propagated to convergence.
+    from ``z0 = x`` is :class:`torch_geometric.nn.APPNP`. There are no parameters.
 
     :math:`\hat{\mathbf{A}} = \mathbf{D}^{-1/2} (\mathbf{A} + \mathbf{I}) \mathbf{D}^{-1/2}`
     (``"sym"``) or :math:`\mathbf{D}^{-1} (\mathbf{A} + \mathbf{I})` (``"row"``), where
@@ -94,13 +93,10 @@ class PropagationCell(Cell):
         """There are none."""
 
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
-        r"""The Lipschitz constant of one step, :math:`1 - \alpha`, on every graph.
+        r"""The Lipschitz constant of one step, :math:`1 - \alpha`, on every ``graph``.
 
         It holds in the norm :math:`\max_{i,c} |z_{ic}| / v_i` with :math:`v_i = \sqrt{d_i}` for
         ``"sym"`` and one for ``"row"``; for ``"sym"`` on undirected graphs also in the Euclidean.
-
-        Args:
-            graph: Of no importance here.
         """
         return torch.tensor(1.0 - self.alpha)
 

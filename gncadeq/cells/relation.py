@@ -73,11 +73,9 @@ class RelationCell(TypedCell):
 
     is the relational convolution of `"Modeling Relational Data with Graph Convolutional Networks"
     <https://arxiv.org/abs/1703.06103>`_ (Schlichtkrull et al. 2018, eq. 2) with one state for every
-    node type, its injection in every step as in Gu et al. (2020, eq. 2a), and the symmetric
-    normalisation by the degrees that a relation's edges alone give: row sums in
-    :math:`\mathbf{D}_t`, column sums in :math:`\mathbf{D}_s`. So
-    :math:`\lVert \hat{\mathbf{A}}_r \rVert_2 \le 1` for directed relations too (Schur's test), and
-    with
+    node type, its injection in every step as in Gu et al. (2020, eq. 2a), and degrees of a
+    relation's own edges: row sums in :math:`\mathbf{D}_t`, column sums in :math:`\mathbf{D}_s`. So
+    :math:`\lVert \hat{\mathbf{A}}_r \rVert_2 \le 1` on directed graphs too (Schur's test). With
 
     .. math::
         M_{ts} = \sum_{r : s \to t} \lVert \mathbf{W}_r \rVert_2 + [s = t]
@@ -141,11 +139,7 @@ class RelationCell(TypedCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters.
-
-        Matrices are orthogonal and meet the bound together; those of a node's own state are a tenth
-        of the others: their share of the bound is lost for the way to other nodes.
-        """
+        """Draw orthogonal matrices; those of a node's own state are a tenth of the others."""
         super().reset_parameters()
         for weight in (*self.weight, *self.weight_own):
             nn.init.orthogonal_(weight)
@@ -154,13 +148,12 @@ class RelationCell(TypedCell):
 
     def _stretch(self) -> Tensor:
         """‖M‖₂ of the free parameters."""
-        names = list(self.state_channels)
-        ends = [(t, s) for s, _, t in self.edge_types] + [(name, name) for name in names]
+        place = {name: k for k, name in enumerate(self.state_channels)}
+        ends = [(t, s) for s, _, t in self.edge_types] + [(name, name) for name in place]
         weights = (*self.weight, *self.weight_own)
         norms = torch.stack([torch.linalg.matrix_norm(weight, 2) for weight in weights])
-        n = len(names)
-        place = [names.index(t) * n + names.index(s) for t, s in ends]
-        index = torch.tensor(place, device=norms.device)
+        n = len(place)
+        index = torch.tensor([place[t] * n + place[s] for t, s in ends], device=norms.device)
         m = norms.new_zeros(n * n).index_add(0, index, norms).view(n, n)
         norm: Tensor = torch.linalg.matrix_norm(m, 2)
         return norm

@@ -185,8 +185,7 @@ def stencil_symbol(weight: Tensor, frequencies: int) -> Tensor:
     """
     k = isqrt(weight.size(0))
     n = frequencies
-    a, b = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
-    a, b = a.flatten(), b.flatten()
+    a, b = torch.cartesian_prod(torch.arange(n), torch.arange(n)).view(-1, 2).unbind(1)
     half = (a * n + b) <= ((-a) % n) * n + ((-b) % n)  # the other half is conjugate
     omega = torch.stack([a[half], b[half]], 1).to(weight.dtype) * (2 * math.pi / n)
     offset = torch.cartesian_prod(torch.arange(k), torch.arange(k)).to(weight.dtype) - k // 2

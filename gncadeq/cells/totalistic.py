@@ -43,10 +43,9 @@ class TotalisticCell(Cell):
 
     With :math:`B = \{3\}, S = \{2, 3\}` and the eight neighbours of a pixel it is the Game of Life
     (Conway; `Gardner 1970 <https://doi.org/10.1038/scientificamerican1070-120>`_). Counts are
-    integers: nothing is rounded, on no graph and after any number of steps. Neighbours are the
-    sources of incoming edges, without the node itself; beyond the border of an image all is dead,
-    unless :class:`gncadeq.transforms.ImageToGraph` makes it periodic. The cell
-    has no parameters, and no gradient.
+    integers, and exact. Neighbours are the sources of incoming edges, without the node itself;
+    beyond the border of an image all is dead, unless :class:`gncadeq.transforms.ImageToGraph` makes
+    it periodic. The cell has no parameters, and no gradient.
 
     Args:
         birth: The counts :math:`B` at which a dead node comes to life.
@@ -124,9 +123,9 @@ class TotalisticCell(Cell):
 
         The number :math:`u_i` from 0 to :math:`2D + 1` tells state and count apart, and the
         :math:`a_m` are the second differences of the change that the rule makes at :math:`u_i`
-        (after `Gilpin 2019 <https://doi.org/10.1103/PhysRevE.100.032402>`_, who writes an automaton
-        as a convolution and 1 × 1 convolutions). Weights and states are integers: it is exact, too.
-        Its graph has one kernel, :class:`gncadeq.transforms.NeighborKernels` ``(("sum",))``.
+        (after `Gilpin 2019 <https://doi.org/10.1103/PhysRevE.100.032402>`_). Weights and states are
+        integers: it is exact, too. Its graph has one kernel,
+        :class:`gncadeq.transforms.NeighborKernels` ``(("sum",))``.
 
         Args:
             max_degree: The degree :math:`D`, 8 for pixels. The network refuses graphs with more.

@@ -34,10 +34,9 @@ def load_graph(path: str | Path, weight: str = "weight") -> Data:
     comment, and so does ``%`` at the start of a line. The first line may name the columns
     (``source,target,weight``). An edge list is undirected, as is what GraphML or GML call so: both
     directions of every edge are there. Nodes whose names are all whole numbers are numbered in
-    their order, so that the names 0 … N-1 stay what they are; others in the file's. Other
-    attributes are not read: for those, use
-    ``torch_geometric.utils.from_networkx(networkx.read_graphml(path), group_node_attrs=[…])``. The
-    way back is :func:`torch_geometric.utils.to_networkx`. ``docs/files.md`` says more.
+    their order, others in the file's. Other attributes are not read: for those, use
+    ``torch_geometric.utils.from_networkx(networkx.read_graphml(path), group_node_attrs=[…])``.
+    ``docs/files.md`` says more.
 
     Args:
         path: The file; its ending says what it is, and may be followed by ``.gz``.

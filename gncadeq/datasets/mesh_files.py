@@ -44,14 +44,11 @@ _FAR = 1e-5
 def load_mesh(path: str | Path, merge: bool = False, max_vertices: int = 5_000_000) -> Data:
     r"""Read a triangle mesh from an OBJ, PLY, OFF, STL, GLB or glTF file.
 
-    Node ``i`` is vertex ``i`` of the file: nothing is merged, split, dropped or reordered, whatever
-    seams, parts or unused vertices there are (the parts of a glTF file follow each other, placed
-    in the scene). Polygons, concave ones too, are cut into triangles of their orientation.
-    Textures, materials and the file's own normals are not read. ``docs/files.md`` lists what is
-    read of each format. A file that ends in ``.gz`` is unpacked.
-
-    STL files share no vertices: every triangle brings its own three, and no edge connects two of
-    them. Use ``merge=True`` for those.
+    Node ``i`` is vertex ``i`` of the file: nothing is merged, split, dropped or reordered (the
+    parts of a glTF file follow each other, placed in the scene). Polygons are cut into triangles of
+    their orientation. Textures, materials and the file's own normals are not read
+    (``docs/files.md``). A file that ends in ``.gz`` is unpacked. In STL files every triangle brings
+    three vertices of its own: use ``merge=True`` for those.
 
     Args:
         path: The file; its ending says what it is.
@@ -82,16 +79,13 @@ def load_mesh(path: str | Path, merge: bool = False, max_vertices: int = 5_000_0
         ...     load_mesh(path)
         Data(pos=[4, 3], face=[3, 2], normal=[4, 3])
     """
-    path = Path(path)
-    arrays = _read(path, _MESHES, "mesh", max_vertices)
+    arrays = _read(Path(path), _MESHES, "mesh", max_vertices)
     if len(arrays.face) == 0:
         raise bad(
-            path, "faces", f"{len(arrays.pos):,} vertices without any",
+            Path(path), "faces", f"{len(arrays.pos):,} vertices without any",
             "Read it with gncadeq.load_points, and use gncadeq.transforms.PointsToGraph",
         )  # fmt: skip
-    data = _to_data(arrays, path, merge)
-    _warn(arrays, data, path)
-    return data
+    return _to_data(arrays, Path(path), merge)
 
 
 def load_points(path: str | Path, merge: bool = False, max_vertices: int = 5_000_000) -> Data:
@@ -127,11 +121,8 @@ def load_points(path: str | Path, merge: bool = False, max_vertices: int = 5_000
         ...     load_points(path)
         Data(pos=[2, 3], color=[2, 3])
     """
-    path = Path(path)
-    arrays = _read(path, _MESHES | _POINTS, "point", max_vertices)
-    data = _to_data(arrays._replace(face=arrays.face[:0]), path, merge)
-    _warn(arrays, data, path)
-    return data
+    arrays = _read(Path(path), _MESHES | _POINTS, "point", max_vertices)
+    return _to_data(arrays._replace(face=arrays.face[:0]), Path(path), merge)
 
 
 def load_shape(path: str | Path, merge: bool = False) -> Data:
@@ -145,11 +136,7 @@ def load_shape(path: str | Path, merge: bool = False) -> Data:
         ...     load_shape(path)
         Data(pos=[2, 3])
     """
-    path = Path(path)
-    arrays = _read(path, _MESHES | _POINTS, "point or mesh", 5_000_000)
-    data = _to_data(arrays, path, merge)
-    _warn(arrays, data, path)
-    return data
+    return _to_data(_read(Path(path), _MESHES | _POINTS, "point or mesh"), Path(path), merge)
 
 
 def save_mesh(data: Data, path: str | Path, color: Tensor | None = None) -> None:
@@ -200,7 +187,7 @@ def save_mesh(data: Data, path: str | Path, color: Tensor | None = None) -> None
     write_atomically(path, content)
 
 
-def _read(path: Path, readers: Mapping[str, Reader], what: str, max_vertices: int) -> Arrays:
+def _read(path: Path, readers: Mapping[str, Reader], what: str, most: int = 5_000_000) -> Arrays:
     """What the file holds, checked; every error names the file."""
     suffix = suffix_of(path)
     if suffix not in readers:
@@ -210,7 +197,7 @@ def _read(path: Path, readers: Mapping[str, Reader], what: str, max_vertices: in
         )
     content = read_bytes(path, f"a {what} file")
     try:
-        arrays = readers[suffix](content, path, max_vertices)
+        arrays = readers[suffix](content, path, most)
     except (FileError, FileNotFoundError):
         raise
     except Exception as error:  # whatever a damaged file brings about
@@ -251,6 +238,7 @@ def _to_data(arrays: Arrays, path: Path, merge: bool) -> Data:
         data.color = torch.from_numpy(arrays.color[rows].astype(np.float32))
     if origin is not None:
         data.origin = torch.from_numpy(origin)[None]
+    _warn(arrays, data, path)
     return data
 
 
@@ -285,5 +273,5 @@ def _warn(arrays: Arrays, data: Data, path: Path) -> None:
         got = "; ".join(told)
         warnings.warn(
             f"Expected a clean surface in {path} (got {got}). It is read as it is", MeshWarning,
-            stacklevel=3,
+            stacklevel=4,
         )  # fmt: skip

@@ -17,8 +17,7 @@ class PixelGraphs(ImageDataset):
 
     Graphs are built when they are asked for, which is faster than reading them from a file and
     takes 30 times less memory. With a ``pre_transform`` or ``pre_filter`` all of them are built at
-    once and kept in memory. Nothing is cached on disk: an arbitrary function can't be recognised in
-    another process, so that a cache could return the graphs of another one.
+    once and kept in memory. Nothing is cached on disk.
 
     Args:
         root: The data root, which holds ``MNIST/raw`` and so on; by default ``GNCADEQ_DATA``, else

@@ -75,10 +75,10 @@ def torus(around: int = 64, across: int = 32, radius: float = 1.0, tube: float =
     """A torus around the z axis.
 
     Args:
-        around: Vertices along the large circle.
+        around: Vertices along the large circle, of this ``radius``.
         across: Vertices along the small one.
         radius: Of the large circle.
-        tube: Radius of the small one, below ``radius``.
+        tube: Of the small one, below ``radius``.
 
     Example:
         >>> torus(8, 6)

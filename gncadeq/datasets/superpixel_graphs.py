@@ -30,9 +30,8 @@ _FORMAT = 2  # of the cache; another one is made where the algorithm changes
 class Superpixels(ImageDataset):
     r"""MNIST, Fashion-MNIST, KMNIST or scikit-learn's digits as graphs of superpixels.
 
-    Superpixels and neighbours are found once and cached, in 2.5 kB for a digit of MNIST; the
-    geometry of the edges is computed when graphs are asked for. The cache is named after the
-    content of the images and the options, carries a checksum, and is made anew if it is damaged.
+    Superpixels and neighbours are found once and cached, in 2.5 kB for a digit of MNIST. The cache
+    is named after the images and the options, and is made anew if it is damaged.
 
     Args:
         root: The data root, as for :class:`PixelGraphs`. The cache lies beside the files, or where
@@ -92,18 +91,8 @@ class Superpixels(ImageDataset):
     def processed_file_names(self) -> list[str]:
         """The cache file of these images and this transform."""
         g = self.to_graph  # without its edges, which are not cached
-        recipe = json.dumps(
-            [
-                _FORMAT,
-                _package(),
-                g.num_segments,
-                g.compactness,
-                g.min_size,
-                g.k,
-                g.living_threshold,
-            ]
-        )
-        key = hashlib.sha256(recipe.encode())
+        options = g.num_segments, g.compactness, g.min_size, g.k, g.living_threshold
+        key = hashlib.sha256(json.dumps([_FORMAT, _package(), *options]).encode())
         key.update(repr(tuple(self.images.shape)).encode())
         key.update(self.images.numpy().data)
         return [f"{'train' if self.train else 'test'}_{key.hexdigest()[:24]}.safetensors"]

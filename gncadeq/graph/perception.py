@@ -20,9 +20,8 @@ class Perception(SparseMatrix):
     .. math::
         \mathbf{y}_i^k = \sum_{e = (j \to i)} w_{ek} \, \mathbf{z}_j .
 
-    The weights are the geometry: Sobel filters on pixels, the gradient and the Laplacian on a mesh.
-    They come with the graph (``edge_attr``), usually by a transform, and a node that senses
-    itself has a loop.
+    The weights come with the graph (``edge_attr``), usually by a transform: Sobel filters on
+    pixels, the gradient and the Laplacian on a mesh. A node that senses itself has a loop.
 
     Args:
         edge_index: ``[2, num_edges]``, sources in row 0 and targets in row 1.

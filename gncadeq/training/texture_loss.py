@@ -138,8 +138,7 @@ class PatchLoss:
         - **output:** losses :math:`(B)`
 
     Example:
-        >>> from gncadeq.datasets.texture_formulas import texture
-        >>> target = texture("bricks", 32)
+        >>> target = torch.linspace(0, 1, 8).repeat(3, 32, 4)
         >>> loss = PatchLoss(target)
         >>> moved, noise = target.roll((4, 8), (1, 2)), torch.rand(3, 32, 32)
         >>> a, b = loss(torch.stack([moved, noise]), torch.Generator().manual_seed(0))

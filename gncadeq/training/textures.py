@@ -264,9 +264,8 @@ def train_texture(
         ValueError: As :class:`TextureTraining`, or if the checkpoints are of another training.
 
     Example:
-        >>> from gncadeq.datasets.texture_formulas import texture
         >>> options = TextureConfig(channels=4, size=20, steps=2, max_rollout=20)
-        >>> train_texture(texture("checkers", 20), options)
+        >>> train_texture(torch.rand(3, 20, 20), options)
         MicroCell(4, num_kernels=1, parameters=68)
     """
     check_count("save_every", save_every, 1)

@@ -27,11 +27,11 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
     that holds it, and ``("level1", "down", "level0")`` back: what :class:`gncadeq.RelationCell`
     and PyG's heterogeneous convs take, alone or in batches.
 
-    - ``"matching"``, for any graph: every node is joined with the neighbour that most edges lead
-      to and that has none yet, nodes of low degree first; one that finds none free joins the
-      pair of its closest neighbour, so each matching halves a graph at least, isolated nodes aside
-      (heavy-edge matching, `Karypis & Kumar 1998 <https://doi.org/10.1137/S1064827595287997>`_,
-      sect. 3.1). ``factor`` is a power of two: a level takes as many matchings.
+    - ``"matching"``, for any graph: every node is joined with the free neighbour that most edges
+      lead to, nodes of low degree first; one that finds none free joins the pair of its closest
+      neighbour (heavy-edge matching, `Karypis & Kumar 1998
+      <https://doi.org/10.1137/S1064827595287997>`_, sect. 3.1). Each matching halves a graph at
+      least, isolated nodes aside; ``factor`` is a power of two.
     - ``"voxel"``, for graphs with ``pos``: nodes in one box are joined. Boxes have the edge length
       ``size`` at level 1 and ``factor`` times more with each level, from the smallest coordinates
       on. ``Coarsen(method="voxel", size=2.0)`` pools 2 × 2 pixels of :class:`ImageToGraph`.
@@ -118,14 +118,12 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
 
     def _finest(self, data: Data) -> HeteroData:
         out = HeteroData()
+        nodes, edges = out["level0"], out["level0", "to", "level0"]
         for key, value in data.to_dict().items():
-            store: Any = out
-            if data.is_node_attr(key):
-                store = out["level0"]
-            elif data.is_edge_attr(key):
-                store = out["level0", "to", "level0"]
+            of_edge = data.is_edge_attr(key)
+            store: Any = nodes if data.is_node_attr(key) else edges if of_edge else out
             store[key] = value
-        out["level0", "to", "level0"].edge_index = data.edge_index
+        edges.edge_index = data.edge_index
         return out
 
     def _boxes(self, pos: OptTensor) -> Tensor:
@@ -160,8 +158,7 @@ def _joined(edge_index: Tensor, weight: Tensor, cluster: Tensor) -> tuple[Tensor
     """The edges between clusters, with the sums of the weights, loops left out."""
     ends = cluster[edge_index]
     kept = ends[0] != ends[1]
-    edges, sums = coalesce(ends[:, kept], weight[kept], _count(cluster), sort_by_row=False)
-    return edges, sums
+    return coalesce(ends[:, kept], weight[kept], _count(cluster), sort_by_row=False)  # type: ignore[no-any-return]
 
 
 def _halved(edge_index: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
@@ -175,10 +172,8 @@ def _halved(edge_index: Tensor, weight: Tensor, num_nodes: int) -> Tensor:
     order = degree[target].argsort(stable=True)
     order = order[sums[order].argsort(descending=True, stable=True)]
     order = order[source[order].argsort(stable=True)]
-    neighbors = torch.split(target[order].cpu(), degree.tolist())
-    near = [part.tolist() for part in neighbors]
-    cluster, count = [-1] * num_nodes, 0
-    lonely = []
+    near = [part.tolist() for part in torch.split(target[order].cpu(), degree.tolist())]
+    cluster, count, lonely = [-1] * num_nodes, 0, []
     for node in degree.argsort(stable=True).tolist():
         if cluster[node] >= 0:
             continue

@@ -46,13 +46,11 @@ class FoundDigit:
 class FindDigits(BaseTransform):  # type: ignore[misc]
     """Find the digits of a picture, and make of each an image like those of MNIST.
 
-    The ink is what stands out from the paper, dark or bright, in grey or in colour, under even or
-    uneven light; its parts are grouped into digits. Each digit is cropped, sharpened, thinned or
-    thickened towards one width of stroke, scaled so that its longer side is ``size`` pixels with
-    smooth edges, and placed with its centre of mass in the middle of a square canvas. This is how
-    MNIST was made (`LeCun et al., 1998 <https://doi.org/10.1109/5.726791>`_), but for the stroke.
-
-    Digits that touch are not separated.
+    The ink is what stands out from the paper, dark or bright, whatever the colours and the light;
+    its parts are grouped into digits. Each digit is cropped, sharpened, thinned or thickened
+    towards one width of stroke, scaled so that its longer side is ``size`` pixels, and placed with
+    its centre of mass in the middle of a square canvas, as MNIST was made (`LeCun et al., 1998
+    <https://doi.org/10.1109/5.726791>`_), but for the stroke. Digits that touch are not separated.
 
     Args:
         size: The longer side of a digit, in pixels.
@@ -101,17 +99,11 @@ class FindDigits(BaseTransform):  # type: ignore[misc]
             )
         return cls(known["size"], known["canvas"], known["stroke_median"])
 
-    def __call__(self, image: Tensor | np.ndarray) -> list[FoundDigit]:
-        """Find the digits of ``image``."""
-        return self.forward(image)
-
     def forward(self, image: Tensor | np.ndarray) -> list[FoundDigit]:
         """Find the digits of ``image``."""
         array = check_image(image).detach().cpu().float().numpy()
         height, width = array.shape[1:]
-        array = _undo_repetition(array)
-        array = _enlarge(array)
-        strength, ink, dark = find_ink(array)
+        strength, ink, dark = find_ink(_enlarge(_undo_repetition(array)))
         groups, number = _group(ink)
         if number == 0:
             raise ValueError(
@@ -134,6 +126,8 @@ class FindDigits(BaseTransform):  # type: ignore[misc]
             )  # fmt: skip
             found.append(FoundDigit(torch.from_numpy(digit)[None], box, stroke, dark))
         return _reading_order(found)
+
+    __call__ = forward
 
     def _normalize(
         self, strength: np.ndarray, groups: np.ndarray, number: int, rows: slice, cols: slice
@@ -304,8 +298,5 @@ def _reading_order(found: list[FoundDigit]) -> list[FoundDigit]:
     for digit in sorted(found, key=lambda d: d.box[1]):
         middle = (digit.box[1] + digit.box[3]) / 2
         line = next((x for x in lines if x[0].box[1] <= middle < x[0].box[3]), None)
-        if line is None:
-            lines.append([digit])
-        else:
-            line.append(digit)
+        lines.append([digit]) if line is None else line.append(digit)
     return [d for line in lines for d in sorted(line, key=lambda d: d.box[0])]

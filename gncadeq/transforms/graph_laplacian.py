@@ -41,10 +41,9 @@ class GraphLaplacian(BaseTransform):  # type: ignore[misc]
         """Replace ``edge_index`` and ``edge_attr``."""
         if data.edge_index is None:
             raise ValueError(f"Expected a graph with 'edge_index' (got {data})")
-        weight = data.get("edge_weight")
+        n, weight = int(data.num_nodes), data.get("edge_weight")
         if weight is not None:
             _check_weight(weight, data.num_edges)
-        n = int(data.num_nodes)
         edges, weight = remove_self_loops(data.edge_index.long(), weight)
         if weight is None:
             weight = torch.ones(edges.size(1), device=edges.device)

@@ -58,10 +58,6 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         self.living_threshold = living_threshold
         self._full: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
-    def __call__(self, image: Tensor | np.ndarray) -> Data:
-        """Build the graph of ``image``."""
-        return self.forward(image)
-
     def forward(self, image: Tensor | np.ndarray) -> Data:
         """Build the graph of ``image``."""
         image = check_image(image)
@@ -70,6 +66,8 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         edge_index, relation, pos = self._edges(living)
         size = torch.tensor([image.shape[1:]])
         return Data(x=x, edge_index=edge_index, edge_attr=relation, pos=pos, image_size=size)
+
+    __call__ = forward
 
     def _living(self, images: Tensor) -> Tensor:
         """Which pixels are nodes: ``[B, H, W]`` booleans."""

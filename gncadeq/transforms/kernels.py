@@ -54,10 +54,9 @@ def surface_filters(kernels: Literal["isotropic", "tangent"] = "isotropic") -> l
 class PixelKernels(BaseTransform):  # type: ignore[misc]
     r"""Turn the relations of a pixel graph into kernel weights.
 
-    Every edge gets one weight a kernel, that of its relative offset in the filter, and every pixel
-    a loop with the central weights: what :class:`gncadeq.GrowingCell` perceives is then the
-    correlation of the state with the filters, with zeros where there are no pixels. The filters are
-    Sobel's, divided by 8, and the nine-point Laplacian, divided by 16
+    Every edge gets one weight a kernel, that of its offset in the filter, and every pixel a loop
+    with the central weights: :class:`gncadeq.GrowingCell` then perceives the correlation of the
+    state with the filters: Sobel's, divided by 8, and the nine-point Laplacian, divided by 16
     (`"Growing Neural Cellular Automata" <https://doi.org/10.23915/distill.00023>`_ and
     `"Self-Organising Textures" <https://doi.org/10.23915/distill.00027.003>`_).
 
@@ -88,10 +87,6 @@ class PixelKernels(BaseTransform):  # type: ignore[misc]
             raise ValueError(f"Expected at least one kernel, all of one size (got sizes {sizes})")
         self.names = [k if isinstance(k, str) else "filter" for k in kernels]
         self.table = torch.stack([f.flatten() for f in filters], 1)  # [k², K]
-
-    def __call__(self, data: Data) -> Data:
-        """Replace ``edge_attr``; everything else is kept."""
-        return self.forward(data)
 
     def forward(self, data: Data) -> Data:
         """Replace ``edge_attr``; everything else is kept."""

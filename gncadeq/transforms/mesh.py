@@ -16,6 +16,7 @@ from gncadeq.transforms.surface_balls import surface_balls
 from gncadeq.transforms.surface_operators import (
     Weights,
     least_squares_gradient,
+    mean_lengths,
     mesh_edges,
     neighbor_weights,
     normalized_rows,
@@ -35,8 +36,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     .. math::
         y_i^k = \sum_{(j \to i) \in \mathcal{E}} a_{ij}^k \, z_j, \qquad \sum_j a_{ij}^k = 0
 
-    The weights :math:`a` (``edge_attr``) hold all of the geometry; each node's self loop makes its
-    row add up to zero, so that no kernel sees a constant. The kernels are
+    The weights :math:`a` (``edge_attr``) hold all of the geometry. The kernels are
 
     - ``"isotropic"``: ``[Laplacian]``, blind to direction;
     - ``"tangent"``: ``[∂east, ∂north, Laplacian]`` in a tangent frame of every vertex, whose north
@@ -44,12 +44,11 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     - ``"harmonics"``: ``[Laplacian, ∂x, ∂y, ∂z]``, the gradient along the surface as a vector in
       world axes: real spherical harmonics of degree 0 and 1, which turn with the mesh.
 
-    Without a ``scale`` they are dimensionless one-ring operators, alike in size on any mesh: the
-    Laplacian is :math:`\sum_j \hat w_{ij} (z_j - z_i)` with :math:`\hat w_{ij} \ge 0, \sum_j \hat
-    w_{ij} = 1` (spectrum in [-2, 0]), the gradient a least squares fit in units of the vertex's
-    mean edge length, damped where the triangles are needles, so that its rows are bounded on every
-    mesh (:func:`gncadeq.testing.assert_bounded_perception`). With ``scale=ℓ`` they are those of the
-    surface and not of its triangles:
+    Without a ``scale`` they are dimensionless one-ring operators: the Laplacian is :math:`\sum_j
+    \hat w_{ij} (z_j - z_i)` with :math:`\hat w_{ij} \ge 0, \sum_j \hat w_{ij} = 1` (spectrum in
+    [-2, 0]), the gradient a least squares fit in units of the vertex's mean edge length, damped
+    where the triangles are needles, so that its rows are bounded on every mesh
+    (:func:`gncadeq.testing.assert_bounded_perception`). With ``scale=ℓ`` they are the surface's:
 
     .. math::
         \mathbf{G}_\ell - \mathbf{I} \;\text{ and }\; \ell \nabla, \quad (\mathbf{G}_\ell z)_i =
@@ -58,8 +57,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         k(d) = e^{-d^2 / 2 \ell^2} - e^{-9/2}, \; d < 3 \ell
 
     over the vertices that are joined within the ball by edges, each with its area :math:`A_j`. A
-    finer mesh of the same surface has the same kernels, more exactly, and more edges: about
-    :math:`9 \pi \ell^2 N^2 / A`.
+    finer mesh has the same kernels, more exactly, and about :math:`9 \pi \ell^2 N^2 / A` edges.
 
     Args:
         kernels: ``"isotropic"``, ``"tangent"`` or ``"harmonics"``.
@@ -141,9 +139,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         uniform = self.weights == "uniform"
         fit = neighbor_weights(pos, edges, "uniform" if uniform else "distance")
         offset = pos.double()[source] - pos.double()[target]
-        length = offset.norm(dim=1)
-        mean = normalized_rows(torch.ones_like(length), target, n) * length
-        unit = length.new_zeros(n).index_add_(0, target, mean)
+        length, unit = mean_lengths(offset, target, n)
         return self._kernels(laplacian, offset, length, fit, target, unit, frame)
 
     def _balls(
@@ -166,13 +162,10 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
                 f"them for scale={self.scale:.3g}). Lower the scale, simplify the mesh, or raise "
                 "max_edges: making them takes some 150 bytes each"
             )
-        place = pos.double()
-        floor = math.exp(-(_CUTOFF**2) / 2)
-        parts = []
+        place, floor, parts = pos.double(), math.exp(-(_CUTOFF**2) / 2), []
         rows = max(1, int(2_000_000 / balls))
         for first, (pairs, distance) in enumerate(surface_balls(pos, edges, radius, rows)):
-            source, target = pairs[0].to(pos.device), pairs[1].to(pos.device)
-            distance = distance.to(pos.device)
+            (source, target), distance = pairs.to(pos.device), distance.to(pos.device)
             own = slice(first * rows, min((first + 1) * rows, n))
             local = target - own.start
             kernel = torch.exp(-distance.square() / (2 * self.scale**2)) - floor
@@ -182,11 +175,9 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
             laplacian = weight / sums[local]
             attr = laplacian[:, None]
             if frame is not None:
-                offset = place[source] - place[target]
-                unit = torch.full_like(sums, self.scale)
-                attr = self._kernels(
-                    laplacian, offset, distance, laplacian, local, unit, frame[own]
-                )
+                offset, unit = place[source] - place[target], torch.full_like(sums, self.scale)
+                parts_of = laplacian, offset, distance, laplacian, local, unit, frame[own]
+                attr = self._kernels(*parts_of)
             parts.append((torch.stack([source, target]), attr.to(pos.dtype)))
         return parts
 

@@ -20,9 +20,8 @@ class NeighborKernels(BaseTransform):  # type: ignore[misc]
         y_i^{\text{sum}} = \sum_{j \in \mathcal{N}(i)} z_j, \qquad
         y_i^{\text{mean}} = \frac{1}{|\mathcal{N}(i)|} \sum_{j \in \mathcal{N}(i)} z_j
 
-    All that a node senses of its graph is how many neighbours it has: the rule of a
-    :class:`gncadeq.GrowingCell` can be taken to any other graph. Loops are removed, since no node
-    is its own neighbour.
+    The rule of a :class:`gncadeq.GrowingCell` can be taken from one graph to any other. Loops are
+    removed.
 
     Args:
         kernels: Names among ``"sum"`` and ``"mean"``.

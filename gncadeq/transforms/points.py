@@ -15,6 +15,7 @@ from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.transforms.mesh import check_positions
 from gncadeq.transforms.surface_operators import (
     least_squares_gradient,
+    mean_lengths,
     neighbor_weights,
     normalized_rows,
     with_self_loops,
@@ -34,9 +35,8 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
     :math:`\sum_j \hat w_{ij} (z_j - z_i)` with :math:`\sum_j \hat w_{ij} = 1`; ``"harmonics"`` is
     ``[Laplacian, ∂x, ∂y(, ∂z)]``, the gradient by weighted least squares in units of a point's mean
     distance to its neighbours. Points with a unit ``normal`` lie on a surface, and the gradient is
-    that along it. Without one, the derivative in a direction in which the neighbours hardly spread,
-    by less than 5 % of their mean square distance, is damped. Rows of kernels are bounded on every
-    cloud (:func:`gncadeq.testing.assert_bounded_perception`).
+    that along it. Derivatives in directions in which the neighbours hardly spread are damped: rows
+    of kernels are bounded on every cloud (:func:`gncadeq.testing.assert_bounded_perception`).
 
     Args:
         k: Every point senses its ``k`` nearest; those need not sense it.
@@ -89,9 +89,7 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         edge_attr = normalized_rows(weight, target, n)[:, None]
         if self.kernels == "harmonics":
             offset = pos.double()[source] - pos.double()[target]
-            length = offset.norm(dim=1)
-            unit = length.new_zeros(n)
-            unit.index_add_(0, target, normalized_rows(torch.ones_like(length), target, n) * length)
+            length, unit = mean_lengths(offset, target, n)
             normal = getattr(data, "normal", None)
             if normal is not None:
                 if normal.shape != pos.shape:

@@ -28,9 +28,9 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
     not be mutual. Edges are sorted by target.
 
     ``edges="relation"`` rounds directions to the eight of the compass and numbers them as
-    :class:`ImageToGraph` does, row by row in a 3 × 3 window: a :class:`gncadeq.ConvCell`, and any
-    model of pixel graphs, runs on superpixels as it is. Several neighbours may share a direction,
-    so the cell's certificate does not hold; the solution's status tells.
+    :class:`ImageToGraph` does: any model of pixel graphs runs on superpixels as it is. Several
+    neighbours may share a direction, so the certificate of a :class:`gncadeq.ConvCell` does not
+    hold; the solution's status tells.
 
     Args:
         num_segments: The most superpixels, or ``None``: every pixel is one.
@@ -80,13 +80,11 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         self.num_segments, self.compactness, self.k = num_segments, compactness, k
         self.edges, self.living_threshold, self.min_size = edges, living_threshold, min_size
 
-    def __call__(self, image: Tensor | np.ndarray) -> Data:
-        """Build the graph of ``image``."""
-        return self.forward(image)
-
     def forward(self, image: Tensor | np.ndarray) -> Data:
         """Build the graph of ``image``."""
         return self.batch(check_image(image).unsqueeze(0))[0]
+
+    __call__ = forward
 
     def batch(self, images: Tensor, y: Tensor | None = None) -> Batch:
         """Build the graphs of many equally large images at once.
@@ -146,14 +144,9 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         return (count - 1).clamp(max=self.k)
 
     def join(
-        self,
-        x: Tensor,
-        pos: Tensor,
-        count: Tensor,
-        edge_index: Tensor,
-        size: tuple[int, ...],
+        self, x: Tensor, pos: Tensor, count: Tensor, edge_index: Tensor, size: tuple[int, ...],
         y: Tensor | None = None,
-    ) -> Batch:
+    ) -> Batch:  # fmt: skip
         """The batch of graphs whose nodes and edges are known, see :meth:`nodes`.
 
         Args:
@@ -198,8 +191,8 @@ def slic(
         \lVert \mathbf{p}_i - \mathbf{p}_k \rVert^2 , \qquad
         S = \sqrt{\text{pixels} / \text{segments}} .
 
-    Of what scikit-image makes, which is a few segments more or fewer than it is asked for, this is
-    the first with at most ``num_segments``, asking for ever fewer, as Dwivedi et al. (2020) do.
+    scikit-image is asked for ever fewer until it makes at most ``num_segments``, as in Dwivedi et
+    al. (2020).
 
     Args:
         image: ``[C, H, W]`` in [0, 1]; three channels are compared in CIELAB, others as they are.
@@ -232,13 +225,9 @@ def slic(
     values = image.permute(1, 2, 0).double().numpy()
     for asked in range(num_segments, 0, -1):
         label = scikit_slic(
-            values,
-            n_segments=asked,
-            compactness=compactness,
-            min_size_factor=min_size,
-            start_label=0,
-            channel_axis=-1,
-        )
+            values, n_segments=asked, compactness=compactness, min_size_factor=min_size,
+            start_label=0, channel_axis=-1,
+        )  # fmt: skip
         label = np.unique(label, return_inverse=True)[1].reshape(label.shape)
         if label.max() < num_segments:
             break

@@ -167,6 +167,13 @@ def normalized_rows(weight: Tensor, target: Tensor, num_nodes: int) -> Tensor:
     return weight / row[target].clamp_min(1e-300)
 
 
+def mean_lengths(offset: Tensor, target: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """The lengths ``[E]`` of edges, and their mean at every target ``[N]``."""
+    length = offset.norm(dim=1)
+    share = normalized_rows(torch.ones_like(length), target, num_nodes) * length
+    return length, length.new_zeros(num_nodes).index_add_(0, target, share)
+
+
 def least_squares_gradient(
     offset: Tensor, length: Tensor, weight: Tensor, target: Tensor, unit: Tensor
 ) -> Tensor:
@@ -180,10 +187,9 @@ def least_squares_gradient(
 
     where :math:`[\mathbf{M}]` has the eigenvectors of :math:`\mathbf{M}`, and its eigenvalues or
     0.05, whichever is larger. The fit is exact for linear functions where the neighbours spread
-    by that share of their mean square distance in every direction. In a direction in which they
-    spread less the derivative is too small, and fades to zero continuously with the spread: on a
-    needle a fit would multiply rounding errors. Where the coefficients are still large, together
-    with the vertex's own :math:`-\sum_j \mathbf{c}_{ij}`, all of them are scaled down to
+    by that share of their mean square distance in every direction; where they spread less the
+    derivative fades to zero continuously. Coefficients that are still large, together with the
+    vertex's own :math:`-\sum_j \mathbf{c}_{ij}`, are scaled down to
 
     .. math::
         \sum_j \lVert \mathbf{c}_{ij} \rVert + \Big\lVert \sum_j \mathbf{c}_{ij} \Big\rVert \le 3 D

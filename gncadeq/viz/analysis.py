@@ -16,6 +16,7 @@ from gncadeq.analysis.basin import BasinMap
 from gncadeq.analysis.independence import PathIndependence
 from gncadeq.analysis.sensitivity import influence_by_hop
 from gncadeq.viz.colors import LABEL_COLORS, paint
+from gncadeq.viz.figures import open_axes
 
 _GREY = "#999999"
 _KINDS = dict(
@@ -47,13 +48,10 @@ def spectrum_figure(
         f"ρ = {radius:.3f}", (radius * np.cos(0.8), radius * np.sin(0.8)), xytext=(4, 4),
         textcoords="offset points", color=LABEL_COLORS[3], fontsize=9,
     )  # fmt: skip
-    axes[0].set_aspect("equal")
-    axes[0].set_xlabel("Re λ")
-    axes[0].set_ylabel("Im λ")
+    axes[0].set(aspect="equal", xlabel="Re λ", ylabel="Im λ")
     if measures:
         _strips(axes[1], measures)
-    for axis in axes:
-        _open(axis)
+    open_axes(*axes)
     return figure
 
 
@@ -72,8 +70,7 @@ def _strips(axis: Any, measures: dict[str, Tensor]) -> None:
         axis.yaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="y", which="both", labelsize=8)
     axis.set_xticks(range(len(measures)), list(measures), fontsize=9)
-    axis.set_xlim(-0.5, len(measures) - 0.3)
-    axis.set_ylabel("stretching in one step")
+    axis.set(xlim=(-0.5, len(measures) - 0.3), ylabel="stretching in one step")
 
 
 def lyapunov_figure(exponents: Tensor) -> Figure:
@@ -90,9 +87,6 @@ def lyapunov_figure(exponents: Tensor) -> Figure:
     left.plot(index, values.T, color=LABEL_COLORS[0], alpha=0.25, lw=0.8)
     middle = finite.median(0).values  # minus infinity isn't drawn
     left.plot(index, middle, "o-", color=LABEL_COLORS[0], ms=4, label="median")
-    left.set_xticks(index)
-    left.set_xlabel("index")
-    left.set_ylabel("Lyapunov exponent per step")
     left.legend(frameon=False, fontsize=8)
     first = values[:, 0][np.isfinite(values[:, 0])]
     right.hist(first, bins=min(20, max(5, len(first) // 2)), color=LABEL_COLORS[0], alpha=0.8)
@@ -102,10 +96,8 @@ def lyapunov_figure(exponents: Tensor) -> Figure:
         textcoords="offset points", ha="right", va="top", fontsize=8, color=LABEL_COLORS[3],
     )  # fmt: skip
     left.axhline(0.0, color=LABEL_COLORS[3], lw=1)
-    right.set_xlabel("largest exponent")
-    right.set_ylabel("graphs")
-    for axis in (left, right):
-        _open(axis)
+    open_axes(left, xlabel="index", ylabel="Lyapunov exponent per step", xticks=index)
+    open_axes(right, xlabel="largest exponent", ylabel="graphs")
     return figure
 
 
@@ -122,10 +114,8 @@ def independence_figure(report: PathIndependence) -> Figure:
         axis.plot(v, 100 * share, ".", color=color, ms=4)
         axis.axvline(1.0, color=_GREY, lw=0.8, ls=":")
         axis.set_xscale("log")
-        axis.set_xlim(min(float(v.min(initial=1e-3)), 1e-6) / 2, 3.0)
-        axis.set_ylim(0, 104)
-        axis.set_xlabel(name)
-        _open(axis)
+        least = min(float(v.min(initial=1e-3)), 1e-6) / 2
+        open_axes(axis, xlim=(least, 3.0), ylim=(0, 104), xlabel=name)
     axes[0].axvline(report.tol, color=LABEL_COLORS[3], lw=1, label="solver's tolerance")
     axes[0].legend(frameon=False, fontsize=8, loc="center right")
     axes[0].set_ylabel("graphs (%)")
@@ -141,40 +131,33 @@ def census_figure(census: AttractorCensus) -> Figure:
     drawn = bars.barh(list(counts), list(counts.values()), color=[_KINDS[kinds[n]] for n in counts],
                       height=0.6)  # fmt: skip
     bars.bar_label(drawn, padding=3, fontsize=9)
-    bars.invert_yaxis()
     bars.set_ylim(max(len(counts), 3) - 0.5, -0.5)
     bars.set_xlim(0, 1.15 * max(counts.values(), default=1))
     bars.xaxis.set_major_locator(MaxNLocator(integer=True))
-    bars.set_xlabel("graphs")
     residual = census.residual.double().cpu().nan_to_num(nan=1e3, posinf=1e3).clamp(1e-17, 1e3)
     exponent = census.lyapunov.double().cpu()
-    present = sorted(set(census.label.tolist()))
-    for code in present:
-        mask = census.label.cpu() == code
-        color = _KINDS[Attractor(code)]
+    for code in sorted(set(census.label.tolist())):
+        mask, kind = census.label.cpu() == code, Attractor(code)
         finite = mask & exponent.isfinite()
-        evidence.scatter(residual[finite], exponent[finite], s=18, color=color, alpha=0.7, lw=0)
-        rows = mask.nonzero().flatten()[:20].tolist()
-        curve = census.distance[:, rows].double().cpu().clamp(min=1e-10).numpy()
-        label = Attractor(code).name.lower().replace("_", " ")
-        steps = np.arange(1, len(curve) + 1)
-        if code != Attractor.DIVERGED:
-            orbits.plot(steps, curve, color=color, lw=0.8, alpha=0.6)
-            orbits.plot([], [], color=color, label=label)
+        style = {"color": _KINDS[kind], "alpha": 0.7, "lw": 0}
+        evidence.scatter(residual[finite], exponent[finite], s=18, **style)
+        if kind is not Attractor.DIVERGED:
+            rows = mask.nonzero().flatten()[:20].tolist()
+            curve = census.distance[:, rows].double().cpu().clamp(min=1e-10).numpy()
+            steps, label = np.arange(1, len(curve) + 1), kind.name.lower().replace("_", " ")
+            orbits.plot(steps, curve, color=_KINDS[kind], lw=0.8, alpha=0.6)
+            orbits.plot([], [], color=_KINDS[kind], label=label)
     evidence.axhline(0.0, color=_GREY, lw=1, zorder=0)
     evidence.set_xscale("log")
-    evidence.set_xlim(0.2 * float(residual.min()), 5 * float(residual.max()))
     evidence.xaxis.set_major_locator(LogLocator(numticks=5))
     evidence.xaxis.set_minor_formatter("")
-    evidence.set_xlabel("relative residual")
-    evidence.set_ylabel("largest Lyapunov exponent")
     orbits.set_yscale("log")
-    orbits.set_xlabel("steps later")
-    orbits.set_ylabel("distance from the state")
     if orbits.get_legend_handles_labels()[0]:
         orbits.legend(frameon=False, fontsize=8)
-    for axis in (bars, evidence, orbits):
-        _open(axis)
+    open_axes(bars, xlabel="graphs")
+    limits = 0.2 * float(residual.min()), 5 * float(residual.max())
+    open_axes(evidence, xlim=limits, xlabel="relative residual", ylabel="largest Lyapunov exponent")
+    open_axes(orbits, xlabel="steps later", ylabel="distance from the state")
     return figure
 
 
@@ -228,50 +211,40 @@ def sensitivity_figure(
     figure = Figure(figsize=(7.8 if mapped else 4.2, 3.3), layout="constrained")
     axes = figure.subplots(1, 2 if mapped else 1, squeeze=False)[0]
     value, hops = value.detach().cpu().double(), hops.cpu()
+    top = float(value.max().clamp(min=1e-30))
     if pos is not None and image_size is not None:
-        top = float(value.max().clamp(min=1e-30))
-        canvas = paint(
-            value.float()[:, None].expand(-1, 3), pos.cpu(), *image_size, background=-1.0
-        )[..., 0]
-        picture = axes[0].imshow(
-            np.ma.masked_less(canvas.double().numpy(), 0.0).clip(1e-4 * top), cmap="magma",
-            norm=LogNorm(1e-4 * top, top), interpolation="nearest",
-        )  # fmt: skip
-        col, row = pos[hops == 0][0].tolist()
-        axes[0].plot(col, row, "o", mfc="none", mec="#72b7b2", ms=8, mew=1.5)
-        axes[0].set_facecolor("#f2f2f2")
-        axes[0].set_xticks([])
-        axes[0].set_yticks([])
-        figure.colorbar(picture, ax=axes[0], shrink=0.85, extend="min", label="sensitivity")
-    axis = axes[-1]
-    floor = 1e-5 * float(value.max().clamp(min=1e-30))  # what is less, the solver's tolerance hides
-    for other, far in others:
-        curve = influence_by_hop(other.detach().cpu().double(), far.cpu())
-        axis.plot(
-            curve.masked_fill(curve < floor, float("nan")), color=LABEL_COLORS[0], lw=0.8, alpha=0.4
-        )
+        _map(axes[0], value, hops, pos.cpu(), image_size, top)
+    axis, floor = axes[-1], 1e-5 * top  # what is less, the solver's tolerance hides
+
+    def profile(value: Tensor, hops: Tensor) -> Tensor:
+        mean = influence_by_hop(value.detach().cpu().double(), hops.cpu())
+        return mean.masked_fill(mean < floor, float("nan"))
+
+    for pair in others:
+        axis.plot(profile(*pair), color=LABEL_COLORS[0], lw=0.8, alpha=0.4)
     reached = hops >= 0
     spread = np.random.default_rng(0).uniform(-0.15, 0.15, int(reached.sum()))
     axis.scatter(hops[reached].numpy() + spread, value[reached], s=6, lw=0,
                  color=LABEL_COLORS[1], alpha=0.5, label="a node")  # fmt: skip
-    mean = influence_by_hop(value, hops)
-    axis.plot(
-        mean.masked_fill(mean < floor, float("nan")),
-        "o-",
-        color=LABEL_COLORS[1],
-        ms=4,
-        label="mean",
-    )
+    axis.plot(profile(value, hops), "o-", color=LABEL_COLORS[1], ms=4, label="mean")
     if others:
         axis.plot([], [], color=LABEL_COLORS[0], lw=0.8, label="means of other graphs")
     axis.set_yscale("log")
-    axis.set_ylim(0.9 * floor, 2e5 * floor)
-    axis.set_xlabel("distance (hops)")
-    axis.set_ylabel("sensitivity")
     axis.legend(frameon=False, fontsize=8)
-    _open(axis)
+    limits = 0.9 * floor, 2e5 * floor
+    open_axes(axis, ylim=limits, xlabel="distance (hops)", ylabel="sensitivity")
     return figure
 
 
-def _open(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
+def _map(
+    axis: Any, value: Tensor, hops: Tensor, pos: Tensor, size: tuple[int, int], top: float
+) -> None:
+    """Sensitivities on the image, and a circle around the node."""
+    canvas = paint(value.float()[:, None].expand(-1, 3), pos, *size, background=-1.0)[..., 0]
+    seen = np.ma.masked_less(canvas.double().numpy(), 0.0).clip(1e-4 * top)
+    norm = LogNorm(1e-4 * top, top)
+    picture = axis.imshow(seen, cmap="magma", norm=norm, interpolation="nearest")
+    col, row = pos[hops == 0][0].tolist()
+    axis.plot(col, row, "o", mfc="none", mec="#72b7b2", ms=8, mew=1.5)
+    axis.set(xticks=[], yticks=[], facecolor="#f2f2f2")
+    axis.figure.colorbar(picture, ax=axis, shrink=0.85, extend="min", label="sensitivity")

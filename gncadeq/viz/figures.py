@@ -29,22 +29,18 @@ STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 40)
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
     """Write a figure as PNG or PDF, atomically."""
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format=Path(path).suffix[1:] or "png", dpi=dpi, bbox_inches="tight",
-        facecolor="white",
-    )  # fmt: skip
+    buffer, kind = io.BytesIO(), Path(path).suffix[1:] or "png"
+    figure.savefig(buffer, format=kind, dpi=dpi, bbox_inches="tight", facecolor="white")
     write_atomically(path, buffer.getvalue())
     return Path(path)
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int = 120) -> Path:
     """Write frames ``[H, W, 3]`` in [0, 1] as a GIF; the last one stays for a second."""
-    images = []
-    for frame in frames:
-        array = (frame.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        image = Image.fromarray(array)
-        images.append(image.resize((image.width * scale, image.height * scale), Image.NEAREST))
+    arrays = [(255 * frame.clamp(0, 1)).round().byte().numpy() for frame in frames]
+    images = [
+        Image.fromarray(np.kron(array, np.ones((scale, scale, 1), np.uint8))) for array in arrays
+    ]
     return write_gif(path, images, ms)
 
 
@@ -74,6 +70,20 @@ def _size(data: Data) -> tuple[int, int]:
     return height, width
 
 
+def show_pixels(axis: Any, picture: Tensor, **style: Any) -> None:
+    """Draw an image in a thin frame, without ticks."""
+    axis.imshow(picture.numpy(), interpolation="nearest", **style)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_color("#cccccc")
+
+
+def open_axes(*axes: Any, **labels: Any) -> None:
+    """Leave out the upper and the right line, and set labels and limits."""
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set(**labels)
+
+
 def trajectory_figure(
     model: PixelGraphClassifier,
     graphs: Sequence[Data],
@@ -95,34 +105,25 @@ def trajectory_figure(
     rows, cols = len(graphs), len(steps) + 2
     figure = Figure(figsize=(cols * 0.95, rows * 0.95 + 0.35))
     axes = figure.subplots(rows, cols, squeeze=False)
-    for r, (graph, run) in enumerate(zip(graphs, runs, strict=True)):
+    for line, graph, run, end in zip(axes, graphs, runs, solved, strict=True):
         size = _size(graph)
-        grey = paint(graph.x[:, :1].expand(-1, 3), graph.pos, *size, background=0.0)
-        axes[r, 0].imshow(grey.numpy(), interpolation="nearest")
-        for c, t in enumerate(steps):
-            picture = paint(colors(run[t]), graph.pos, *size)
-            axes[r, c + 1].imshow(picture.numpy(), interpolation="nearest")
-        picture = paint(colors(solved[r]), graph.pos, *size)
-        axes[r, -1].imshow(picture.numpy(), interpolation="nearest")
-        distance = float((run[-1] - solved[r]).norm() / solved[r].norm())
-        axes[r, -1].yaxis.set_label_position("right")
-        axes[r, -1].set_ylabel(f"distance\n{distance:.0e}", fontsize=8, rotation=0, ha="left")
-        axes[r, -1].yaxis.label.set_verticalalignment("center")
-    for r in range(rows):
-        for c in range(cols):
-            axes[r, c].set_xticks([])
-            axes[r, c].set_yticks([])
-            for side in axes[r, c].spines.values():
-                side.set_color("#cccccc")
-    axes[0, 0].set_title("input", fontsize=9)
-    for c, t in enumerate(steps):
-        axes[0, c + 1].set_title("noise" if t == 0 else f"step {t}", fontsize=9)
-    axes[0, -1].set_title("solver", fontsize=9)
+        show_pixels(line[0], paint(graph.x[:, :1].expand(-1, 3), graph.pos, *size, background=0.0))
+        for axis, z in zip(line[1:], [*(run[t] for t in steps), end], strict=True):
+            show_pixels(axis, paint(colors(z), graph.pos, *size))
+        distance = float((run[-1] - end).norm() / end.norm())
+        line[-1].yaxis.set_label_position("right")
+        line[-1].set_ylabel(
+            f"distance\n{distance:.0e}", fontsize=8, rotation=0, ha="left", va="center"
+        )
+    titles = ["input", *("noise" if t == 0 else f"step {t}" for t in steps), "solver"]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
-    frames = []
-    for t in range(max(steps) + 1):
-        row = [paint(colors(run[t]), g.pos, *_size(g)) for g, run in zip(graphs, runs, strict=True)]
-        frames.append(torch.cat(row, dim=1))
+    pairs = list(zip(graphs, runs, strict=True))
+    frames = [
+        torch.cat([paint(colors(run[t]), g.pos, *_size(g)) for g, run in pairs], dim=1)
+        for t in range(max(steps) + 1)
+    ]
     return figure, frames
 
 
@@ -149,47 +150,44 @@ def truncation_figure(model: PixelGraphClassifier, images: Sequence[Tensor]) -> 
         model: The classifier.
         images: Images ``[C, H, W]`` in [0, 1].
     """
-    rows, cols = len(images), len(CROPS)
     model.eval()
-    cells: dict[tuple[int, int], tuple[Data, Tensor, Tensor]] = {}
-    for r, image in enumerate(images):
-        for c, window in enumerate(CROPS.values()):
-            height, width = window(*image.shape[1:])
-            try:
-                data = model.to_graph(image[:, height, width].contiguous())
-            except ValueError:
-                continue  # no living pixel in this window
-            data.pos += torch.tensor([width.start, height.start])
-            u = model.encode(data.x, data.edge_index, data.edge_attr)
-            z = model.dynamics(u, data.edge_index, data.edge_attr)
-            probability = model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
-            cells[r, c] = (data, z, probability)
-    colors = StateColors(torch.cat([z for _, z, _ in cells.values()]))
-    figure = Figure(figsize=(cols * 1.25, rows * 1.5 + 0.3))
-    axes = figure.subplots(rows, cols, squeeze=False)
-    for r, image in enumerate(images):
-        h, w = image.shape[1:]
-        for c, (name, window) in enumerate(CROPS.items()):
-            axis = axes[r, c]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for side in axis.spines.values():
-                side.set_color("#dddddd")
-            height, width = window(h, w)
-            canvas = torch.full((h, w, 3), 0.9)
-            canvas[height, width] = 1.0
-            if r == 0:
-                axis.set_title(name, fontsize=9)
-            text = "no pixel lives"
-            if (r, c) in cells:
-                data, z, probability = cells[r, c]
-                col, row = data.pos.long().unbind(1)
-                canvas[row, col] = colors(z)
-                text = f"{int(probability.argmax())}  ({float(probability.max()):.0%})"
-            axis.imshow(canvas.numpy(), interpolation="nearest")
-            axis.set_xlabel(text, fontsize=8, labelpad=2)
+    answers = {
+        (r, name): _answer(model, image, *window(*image.shape[1:]))
+        for r, image in enumerate(images) for name, window in CROPS.items()
+    }  # fmt: skip
+    colors = StateColors(torch.cat([answer[1] for answer in answers.values() if answer]))
+    figure = Figure(figsize=(len(CROPS) * 1.25, len(images) * 1.5 + 0.3))
+    axes = figure.subplots(len(images), len(CROPS), squeeze=False)
+    for axis, ((r, name), answer) in zip(axes.flat, answers.items(), strict=True):
+        h, w = images[r].shape[1:]
+        canvas = torch.full((h, w, 3), 0.9)
+        canvas[CROPS[name](h, w)] = 1.0
+        text = "no pixel lives"
+        if answer is not None:
+            data, z, probability = answer
+            col, row = data.pos.long().unbind(1)
+            canvas[row, col] = colors(z)
+            text = f"{int(probability.argmax())}  ({float(probability.max()):.0%})"
+        show_pixels(axis, canvas)
+        axis.set_xlabel(text, fontsize=8, labelpad=2)
+        if r == 0:
+            axis.set_title(name, fontsize=9)
     figure.subplots_adjust(wspace=0.08, hspace=0.22)
     return figure
+
+
+def _answer(
+    model: PixelGraphClassifier, image: Tensor, height: slice, width: slice
+) -> tuple[Data, Tensor, Tensor] | None:
+    """The graph of a window, its equilibrium and its probabilities; ``None`` if no pixel lives."""
+    try:
+        data = model.to_graph(image[:, height, width].contiguous())
+    except ValueError:
+        return None
+    data.pos += torch.tensor([width.start, height.start])
+    u = model.encode(data.x, data.edge_index, data.edge_attr)
+    z = model.dynamics(u, data.edge_index, data.edge_attr)
+    return data, z, model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
 
 
 @torch.no_grad()
@@ -219,19 +217,14 @@ def residual_figure(
         u, data.edge_index, data.edge_attr, data.batch, z0=z0, return_trajectory=True,
         generator=generator,
     )  # fmt: skip
-    rows = []
-    for z in states:
-        fz = step(z)
-        rows.append((partition.norm(fz - z) / partition.norm(fz)).clamp(min=tol))
-    trace = torch.stack(rows).numpy()
+    residuals = [partition.norm(step(z) - z) / partition.norm(step(z)) for z in states]
+    trace = torch.stack(residuals).clamp(min=tol).numpy()
     x = np.arange(1, len(trace) + 1)
     axis.plot(x, np.median(trace, 1), color="#888888", ls="--", label="automaton, fire rate ½")
     axis.axhline(1e-3, color="#bbbbbb", lw=0.8, zorder=0)
     axis.set_yscale("log")
-    axis.set_xlabel("evaluations of the cell")
-    axis.set_ylabel("relative residual of a graph")
+    open_axes(axis, xlabel="evaluations of the cell", ylabel="relative residual of a graph")
     axis.legend(frameon=False, fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -244,24 +237,21 @@ def learning_figure(metrics: Path) -> Figure:
     left, middle, right = figure.subplots(1, 3)
     left.plot(x, [float(r["loss"]) for r in rows], color=LABEL_COLORS[0], lw=1)
     left.set_yscale("log")
-    left.set_ylabel("training loss")
-    middle.plot(x, [100 * (1 - float(r["accuracy"])) for r in rows], color=LABEL_COLORS[1], lw=1,
-                label="training")  # fmt: skip
-    held = [(a, float(r["validation_accuracy"])) for a, r in zip(x, rows, strict=True)
-            if r["validation_accuracy"]]  # fmt: skip
+    error = [100 * (1 - float(r["accuracy"])) for r in rows]
+    middle.plot(x, error, color=LABEL_COLORS[1], lw=1, label="training")
+    held = [(a, 100 * (1 - float(r["validation_accuracy"])))
+            for a, r in zip(x, rows, strict=True) if r["validation_accuracy"]]  # fmt: skip
     if held:
-        middle.plot([a for a, _ in held], [100 * (1 - v) for _, v in held], "o-",
-                    color=LABEL_COLORS[3], ms=3, label="validation")  # fmt: skip
+        middle.plot(*zip(*held, strict=True), "o-", color=LABEL_COLORS[3], ms=3, label="validation")
         middle.legend(frameon=False, fontsize=8)
     middle.set_yscale("symlog", linthresh=0.1)  # an error of zero has a place too
     middle.set_ylim(bottom=0)
-    middle.set_ylabel("error (%)")
     right.plot(x, [float(r["solver_steps"]) for r in rows], color=LABEL_COLORS[2], lw=1)
-    right.set_ylabel("solver steps")
     right.set_ylim(bottom=0)
-    for axis in (left, middle, right):
-        axis.set_xlabel("epoch")
-        axis.spines[["top", "right"]].set_visible(False)
+    for axis, name in zip(
+        (left, middle, right), ("training loss", "error (%)", "solver steps"), strict=True
+    ):
+        open_axes(axis, xlabel="epoch", ylabel=name)
     figure.tight_layout()
     return figure
 
@@ -273,18 +263,14 @@ def confusion_figure(result: Evaluation) -> Figure:
     axis = figure.subplots()
     share = count / count.sum(1, keepdim=True).clamp(min=1)
     axis.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
-    for i in range(count.size(0)):
-        for j in range(count.size(1)):
-            if count[i, j]:
-                axis.text(j, i, str(int(count[i, j])), ha="center", va="center", fontsize=7,
-                          color="white" if share[i, j] > 0.3 else "#333333")  # fmt: skip
-    axis.set_xticks(range(count.size(1)))
-    axis.set_yticks(range(count.size(0)))
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("right")
+    for i, j in count.nonzero().tolist():
+        axis.text(j, i, str(int(count[i, j])), ha="center", va="center", fontsize=7,
+                  color="white" if share[i, j] > 0.3 else "#333333")  # fmt: skip
+    number = range(count.size(0))
     title = f"{100 * result.accuracy:.2f} % of {len(result.label)}"
     if result.without_answer:
         title += f", {result.without_answer} without an answer"
+    axis.set(xticks=number, yticks=number, xlabel="predicted", ylabel="right")
     axis.set_title(title, fontsize=10)
     return figure
 
@@ -321,10 +307,9 @@ def label_map_figure(
         axis.imshow(picture.numpy(), interpolation="nearest")
         axis.set_title(name, fontsize=9)
         axis.axis("off")
-    present = [int(i) for i in sorted(set(label.tolist()))]
     handles = [
         axes[2].scatter([], [], color=LABEL_COLORS[i % 10], marker="s", label=str(i))
-        for i in present
+        for i in sorted(set(label.tolist()))
     ]
     figure.legend(handles=handles, loc="lower center", ncols=10, frameon=False, fontsize=8)
     return figure, label
@@ -335,9 +320,3 @@ def local_labels(model: PixelGraphClassifier, z: Tensor, data: Data, radius: int
     """The label of every node, decoded from the mean state of a window around it."""
     logits: Tensor = model.readout.decode(window_mean(z, data, radius))
     return logits.argmax(1)
-
-
-def as_equilibrium(model: PixelGraphClassifier) -> GraphDEQ:
-    """The model's equilibrium dynamics, whatever it runs at present."""
-    dynamics = model.dynamics
-    return dynamics if isinstance(dynamics, GraphDEQ) else dynamics.as_deq()

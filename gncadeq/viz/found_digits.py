@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 
 from gncadeq.transforms import FoundDigit
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint
+from gncadeq.viz.figures import show_pixels
 
 _SHOWN = 12  # digits that are drawn on their own, beside the picture
 
@@ -49,32 +50,26 @@ def found_digits_figure(
                 cmap="gray" if grey else None, vmin=0, vmax=1)  # fmt: skip
     axis.axis("off")
     line = max(1.0, 2.0 - 0.01 * len(digits))
+    margin = 0.01 * max(height, width)
     for digit, label, doubt in zip(digits, labels, doubtful, strict=True):
         left, top, right, bottom = digit.box
-        color = LABEL_COLORS[label % 10]
-        margin = 0.01 * max(height, width)
-        axis.add_patch(
-            Rectangle(
-                (left - 0.5 - margin, top - 0.5 - margin), right - left + 2 * margin,
-                bottom - top + 2 * margin, fill=False, lw=line, ec=color, ls="--" if doubt else "-",
-            )
-        )  # fmt: skip
+        color, corner = LABEL_COLORS[label % 10], (left - margin, top - margin)
+        size = right - left + 2 * margin, bottom - top + 2 * margin
+        place, dash = (corner[0] - 0.5, corner[1] - 0.5), "--" if doubt else "-"
+        axis.add_patch(Rectangle(place, *size, fill=False, lw=line, ec=color, ls=dash))
         axis.annotate(
-            f"{label}{'?' if doubt else ''}", (left - margin, top - margin), color="white",
-            fontsize=9, va="bottom", ha="left", annotation_clip=False,
+            f"{label}{'?' if doubt else ''}", corner, color="white", fontsize=9, va="bottom",
+            ha="left", annotation_clip=False,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
-    for k in range(columns):
-        size = digits[k].image.shape[1:]
-        pictures = (
-            digits[k].image[0],
-            paint(StateColors(states[k])(states[k]), graphs[k].pos, *size),
-        )
-        for row, image in enumerate(pictures, 1):
+    for k, (digit, z, graph) in enumerate(
+        zip(digits[:columns], states[:columns], graphs[:columns], strict=True)
+    ):
+        painted = paint(StateColors(z)(z), graph.pos, *digit.image.shape[1:])
+        names = ("as the model\nsees it", "equilibrium")
+        for row, (image, name) in enumerate(zip((digit.image[0], painted), names, strict=True), 1):
             small = figure.add_subplot(grid[row, k])
-            small.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            small.set_xticks([])
-            small.set_yticks([])
+            show_pixels(small, image, cmap="gray", vmin=0, vmax=1)
             if k == 0:
-                small.set_ylabel(("as the model\nsees it", "equilibrium")[row - 1], fontsize=7)
+                small.set_ylabel(name, fontsize=7)
     return figure

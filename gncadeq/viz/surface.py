@@ -28,8 +28,8 @@ Colors = Callable[[Tensor], Tensor]
 class SurfaceRenderer:
     r"""Draws a graph from one side, in any colours.
 
-    What is seen where is found once, by an orthographic z-buffer. A picture is then linear in the
-    colours :math:`\mathbf{C}` of the nodes, and so costs milliseconds:
+    An orthographic z-buffer finds once what is seen where; pictures are linear in the colours
+    :math:`\mathbf{C}` of the nodes, and cost milliseconds:
 
     .. math::
         \mathbf{I} = \mathbf{S} \, \mathbf{C} + (1 - \mathbf{\alpha}) \, \mathbf{b}

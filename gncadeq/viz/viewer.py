@@ -42,10 +42,8 @@ def write_viewer(
 ) -> Path:
     """Write a page that plays a trajectory, to be turned, zoomed and coloured in any browser.
 
-    The page is one file with everything in it and loads nothing. A channel has 255 levels between
-    its least and its greatest value over the trajectory; a file takes one byte a node, channel and
-    frame before compression. To make it smaller, write fewer channels or frames:
-    ``trajectory[::2, :, :3]``.
+    The page is one file and loads nothing. A channel has 255 levels between its least and its
+    greatest value; a file takes one byte a node, channel and frame before compression.
 
     Args:
         path: The HTML file, which is written atomically.
