@@ -274,6 +274,3 @@ def check_graph(
 def _in_onnx_export() -> bool:
     # A tracer takes the answer of an undecorated function for False.
     return torch.onnx.is_in_onnx_export()
-
-
-__all__ = ["Cell", "check_graph", "check_tensor", "refuse_graph"]

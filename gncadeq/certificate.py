@@ -124,6 +124,3 @@ class Certificate:
         rates = self.rate.tolist() if isinstance(self.rate, Tensor) else [self.rate]
         shown = ", ".join(f"{rate:.3g}" for rate in rates)
         return f"{self.__class__.__name__}(rate={shown})"
-
-
-__all__ = ["Certificate"]

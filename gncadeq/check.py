@@ -243,15 +243,3 @@ def _message(name: str, expected: str, value: Any, hint: Any) -> str:
         shown = f"a {type(value).__name__}"
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return f"Expected '{name}' to be {expected} (got {shown})" + (f". {hint}" if hint else "")
-
-
-__all__ = [
-    "check_choice",
-    "check_count",
-    "check_flag",
-    "check_number",
-    "check_options",
-    "check_seed",
-    "check_type",
-    "check_value",
-]

@@ -134,6 +134,3 @@ def evaluate(
     label, prediction, residual, steps, converged, answered = columns
     seconds = time.perf_counter() - start
     return Evaluation(label, prediction, residual, steps, converged, answered, seconds)
-
-
-__all__ = ["Evaluation", "evaluate"]

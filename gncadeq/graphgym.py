@@ -68,6 +68,3 @@ for _name, _layer in (
 ):
     if _name not in layer_dict:  # a reloaded module registers once
         register_layer(_name, _layer)
-
-
-__all__ = ["DEQLayer", "GATConvDEQ", "GCNConvDEQ", "SAGEConvDEQ"]

@@ -170,6 +170,3 @@ class Trial:
             hurt = ball(pos, radius, self._generator, alive)
         self.z = self.z.masked_fill(hurt.unsqueeze(1), 0.0)
         return self._look("damage")
-
-
-__all__ = ["Damage", "Moment", "Trial", "color_error", "relative_residual"]

@@ -21,6 +21,3 @@ def progress_bar(*args: Any, progress: bool = True, **options: Any) -> Any:
         [1, 2]
     """
     return tqdm(*args, disable=not shows_progress(progress), **options)
-
-
-__all__ = ["progress_bar", "shows_progress"]

@@ -66,6 +66,3 @@ def scratch_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, name, buffer in kept:
             module._buffers[name] = buffer
-
-
-__all__ = ["drops", "has_statistics", "scratch_buffers"]

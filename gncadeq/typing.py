@@ -61,14 +61,3 @@ class PartialStep(Protocol):
     def partial(self, z: Tensor, rate: OptTensor) -> Tensor:
         """Return the next state with the update multiplied by ``rate``, the rest done after."""
         ...
-
-
-__all__ = [
-    "Adj",
-    "AdjointStep",
-    "EdgeType",
-    "OptTensor",
-    "PartialStep",
-    "RestrictableStep",
-    "Step",
-]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,20 +15,22 @@ from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_number
 from gncadeq.graph.neighborhood import Stencil
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
-class MonotoneStep:
+@dataclass(eq=False)
+class MonotoneStep(Restrictable):
     """One forward-backward step of a :class:`MonotoneCell` with graph and injection bound."""
 
-    def __init__(
-        self, there: Stencil, back: Stencil, drive: Tensor, monotonicity: float, step_size: Tensor
-    ) -> None:
-        self.there, self.back, self.drive = there, back, drive
-        self.monotonicity, self.step_size = monotonicity, step_size
+    there: Stencil
+    back: Stencil
+    drive: Tensor
+    monotonicity: float
+    step_size: Tensor
 
     @property
     def kind(self) -> str:
@@ -48,19 +51,14 @@ class MonotoneStep:
         """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
         return MonotoneAdjoint(self, (fz > 0).to(z.dtype))
 
-    def restrict(self, nodes: Tensor) -> MonotoneStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        return MonotoneStep(
-            self.there.restrict(nodes), self.back.restrict(nodes), self.drive[nodes],
-            self.monotonicity, self.step_size,
-        )  # fmt: skip
 
-
-class MonotoneAdjoint:
+@dataclass(eq=False)
+class MonotoneAdjoint(Restrictable):
     """The transposed Jacobian of a :class:`MonotoneStep` at a state."""
 
-    def __init__(self, step: MonotoneStep, slope: Tensor) -> None:
-        self.step, self.slope = step, slope
+    step: MonotoneStep
+    slope: Tensor
+    per_node = ("slope",)
 
     def __call__(self, u: Tensor) -> Tensor:
         """Multiply ``u`` ``[num_nodes, channels]``."""
@@ -69,10 +67,6 @@ class MonotoneAdjoint:
         av, bv = self.step.there(v).chunk(2, dim=1)
         transposed = self.step.monotonicity * v + bv + self.step.back(torch.cat([av, -v], dim=1))
         return v - self.step.step_size * transposed
-
-    def restrict(self, nodes: Tensor) -> MonotoneAdjoint:
-        """The same on ``nodes``, the ascending indices of whole graphs."""
-        return MonotoneAdjoint(self.step.restrict(nodes), self.slope[nodes])
 
 
 class MonotoneCell(Cell):
@@ -111,22 +105,18 @@ class MonotoneCell(Cell):
         \alpha = \frac{1}{n^2} \Big( p - \frac{q k}{\sqrt{n^2 - q^2}} \Big), \quad
         n^2 = p^2 + k^2 ,
 
-    the minimiser. :math:`\rho < 1` for any weights; it is sharper than the textbook's
-    :math:`\sqrt{1 - m^2 / L^2}` (by far where :math:`k` is small: :math:`\rho \le 1 - m / p` at
-    :math:`k = 0`), which needs no structure.
-
-    The rate tends to one as weights grow. With ``contraction`` it can't: :math:`\mathbf{A}` and
-    :math:`\mathbf{B}` are scaled down, wherever they are used, to the
+    the minimiser. :math:`\rho < 1` for any weights, and below the textbook's
+    :math:`\sqrt{1 - m^2 / L^2}`. It tends to one as weights grow, unless ``contraction`` is given:
+    :math:`\mathbf{A}` and :math:`\mathbf{B}` are then scaled down, wherever they are used, to the
     :math:`\lVert \mathbf{A} \rVert^2` and :math:`k` of at most :math:`s\,m` at which
     :math:`\rho` is the ``contraction``. Short steps also make small residuals:
     :math:`\lVert \mathbf{z} - \mathbf{z}^\star \rVert \le \lVert f(\mathbf{z}) - \mathbf{z} \rVert
     / (1 - \rho)`, so lower ``tol`` where :math:`\rho` is close to one.
 
     The norms are those of the infinite grid, and bound every graph whose pixels sense *all* the
-    window's pixels that are present (``neighborhood="moore"``). Where edges are left out the
-    equilibrium is as unique, but the step may be too long. If whole relations are
-    (``"von_neumann"``), :meth:`lipschitz_bound` with the graph tells; if edges are here and there
-    (sampled neighbours), no bound covers it, and the solution's status tells.
+    window's pixels that are present (``neighborhood="moore"``). Where whole relations are left out
+    (``"von_neumann"``), :meth:`lipschitz_bound` with the graph tells; where single edges are
+    (sampled neighbours) the equilibrium is as unique, but the step may be too long.
 
     Args:
         in_channels: Channels of the injection ``x``.

@@ -143,6 +143,3 @@ def _difference(found: np.ndarray, expected: Tensor) -> float:
         return float("inf")
     size = np.abs(expected.numpy()).max(initial=1.0)
     return float(np.abs(found - expected.numpy()).max(initial=0.0) / size)
-
-
-__all__ = ["check_onnx", "graph_inputs"]

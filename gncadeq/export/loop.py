@@ -138,6 +138,3 @@ def _renamed(nodes: list[Any], names: dict[str, str]) -> list[Any]:
         new.output[:] = [names.get(n, n) for n in node.output]
         out.append(new)
     return out
-
-
-__all__ = ["roll"]

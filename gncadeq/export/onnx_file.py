@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from gncadeq.check import check_choice, check_count, check_number
-from gncadeq.choices import Program
+from gncadeq.choices import Form, Program
 from gncadeq.export.loop import roll
-from gncadeq.export.plain import Form
 from gncadeq.export.program import Model, StepProgram, as_automaton, export_step
 from gncadeq.files.atomic import write_atomically
 from gncadeq.models import PixelGraphClassifier
@@ -177,6 +176,3 @@ def _metadata(
     if isinstance(model, PixelGraphClassifier):
         found["transform"] = json.dumps(model.config["transform"], sort_keys=True)
     return found
-
-
-__all__ = ["OPSET", "Program", "import_extra", "to_onnx"]

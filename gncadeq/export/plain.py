@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.choices import Form
 from gncadeq.graph.adjacency import Normalization
 from gncadeq.graph.neighborhood import check_range
 from gncadeq.typing import OptTensor
@@ -205,16 +204,3 @@ class PlainAdjacency:
     def __call__(self, z: Tensor) -> Tensor:
         """Multiply ``z`` ``[num_nodes, channels]``."""
         return self.graph.total(self.weight * take(z, self.graph.source)) + self.own * z
-
-
-__all__ = [
-    "EdgeList",
-    "Form",
-    "Graph",
-    "NeighborTable",
-    "PlainAdjacency",
-    "PlainPerception",
-    "PlainStencil",
-    "neighbor_table",
-    "take",
-]

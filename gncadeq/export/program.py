@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from gncadeq.cells import Cell
 from gncadeq.check import check_choice
+from gncadeq.choices import Form
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.dynamics.rollout import advance
-from gncadeq.export.plain import EdgeList, Form, Graph, NeighborTable, PlainStencil
+from gncadeq.export.plain import EdgeList, Graph, NeighborTable, PlainStencil
 from gncadeq.export.rules import rule_of
 from gncadeq.models import PixelGraphClassifier
 from gncadeq.typing import OptTensor
@@ -216,13 +217,3 @@ def export_step(program: StepProgram) -> ExportedProgram:
             f"Expected a rule that torch.export can trace (got {type(error).__name__}: "
             f"{str(error).strip().splitlines()[0]})"
         ) from error
-
-
-__all__ = [
-    "Model",
-    "StepProgram",
-    "as_automaton",
-    "export_step",
-    "float_type",
-    "to_exported_program",
-]

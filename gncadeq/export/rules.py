@@ -276,5 +276,3 @@ class _Wrapped(Rule):
 
 
 rule.register(WrappedConvCell, _Wrapped)
-
-__all__ = ["Rule", "rule", "rule_of"]

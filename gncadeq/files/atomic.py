@@ -85,6 +85,3 @@ def _runs(process: int) -> bool:
     except OSError:  # it runs under another user
         return True
     return True
-
-
-__all__ = ["remove_abandoned", "write_atomically"]

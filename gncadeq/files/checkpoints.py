@@ -150,6 +150,3 @@ class Checkpoints:
         """
         path = self.newest_path()
         return None if path is None else read_checkpoint(path, self.run)
-
-
-__all__ = ["Checkpoints", "ForeignCheckpointError", "read_checkpoint", "write_checkpoint"]

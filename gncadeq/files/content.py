@@ -148,17 +148,3 @@ def unit_colors(color: np.ndarray, path: Path, full: float | None = None) -> np.
             path, f"colours from 0 to {full:g}", f"{low:g} to {high:g}", "Scale or remove them"
         )
     return (color[:, :3] / full).clip(0.0, 1.0)
-
-
-__all__ = [
-    "MAX_BYTES",
-    "Arrays",
-    "FileError",
-    "bad",
-    "check_count",
-    "cut_short",
-    "plain_text",
-    "read_bytes",
-    "suffix_of",
-    "unit_colors",
-]

@@ -155,6 +155,3 @@ def _matrix(node: Tree) -> np.ndarray:
     matrix[:3, :3] *= np.array(node.get("scale", (1, 1, 1)), dtype=np.float64)
     matrix[:3, 3] = node.get("translation", (0, 0, 0))
     return matrix
-
-
-__all__ = ["read_gltf"]

@@ -164,6 +164,3 @@ def fractions(value: np.ndarray) -> np.ndarray:
         [0.0, 0.2, 1.0]
     """
     return np.maximum(value / np.float64(np.iinfo(value.dtype).max), -1.0)
-
-
-__all__ = ["Container", "Tree", "fractions"]

@@ -187,6 +187,3 @@ def _is_number(word: str) -> bool:
 
 def _is_whole(word: str) -> bool:
     return word.lstrip("+-").isdigit()
-
-
-__all__ = ["are_points", "read_edges", "read_gml", "read_graphml", "table_rows"]

@@ -38,6 +38,3 @@ def write_json(path: str | Path, value: Any) -> None:
         OSError: If the file can't be written.
     """
     write_atomically(path, f"{to_json(value)}\n".encode())
-
-
-__all__ = ["plain", "to_json", "write_json"]

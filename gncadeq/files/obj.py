@@ -101,6 +101,3 @@ def _corners(path: Path, lines: list[bytes], numbers: list[int]) -> tuple[np.nda
         expected = "'f' and vertex numbers from 1 on"
         raise bad_line(path, numbers[owner], expected, lines[owner].split())
     return corner, size
-
-
-__all__ = ["read_obj"]

@@ -137,6 +137,3 @@ def _faces(
         raise bad_line(path, numbers[row], "one face a line, or no more than faces", rows[row])
     flat = table(path, corners, [0] * count, expected, whole=True)
     return flat, np.array([len(row) for row in corners], dtype=np.int64)
-
-
-__all__ = ["read_off"]

@@ -281,6 +281,3 @@ def _whole(value: np.ndarray, path: Path) -> np.ndarray:
     if not (whole == value).all():
         raise bad(path, "whole numbers in lists of faces", "fractions")
     return whole
-
-
-__all__ = ["read_ply"]

@@ -138,6 +138,3 @@ def _columns(
     normal = value[:, used["normal"]] if "normal" in used else None
     notes = (f"columns: {left}",) if left else ()
     return Arrays(value[:, used["pos"]], np.empty((0, 3), np.int64), color, normal, notes)
-
-
-__all__ = ["read_npy", "read_points"]

@@ -143,6 +143,3 @@ def strip(vertex: np.ndarray) -> np.ndarray:
     triangles[1::2] = triangles[1::2][:, [1, 0, 2]]
     proper: np.ndarray = triangles[(triangles != np.roll(triangles, 1, axis=1)).all(1)]
     return proper
-
-
-__all__ = ["strip", "triangulate"]

@@ -70,6 +70,3 @@ def _corners(text: bytes, path: Path, max_vertices: int) -> np.ndarray:
     if not ended or loop != len(found):
         raise cut_short(path, "'endsolid' after the last triangle", "none")
     return table(path, found, lines, "'vertex' and three numbers")
-
-
-__all__ = ["read_stl"]

@@ -76,6 +76,3 @@ def bad_line(path: Path, number: int, expected: str, words: Words) -> ValueError
     """The error for a line that cannot be read."""
     line = b" ".join(words)[:60].decode(errors="replace")
     return bad(path, expected, f"{line!r} in line {number}")
-
-
-__all__ = ["Words", "bad_line", "block", "numbered_lines", "table"]

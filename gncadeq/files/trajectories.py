@@ -109,6 +109,3 @@ def load_trajectory(path: str | Path) -> Trajectory:
     graph = {k: v for k, v in tensors.items() if k in _GRAPH}
     numbers = None if steps is None else steps.tolist()
     return Trajectory(Data(**graph, num_nodes=z.size(-2)), z, fields, numbers)
-
-
-__all__ = ["Trajectory", "check_steps", "load_trajectory", "save_trajectory"]

@@ -116,6 +116,3 @@ def _check_values(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None
             raise ValueError(f"{name!r} should be of type {dtype}, and is {tensor.dtype}")
         if not bool(tensor.to(dtype).isfinite().all()):
             raise ValueError(f"{name!r} holds values that are not finite in {dtype}")
-
-
-__all__ = ["load_pretrained", "pretrained_names", "read_header", "save_pretrained"]

@@ -81,6 +81,3 @@ def write_glb(
     length = 12 + 8 + len(text) + 8 + len(binary)
     head = struct.pack("<4sIIII", b"glTF", 2, length, len(text), 0x4E4F534A)
     return head + text + struct.pack("<II", len(binary), 0x004E4942) + binary
-
-
-__all__ = ["write_glb", "write_obj", "write_ply"]

@@ -114,6 +114,3 @@ class Classifier(nn.Module, ABC):
             **options,
         )  # fmt: skip
         return z, partition, solution
-
-
-__all__ = ["Classifier"]

@@ -114,6 +114,3 @@ def doubts(inputs: Mapping[str, Any], image: Tensor, nodes: int, pooled: Tensor)
 def distance(state: Tensor, mean: Tensor, whiten: Tensor) -> Tensor:
     """The distance of states ``[N, C]`` from the nearest class, ``[N]``."""
     return torch.cdist(state @ whiten, mean @ whiten).amin(1)
-
-
-__all__ = ["check_kind", "distance", "doubts"]

@@ -106,6 +106,3 @@ class NodeClassifier(Classifier):
         """Logits ``[num_nodes, num_classes]`` of nodes with injection ``u`` and state ``z``."""
         out: Tensor = self.readout(torch.cat([u, self.norm(z)], dim=1))
         return out
-
-
-__all__ = ["NodeClassifier"]

@@ -160,6 +160,3 @@ class PixelGraphClassifier(Classifier):
         from gncadeq.files.weights import save_pretrained
 
         save_pretrained(self, path, card)
-
-
-__all__ = ["PixelGraphClassifier"]

@@ -82,6 +82,3 @@ class MeanReadout(nn.Module):
         self.lin1.bias.sub_(self.lin1.weight @ (mean * scale))
         self.lin1.weight.mul_(scale)
         self.norm = nn.Identity()
-
-
-__all__ = ["MeanReadout"]

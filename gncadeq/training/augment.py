@@ -88,6 +88,3 @@ def random_window(
     enough = cut.sum((1, 2, 3)) >= 0.1 * images.sum((1, 2, 3))
     chosen = (draw[4, :, 0] < share) & enough
     return torch.where(chosen[:, None, None, None], cut, images)
-
-
-__all__ = ["random_affine", "random_window"]

@@ -98,6 +98,3 @@ def point_normals(pos: Tensor, k: int = _FIT) -> Tensor:
             if (normal[node] * normal[before[node]]).sum() < 0:
                 normal[node] *= -1
     return torch.from_numpy(normal).to(pos)
-
-
-__all__ = ["point_graph", "point_normals"]

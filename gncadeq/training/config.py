@@ -332,14 +332,3 @@ class TrainConfig(RunConfig):
             "transform": {"living_threshold": self.living_threshold},
             "deq": {"start": self.start},
         }  # fmt: skip
-
-
-__all__ = [
-    "MAX_SEED",
-    "RunConfig",
-    "TrainConfig",
-    "extended_from",
-    "option",
-    "option_name",
-    "run_id",
-]

@@ -94,6 +94,3 @@ def batch_loader(
     """
     batches = _Batches(dataset, augment, crop, among)
     return DataLoader(batches, batch_size=None, sampler=sampler)
-
-
-__all__ = ["EpochBatches", "batch_loader"]

@@ -97,6 +97,3 @@ def _limits(value: Tensor) -> list[float]:
 
 def _round(value: Tensor | float) -> float:
     return float(f"{float(value):.6g}")
-
-
-__all__ = ["describe_inputs"]

@@ -313,6 +313,3 @@ def load_grown(
             node = int((data.pos - trained.pos[node]).norm(dim=1).argmin())
     data.x = anchor(data, node, cell.in_channels)
     return cell, data, seed_state(data, cell.channels, node), card
-
-
-__all__ = ["Growth", "grow", "load_grown"]

@@ -221,6 +221,3 @@ class GrowConfig(RunConfig):
     def rest_weight(self, step: int) -> float:
         """The weight of the rest loss in a training step."""
         return self.rest * step / self.steps
-
-
-__all__ = ["GrowConfig"]

@@ -262,14 +262,3 @@ def distance_loss(pos: Tensor, target: Tensor, pairs: OptTensor = None) -> Tenso
     pos = pos.view(-1, n, pos.size(1))
     found: Tensor = (pos[:, i] - pos[:, j]).norm(dim=2)
     return (found - wanted).square().mean(dim=1)
-
-
-__all__ = [
-    "check_gradients",
-    "distance_loss",
-    "jacobian_penalty",
-    "normalize_gradients",
-    "overflow_loss",
-    "rest_loss",
-    "start_loss",
-]

@@ -240,6 +240,3 @@ class SamplePool:
             f"{self.__class__.__name__}({self.size} slots, {g} graph{'s' if g > 1 else ''}, "
             f"{self.seeds[0].size(1)} channels, oldest state {int(self.age.max())} steps)"
         )
-
-
-__all__ = ["SamplePool"]

@@ -174,6 +174,3 @@ def _free_port() -> int:
 
 def _together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-__all__ = ["ALONE", "Processes", "gathered", "launch", "stop_together"]

@@ -248,6 +248,3 @@ def _portable(config: TrainConfig) -> dict[str, Any]:
     """The configuration without the folders of this machine."""
     options = dataclasses.asdict(config)
     return {k: v for k, v in options.items() if k not in ("out", "data_root", "devices")}
-
-
-__all__ = ["fit", "train", "training_dynamics", "versions"]

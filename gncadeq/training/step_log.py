@@ -62,6 +62,3 @@ class StepLog:
     def write(self) -> None:
         """Write the file, by way of a temporary one."""
         write_rows(self.path, self.columns, self.rows)
-
-
-__all__ = ["StepLog"]

@@ -107,6 +107,3 @@ def run_steps(
                 save()
             if asked and not done:
                 raise stop.error(f"Interrupted and saved at training step {run.step}")
-
-
-__all__ = ["StopSignals", "Terminated", "run_steps"]

@@ -292,16 +292,3 @@ def _upright(pos: Tensor, up: Up) -> tuple[Tensor, Tensor]:
     place = pos[:, list(UPRIGHT[up])]
     low, high = place.amin(0), place.amax(0)
     return place - (low + high) / 2, high - low
-
-
-__all__ = [
-    "PATTERNS",
-    "SURFACES",
-    "is_graph",
-    "is_surface",
-    "pattern_color",
-    "project_picture",
-    "projection_of",
-    "read_surface",
-    "surface_target",
-]

@@ -81,6 +81,3 @@ class _Sum(torch.autograd.Function):
 def _over_all(value: Tensor) -> Tensor:
     total: Tensor = _Sum.apply(value)
     return total
-
-
-__all__ = ["SyncedBatchNorm1d"]

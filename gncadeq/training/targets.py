@@ -298,16 +298,3 @@ def seed_node(data: Data, node: int | None = None) -> int:
         middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
         return int((data.pos - middle).norm(dim=1).argmin())
     return check_count("node", node, 0, int(data.num_nodes) - 1)
-
-
-__all__ = [
-    "anchor",
-    "check_target",
-    "load_target",
-    "picture_target",
-    "read_graph",
-    "read_rgba",
-    "save_target",
-    "seed_node",
-    "seed_state",
-]

@@ -278,6 +278,3 @@ class RunLog(Callback):
     def save_weights(self, model: PixelGraphClassifier, epochs: int) -> None:
         """Write the weights after so many epochs."""
         model.save_pretrained(str(self.weights), {**self.card, "epochs_done": epochs})
-
-
-__all__ = ["CheckpointFiles", "PixelClassification", "RunLog"]

@@ -214,6 +214,3 @@ def bands(color: Tensor, data: Data, octaves: int = 5) -> Tensor:
         out.append(sharp - dull)
         sharp = dull
     return torch.cat([*out, sharp], dim=1)
-
-
-__all__ = ["PatchLoss", "bands", "image_patches", "random_directions", "sliced_wasserstein"]

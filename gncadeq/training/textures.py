@@ -289,13 +289,3 @@ def _train(
             if run.step % 25 == 0:
                 bar.set_postfix(loss=f"{figures['loss']:.4f}")
     return run.cell.eval()
-
-
-__all__ = [
-    "TextureConfig",
-    "TextureTraining",
-    "state_color",
-    "texture_grid",
-    "texture_surface",
-    "train_texture",
-]

@@ -227,6 +227,3 @@ def _independent(pairs: Tensor, num_nodes: int, generator: torch.Generator | Non
     for end in pairs.t():
         first = first.scatter_reduce(0, end, rank, "amin")
     return (first[pairs] == rank[:, None]).all(1)
-
-
-__all__ = ["collapse", "draw_variants", "jitter", "puncture", "split", "stretch"]

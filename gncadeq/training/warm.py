@@ -50,6 +50,3 @@ class WarmStarts:
     def nbytes(self) -> int:
         """Bytes of what is kept."""
         return self._size
-
-
-__all__ = ["WarmStarts"]
