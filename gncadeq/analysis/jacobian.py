@@ -23,10 +23,6 @@ class Jacobian:
 
     Products use forward-mode differentiation where the step supports it, else two reverse passes.
 
-    Args:
-        step: A map of states ``[num_nodes, channels]``.
-        z: The state.
-
     Raises:
         ValueError: If the state isn't ``[num_nodes, channels]`` floats, if the step changes its
             shape, or if either holds NaN or infinity.

@@ -171,10 +171,7 @@ class NodeEdgeCell(TypedCell):
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         """An upper bound on the Lipschitz constant of one step in the maximum norm, for states
-        within [-1, 1], which every step returns, on every graph.
-
-        Args:
-            graph: Changes nothing.
+        within [-1, 1], which every step returns, on every ``graph``.
         """
         w = {name: weight.abs().sum(1) for name, weight in self._weights().items()}
         of_node = (w["node"] + _GATED * w["message"]).max()
@@ -191,10 +188,6 @@ class NodeEdgeCell(TypedCell):
             edge_attr: ``None``: attributes of edges are an injection here.
             batch: Graph indices of the nodes; ``None`` for a single graph.
             context: Nothing else.
-
-        Raises:
-            ValueError: On wrong shapes or indices.
-            TypeError: On a wrong type.
         """
         if isinstance(x, Tensor) and "node_type" in context:
             return super().flatten(x, edge_index, edge_attr, batch, context)

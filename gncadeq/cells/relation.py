@@ -161,10 +161,7 @@ class RelationCell(TypedCell):
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step in the Euclidean norm of all states
-        together, on every graph: :math:`\min(\kappa, \lVert \mathbf{M} \rVert_2)`.
-
-        Args:
-            graph: Changes nothing.
+        together, on every ``graph``: :math:`\min(\kappa, \lVert \mathbf{M} \rVert_2)`.
         """
         return self._stretch().clamp(max=self.kappa)
 

@@ -60,7 +60,18 @@ def prepare_neighborhood(
         check_count("num_nodes", num_nodes)
         check_count("num_relations", num_relations, 1)
     check_edge_index(edge_index)
-    num_edges = edge_index.size(1)
+    relation = _check_relation(relation, edge_index.size(1))
+    center = num_relations // 2
+    neighbors = (relation != center) | (edge_index[0] != edge_index[1])
+    if not bool(neighbors.all()):  # the node itself is sensed once, whatever the edges say
+        edge_index, relation = edge_index[:, neighbors], relation[neighbors]
+    node = torch.arange(num_nodes, device=edge_index.device)
+    edge_index = torch.cat([edge_index.long(), node.expand(2, -1)], dim=1)
+    relation = torch.cat([relation.long(), relation.new_full((num_nodes,), center).long()])
+    return Neighborhood(edge_index, relation, num_nodes, num_relations, kind)
+
+
+def _check_relation(relation: OptTensor, num_edges: int) -> Tensor:
     if relation is None:
         raise ValueError(
             "Expected 'edge_attr' with the relation (relative offset) of every edge (got None). "
@@ -75,14 +86,7 @@ def prepare_neighborhood(
             f"Expected 'edge_attr' of shape [num_edges] = [{num_edges}] "
             f"(got {list(relation.shape)})"
         )
-    center = num_relations // 2
-    neighbors = (relation != center) | (edge_index[0] != edge_index[1])
-    if not bool(neighbors.all()):  # the node itself is sensed once, whatever the edges say
-        edge_index, relation = edge_index[:, neighbors], relation[neighbors]
-    node = torch.arange(num_nodes, device=edge_index.device)
-    edge_index = torch.cat([edge_index.long(), node.expand(2, -1)], dim=1)
-    relation = torch.cat([relation.long(), relation.new_full((num_nodes,), center).long()])
-    return Neighborhood(edge_index, relation, num_nodes, num_relations, kind)
+    return relation
 
 
 class StencilConv(nn.Module):
@@ -173,15 +177,12 @@ def stencil_to_conv2d(weight: Tensor, bias: OptTensor) -> nn.Conv2d:
 
 
 def stencil_symbol(weight: Tensor, frequencies: int) -> Tensor:
-    r"""The Fourier symbol of a stencil,
+    r"""The Fourier symbol of a stencil ``[kernel², in_channels, out_channels]``,
     :math:`\hat{\mathbf{K}}(\omega) = \sum_r \mathbf{K}_r e^{\mathrm{i} \omega \cdot \delta_r}`.
 
-    Args:
-        weight: ``[kernel², in_channels, out_channels]``.
-        frequencies: Samples of each of the two frequencies over :math:`[0, 2\pi)`.
-
     Returns:
-        ``[num_samples, in_channels, out_channels]``, complex; one of each conjugate pair.
+        ``[num_samples, in_channels, out_channels]``, complex, at samples of both frequencies over
+        :math:`[0, 2\pi)`; one of each conjugate pair.
     """
     k = isqrt(weight.size(0))
     n = frequencies
@@ -195,16 +196,12 @@ def stencil_symbol(weight: Tensor, frequencies: int) -> Tensor:
 
 
 def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
-    r"""The operator norm of a stencil, from its Fourier symbol.
+    r"""The operator norm of a stencil ``[kernel², in_channels, out_channels]``,
+    :math:`\max_\omega \lVert \hat{\mathbf{K}}(\omega) \rVert_2` over samples of both frequencies.
 
-    :math:`\max_\omega \lVert \hat{\mathbf{K}}(\omega) \rVert_2` over the samples. On the infinite
-    grid the supremum over :math:`\omega` is the exact norm; a pixel graph of any shape whose pixels
-    sense all of the window's pixels that are present sees a compression of that operator, so its
-    norm is no larger. (Von Neumann graphs drop taps of a 3 × 3 stencil: bound what is left.)
-
-    Args:
-        weight: ``[kernel², in_channels, out_channels]``.
-        frequencies: Samples of each of the two frequencies.
+    On the infinite grid the supremum is the exact norm; a pixel graph whose pixels sense all of the
+    window's pixels that are present sees a compression of that operator, of no larger norm. (Von
+    Neumann graphs drop taps of a 3 × 3 stencil: bound what is left.)
 
     Example:
         >>> stencil_norm(torch.full((9, 1, 1), 1 / 9))  # a blur passes the mean unchanged

@@ -119,8 +119,7 @@ class TypedCell(Cell, ABC):
             x: The injections ``[num_nodes_t, in_channels_t]`` by node type.
             edge_index: Edge indices ``[2, num_edges_r]`` of every relation.
             edge_attr: Edge attributes by relation, of those that have any.
-            batch: Graph indices of the nodes by node type, in any order; ``None`` for a single
-                graph.
+            batch: Graph indices of the nodes by node type; ``None`` for a single graph.
             context: Nothing else.
 
         Raises:

@@ -42,9 +42,6 @@ def senses_window(
     like = neighborhood.incoming.relation if batch is None else batch
     if neighborhood.grid is not None:
         return torch.ones(graphs, dtype=torch.bool, device=like.device)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import breadth_first_order, connected_components
-
     r = neighborhood.num_relations
     width = isqrt(r)
     if width * width != r or width % 2 == 0:
@@ -52,25 +49,7 @@ def senses_window(
     e, n = neighborhood.incoming, neighborhood.num_nodes
     source, target, kind = (v.cpu().numpy() for v in (e.sender, e.receiver, e.relation))
     offset = np.stack([kind // width, kind % width], 1) - width // 2  # of the source
-    ones = np.ones(len(source), np.int8)
-    matrix = coo_array((ones, (source, target)), (n, n)).tocsr()
-    _, component = connected_components(matrix, directed=False)
-    # A tree over each component, all under one root, and where it puts the pixels.
-    first = np.unique(component, return_index=True)[1]
-    rows = np.concatenate([source, target, np.full(len(first), n)])
-    columns = np.concatenate([target, source, first])
-    tree = coo_array((np.ones(len(rows), np.int8), (rows, columns)), (n + 1, n + 1)).tocsr()
-    parent = breadth_first_order(tree, n, return_predecessors=True)[1][:n].astype(np.int64)
-    place = np.zeros((n + 1, 2), np.int64)
-    step = np.concatenate([offset, -offset])  # of the child from its parent
-    child, above = np.concatenate([source, target]), np.concatenate([target, source])
-    of_tree = parent[child] == above
-    place[child[of_tree]] = step[of_tree]
-    ancestor = np.append(parent, n)
-    while (ancestor != n).any():  # each round doubles how far up the places are counted from
-        place = place + place[ancestor]
-        ancestor = ancestor[ancestor]
-    place = place[:n]
+    component, place = _laid_out(source, target, offset, n)
     graph = np.zeros(n, np.int64) if batch is None else batch.cpu().numpy()
 
     def count(nodes: np.ndarray) -> np.ndarray:
@@ -90,3 +69,31 @@ def senses_window(
     good = (count(target[misplaced]) == 0) & (count(places) == count(np.arange(n)))
     good &= (different == edges) & (edges == expected)
     return torch.from_numpy(good).to(like.device)
+
+
+def _laid_out(
+    source: np.ndarray, target: np.ndarray, offset: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The component of every node, and its place by the offsets along a tree over it."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+    ones = np.ones(len(source), np.int8)
+    matrix = coo_array((ones, (source, target)), (n, n)).tocsr()
+    _, component = connected_components(matrix, directed=False)
+    # A tree over each component, all under one root, and where it puts the pixels.
+    first = np.unique(component, return_index=True)[1]
+    rows = np.concatenate([source, target, np.full(len(first), n)])
+    columns = np.concatenate([target, source, first])
+    tree = coo_array((np.ones(len(rows), np.int8), (rows, columns)), (n + 1, n + 1)).tocsr()
+    parent = breadth_first_order(tree, n, return_predecessors=True)[1][:n].astype(np.int64)
+    place = np.zeros((n + 1, 2), np.int64)
+    step = np.concatenate([offset, -offset])  # of the child from its parent
+    child, above = np.concatenate([source, target]), np.concatenate([target, source])
+    of_tree = parent[child] == above
+    place[child[of_tree]] = step[of_tree]
+    ancestor = np.append(parent, n)
+    while (ancestor != n).any():  # each round doubles how far up the places are counted from
+        place = place + place[ancestor]
+        ancestor = ancestor[ancestor]
+    return component, place[:n]

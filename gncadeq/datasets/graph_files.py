@@ -132,7 +132,7 @@ def _to_data(graph: nx.Graph, path: Path, weight: str) -> Data:
         names.sort(key=int)
     except (TypeError, ValueError):
         names = list(graph.nodes)
-    # A bare copy: attributes that only some nodes have are none of our business.
+    # A copy without the attributes that only some nodes may have.
     bare = nx.MultiDiGraph() if graph.is_directed() else nx.MultiGraph()
     bare.add_nodes_from(names)
     values = [value for _, _, value in graph.edges(data=weight)]

@@ -126,16 +126,7 @@ def load_points(path: str | Path, merge: bool = False, max_vertices: int = 5_000
 
 
 def load_shape(path: str | Path, merge: bool = False) -> Data:
-    """Read a mesh, or points where the file has no faces.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "cloud.xyz"
-        ...     _ = path.write_text("0 0 0\\n1 2 3\\n")
-        ...     load_shape(path)
-        Data(pos=[2, 3])
-    """
+    """Read a mesh, or points where the file has no faces."""
     return _to_data(_read(Path(path), _MESHES | _POINTS, "point or mesh"), Path(path), merge)
 
 

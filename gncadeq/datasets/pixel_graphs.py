@@ -76,11 +76,8 @@ class PixelGraphs(ImageDataset):
         return self._build(self.images[idx], self.labels[idx])
 
     def batch(self, index: Tensor, distort: Callable[[Tensor], Tensor] | None = None) -> Batch:
-        """The batch of the graphs ``index``, built at once (without ``transform``).
-
-        Args:
-            index: Which of them.
-            distort: Applied to the images ``[B, C, H, W]`` before they become graphs.
+        """The batch of the graphs ``index``, built at once (without ``transform``), of images
+        ``[B, C, H, W]`` that are distorted first.
         """
         if self._graphs is not None:
             return Batch.from_data_list([self._graphs[i] for i in index.tolist()])

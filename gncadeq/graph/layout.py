@@ -51,11 +51,7 @@ class StateLayout:
     def of(
         cls, batch: Mapping[str, Tensor], channels: Mapping[str, int]
     ) -> tuple[StateLayout, Tensor]:
-        """The layout graph by graph, and the graph of every row.
-
-        Args:
-            batch: The graph indices of the entries of every tensor, by name, in any order.
-            channels: Channels of every tensor, by name.
+        """The layout graph by graph, and the graph of every row, of the ``batch`` vectors by name.
 
         Example:
             >>> batch = {"node": torch.tensor([0, 0, 1]), "edge": torch.tensor([0, 1])}

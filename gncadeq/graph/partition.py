@@ -85,15 +85,7 @@ class Partition:
         self.batch, self.num_graphs = batch, num_graphs
 
     def check_edges(self, edge_index: Adj, layout: StateLayout | None = None) -> None:
-        """Refuse edges between graphs: one graph's equilibrium would depend on another's.
-
-        Args:
-            edge_index: The edges between rows.
-            layout: Whose rows they are, where the state is several tensors.
-
-        Raises:
-            ValueError: If the ends of an edge are in two graphs.
-        """
+        """Raise a ValueError if an edge joins two graphs, with rows as ``layout`` names them."""
         if self.num_graphs <= 1 or torch.compiler.is_compiling():
             return
         if isinstance(edge_index, Tensor):
@@ -171,14 +163,8 @@ class Partition:
         return (scale.double() * square.sqrt()).to(value.dtype)
 
     def dots(self, left: Sequence[Tensor], right: Tensor) -> Tensor:
-        """Inner products over the nodes and channels of each graph.
-
-        Args:
-            left: As many states ``[num_nodes, channels]`` as there are products.
-            right: A state.
-
-        Returns:
-            ``[num_graphs, len(left)]``, summed over nodes in double precision.
+        """Inner products of a state with several over the nodes and channels of each graph:
+        ``[num_graphs, len(left)]``, summed over nodes in double precision.
         """
         return self.sum(torch.stack([torch.linalg.vecdot(a, right) for a in left], 1).double())
 

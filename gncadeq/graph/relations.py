@@ -24,15 +24,8 @@ _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 
 class RelationEdges(SparseRows):
-    """Edges sorted by (receiver, relation): a row for each relation of a receiver.
-
-    Args:
-        receiver: ``[num_edges]``.
-        sender: ``[num_edges]``.
-        relation: ``[num_edges]``.
-        n: Number of receivers.
-        r: Number of relations.
-        m: Number of senders, where they are other nodes than the receivers.
+    """Edges ``[num_edges]`` of ``n`` receivers sorted by (receiver, relation), a row for each of
+    the ``r`` relations of a receiver. Senders may be ``m`` other nodes.
     """
 
     _slot: Tensor | None = None

@@ -33,11 +33,8 @@ _KNOWN: dict[str, Rows] = {
 def declared_rows(
     names: Declared, more: Mapping[str, Rows] | None = None
 ) -> dict[str, Rows | None]:
-    """What the rows of every name belong to; names without a declaration have PyG's meaning.
-
-    Args:
-        names: The names.
-        more: Declarations that go before those.
+    """What the rows of every name belong to; names without a declaration, here or in ``more``, have
+    PyG's meaning.
 
     Raises:
         ValueError: If a declaration is none of :data:`Rows`, or about another name.
@@ -90,13 +87,6 @@ def rows_of(
 
     A tensor without a declaration must, in a batch of several graphs, have as many rows as there
     are nodes, or edges, or graphs, and no two of these; a single number belongs to all graphs.
-
-    Args:
-        context: The tensors, by name.
-        declared: What was declared about them.
-        num_nodes: Number of nodes.
-        edge_index: The edges of the graph.
-        batch: The graph of every node; ``None`` for a single graph.
 
     Raises:
         ValueError: If a size contradicts the declaration, or decides nothing.

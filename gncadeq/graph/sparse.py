@@ -69,11 +69,8 @@ class SparseRows:
         return _Product.apply(z, weight, self)  # type: ignore[no-any-return]
 
     def blocks(self, most: int, whole: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Some nodes at a time, so that what is computed of them stays in the cache of a CPU.
-
-        Args:
-            most: Nodes at a time; elsewhere than on a CPU all come at once.
-            whole: All at once in any case.
+        """At most so many nodes at a time, so that what is computed of them stays in a CPU's cache;
+        elsewhere, and with ``whole``, all at once.
 
         Yields:
             The nodes, their entries, and where each of their rows begins among these.
@@ -126,12 +123,7 @@ class SparseRows:
 
 
 class SparseMatrix:
-    """A sparse matrix on states, ``z ↦ A z``: entries with their weights.
-
-    Args:
-        rows: Where the entries stand.
-        weight: ``[num_entries]``.
-    """
+    """A sparse matrix on states, ``z ↦ A z``: the places of its entries, and their weights."""
 
     def __init__(self, rows: SparseRows, weight: Tensor) -> None:
         self.rows, self.weight = rows, weight
@@ -213,15 +205,12 @@ class _Product(Bilinear):
 
 
 def segment_sum(value: Tensor, row: Tensor, ptr: Tensor) -> Tensor:
-    """Sums of values over the entries of each row.
+    """Sums ``[num_rows, channels]`` of values over the entries of each row.
 
     Args:
         value: ``[num_entries, channels]``, row by row.
         row: ``[num_entries]``, ascending.
         ptr: ``[num_rows + 1]``, where the rows begin; both of 64 bits.
-
-    Returns:
-        ``[num_rows, channels]``, zeros for rows without entries.
 
     Example:
         >>> segment_sum(torch.ones(3, 1), torch.tensor([0, 0, 2]), torch.tensor([0, 2, 2, 3]))

@@ -15,7 +15,7 @@ def ball(
     generator: torch.Generator | None = None,
     among: OptTensor = None,
 ) -> Tensor:
-    r"""The nodes within a ball around a random node: a disc on pixels.
+    r"""The nodes ``[num_nodes]`` (booleans) within a ball around a random node: a disc on pixels.
 
     .. math::
         \{ i : \lVert \mathbf{p}_i - \mathbf{p}_c \rVert \le r \, d \} , \qquad
@@ -23,14 +23,10 @@ def ball(
 
     Args:
         pos: Positions ``[num_nodes, dims]``.
-        radius: Radius :math:`r`, positive, relative to the longest side :math:`d` of the box around
-            all nodes.
+        radius: Radius :math:`r`, positive, relative to the longest side :math:`d` of their box.
         generator: The source of randomness for the centre.
         among: ``[num_nodes]`` booleans: where the centre is drawn; by default anywhere. Where it
             marks no node, nobody is hurt.
-
-    Returns:
-        ``[num_nodes]`` booleans.
 
     Raises:
         ValueError: If the radius isn't positive, or a shape is wrong.
@@ -57,7 +53,7 @@ def cut(
     generator: torch.Generator | None = None,
     among: OptTensor = None,
 ) -> Tensor:
-    r"""The nodes beyond a plane in a random direction, which takes a share of them.
+    r"""The nodes ``[num_nodes]`` (booleans) beyond a plane in a random direction.
 
     .. math::
         \{ i : \mathbf{p}_i^\top \mathbf{n} > q \} , \qquad \mathbf{n} \sim
@@ -71,9 +67,6 @@ def cut(
         generator: The source of randomness for the direction.
         among: ``[num_nodes]`` booleans: the nodes of which the plane takes the share (it hurts the
             others beyond it as well); by default all.
-
-    Returns:
-        ``[num_nodes]`` booleans.
 
     Raises:
         ValueError: If the share or a shape is wrong.

@@ -142,7 +142,7 @@ def stack_graphs(
     edges: tuple[Tensor, dict[str, Tensor]],
     by_graph: dict[str, Tensor],
 ) -> Batch:
-    """The :class:`~torch_geometric.data.Batch` of graphs whose tensors are concatenated already.
+    """The batch of graphs whose tensors are concatenated already.
 
     Args:
         nodes: How many each graph has ``[B]``, and what is known of them.

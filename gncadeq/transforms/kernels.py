@@ -35,11 +35,8 @@ def surface_filters(kernels: Literal["isotropic", "tangent"] = "isotropic") -> l
     ``"tangent"`` by :math:`\ell \, \partial` to the right and upwards. On waves of 8 pixels or more
     the two agree to 4 %.
 
-    Args:
-        kernels: ``"isotropic"`` or ``"tangent"``.
-
     Raises:
-        ValueError: If the kernels are others.
+        ValueError: If ``kernels`` is neither ``"isotropic"`` nor ``"tangent"``.
 
     Example:
         >>> PixelKernels(surface_filters("tangent"))

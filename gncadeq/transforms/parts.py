@@ -12,7 +12,7 @@ from gncadeq.graph.neighborhood import check_edge_index, check_range
 
 
 def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor]:
-    """Divide the nodes into parts of equal size, each of nodes that are near each other.
+    """Parts of equal size, of nodes that are near each other: the ascending indices of each.
 
     The order is that of Cuthill and McKee (1969), breadth first; METIS, with which
     :class:`torch_geometric.loader.ClusterData` cuts fewer edges, needs pyg-lib or torch-sparse.
@@ -21,9 +21,6 @@ def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor
         edge_index: Edge indices ``[2, num_edges]``.
         num_nodes: Number of nodes.
         num_parts: Number of parts, in [1, num_nodes].
-
-    Returns:
-        The ascending indices of every part's nodes.
 
     Raises:
         ValueError: If there are more parts than nodes, or none.
@@ -49,10 +46,9 @@ def partition(edge_index: Tensor, num_nodes: int, num_parts: int) -> list[Tensor
 def halo(data: Data, nodes: Tensor, hops: int) -> Data:
     r"""The subgraph of some nodes and of all whose messages reach them within ``hops`` steps.
 
-    A step of a local rule on the result is the step on the whole graph, for all nodes whose own
-    neighbours are in it. So ``hops`` steps (``hops - 1`` of a conv that weighs messages by the
-    degree of the sender) from the same states give ``nodes`` the same states, exactly; an
-    equilibrium of a contraction by :math:`\kappa` differs by the order of
+    From the same states, ``hops`` steps of a local rule on the result (``hops - 1`` of a conv that
+    weighs messages by the degree of the sender) give ``nodes`` the same states as on the whole
+    graph; an equilibrium of a contraction by :math:`\kappa` differs by the order of
     :math:`\kappa^{\text{hops}}` at most (measured in ``docs/works_with.md``).
 
     Args:

@@ -87,11 +87,7 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
     __call__ = forward
 
     def batch(self, images: Tensor, y: Tensor | None = None) -> Batch:
-        """Build the graphs of many equally large images at once.
-
-        Args:
-            images: ``[B, C, H, W]`` in [0, 1].
-            y: ``[B]`` labels, or ``None``.
+        """The graphs of equally large images ``[B, C, H, W]``, with labels ``[B]`` if there are.
 
         Example:
             >>> ImageToSuperpixels(20).batch(torch.rand(3, 1, 28, 28)).num_graphs
@@ -147,15 +143,8 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         self, x: Tensor, pos: Tensor, count: Tensor, edge_index: Tensor, size: tuple[int, ...],
         y: Tensor | None = None,
     ) -> Batch:  # fmt: skip
-        """The batch of graphs whose nodes and edges are known, see :meth:`nodes`.
-
-        Args:
-            x: Features.
-            pos: Positions.
-            count: ``[B]``, nodes of each graph.
-            edge_index: Edges, sorted by target.
-            size: Height and width of the images.
-            y: Labels.
+        """The batch of graphs of which nodes (:meth:`nodes`) and edges, by target, are known;
+        with the height and width of the images, and labels.
         """
         offset = pos[edge_index[0]] - pos[edge_index[1]]
         if self.edges == "relation":

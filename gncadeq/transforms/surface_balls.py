@@ -13,15 +13,14 @@ from torch import Tensor
 def surface_balls(
     pos: Tensor, edge_index: Tensor, radius: float, rows: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    r"""The vertices that each vertex reaches along edges without leaving its ball.
+    """The vertices that each vertex reaches along edges without leaving its ball.
 
-    Two sheets that pass close by, or two parts, are no neighbours, however near they are: a path
-    within the ball of the given radius (a straight distance) has to join them.
+    Two sheets that pass close by, or two parts, are no neighbours, however near they are.
 
     Args:
         pos: Positions ``[N, D]``.
         edge_index: Both directions of every edge ``[2, E]``.
-        radius: The balls' radius.
+        radius: The balls' radius, a straight distance.
         rows: How many vertices to do at once: memory grows with them.
 
     Yields:

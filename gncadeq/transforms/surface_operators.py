@@ -255,13 +255,8 @@ def with_self_loops(
 
     Example:
         >>> edge_index = torch.tensor([[0, 2], [1, 1]])
-        >>> with_self_loops(edge_index, torch.tensor([[0.25], [0.75]]), 3, torch.float)
-        (tensor([[0, 0, 1, 2, 2],
-                [0, 1, 1, 1, 2]]), tensor([[ 0.0000],
-                [ 0.2500],
-                [-1.0000],
-                [ 0.7500],
-                [ 0.0000]]))
+        >>> with_self_loops(edge_index, torch.tensor([[0.25], [0.75]]), 3, torch.float)[1].flatten()
+        tensor([ 0.0000,  0.2500, -1.0000,  0.7500,  0.0000])
     """
     edge_attr = edge_attr.to(dtype)
     row = edge_attr.new_zeros(num_nodes, edge_attr.size(1), dtype=torch.double)

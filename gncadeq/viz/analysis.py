@@ -203,7 +203,7 @@ def sensitivity_figure(
     Args:
         value: ``[num_nodes]``, from :func:`gncadeq.analysis.sensitivity`.
         hops: ``[num_nodes]``, from :func:`gncadeq.analysis.hop_distance`.
-        pos: ``[num_nodes, 2]`` (column, row), for the picture.
+        pos: ``[num_nodes, 2]`` (column, row), for the picture, with the ``image_size``.
         image_size: Height and width of the image.
         others: More pairs of values and hops, of other graphs or nodes.
     """

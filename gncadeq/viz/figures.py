@@ -142,13 +142,9 @@ CROPS: dict[str, Window] = {
 
 @torch.no_grad()
 def truncation_figure(model: PixelGraphClassifier, images: Sequence[Tensor]) -> Figure:
-    """The essay's Figure 2: truncated images, their equilibria and labels.
+    """The essay's Figure 2: truncated images ``[C, H, W]`` in [0, 1], their equilibria and labels.
 
     The model sees the window alone, as an image of that size; it is drawn where it was cut out.
-
-    Args:
-        model: The classifier.
-        images: Images ``[C, H, W]`` in [0, 1].
     """
     model.eval()
     answers = {
@@ -278,16 +274,8 @@ def confusion_figure(result: Evaluation) -> Figure:
 def label_map_figure(
     model: PixelGraphClassifier, data: Data, z: Tensor, radius: int = 14
 ) -> tuple[Figure, Tensor]:
-    """The label that the states around every node decode to.
-
-    Args:
-        model: The classifier.
-        data: The pixel graph of one image.
-        z: Its equilibrium ``[num_nodes, channels]``.
-        radius: The states are averaged over a window of this radius; 0 decodes every node's own.
-
-    Returns:
-        The picture (input, state, labels), and the labels ``[num_nodes]``.
+    """The picture (input, state, labels) and the labels ``[num_nodes]`` that the states around each
+    node decode to, averaged over a window of a radius; 0 decodes every node's own.
     """
     label = local_labels(model, z, data, radius)
     height, width = _size(data)

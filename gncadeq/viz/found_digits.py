@@ -30,8 +30,7 @@ def found_digits_figure(
         picture: ``[C, H, W]`` in [0, 1].
         digits: What was found in it.
         labels: Their classes.
-        doubtful: Which of them are unlike the training images; they are marked with "?" and a
-            dashed box.
+        doubtful: Which are unlike the training images; they get "?" and a dashed box.
         graphs: Their pixel graphs.
         states: Their equilibria ``[num_nodes, channels]``.
     """

@@ -115,16 +115,13 @@ def write_gif(
     ms: int | Sequence[int] = 120,
     last_ms: int = 1000,
 ) -> Path:
-    """Write a GIF that starts over, atomically.
+    """Write pictures of one size as a GIF that starts over, atomically.
 
     Args:
         path: The file.
-        frames: Pictures of one size.
+        frames: Pictures of one size, at least one.
         ms: Milliseconds that a frame is shown, for all frames or one number for each.
         last_ms: Milliseconds that the last frame is shown, where ``ms`` is for all.
-
-    Raises:
-        ValueError: If there are no frames.
     """
     if not frames:
         raise ValueError("Expected frames to write (got none)")

@@ -62,16 +62,8 @@ def save_strip(
     moments: Sequence[Moment], data: Data, path: str | Path, count: int = 12, scale: int = 4,
     up: Up = "y",
 ) -> Path:  # fmt: skip
-    """Draw moments side by side, then the target: the first and last, the injury, some between,
-    each with its step below.
-
-    Args:
-        moments: Of a trial, with their colours.
-        data: The target graph.
-        path: The PNG file.
-        count: Most moments to draw.
-        scale: Size of a pixel, as of :func:`painter`.
-        up: The axis that points up in space.
+    """Draw at most ``count`` of a trial's moments side by side, then the target: the first and
+    last, the injury, some between, each with its step; ``scale`` and ``up`` as of :func:`painter`.
     """
     shown, paint = _spread(moments, count), painter(data, scale, up)
     kept = [(m, m.color) for m in shown if m.color is not None]
@@ -103,15 +95,8 @@ def save_animation(
     moments: Sequence[Moment], data: Data, path: str | Path, scale: int = 6, ms: int = 60,
     up: Up = "y",
 ) -> Path:  # fmt: skip
-    """Write an animated GIF of moments, halting at the injury and at the end.
-
-    Args:
-        moments: Of a trial, with their colours.
-        data: The target graph.
-        path: The GIF file.
-        scale: Size of a pixel, as of :func:`painter`.
-        ms: Milliseconds a frame.
-        up: The axis that points up in space.
+    """Write a GIF of a trial's moments, ``ms`` milliseconds a frame, halting at the injury and at
+    the end; ``scale`` and ``up`` as of :func:`painter`.
     """
     kept = [m for m in moments if m.color is not None]
     paint = painter(data, scale, up)
@@ -132,15 +117,7 @@ def save_animation(
 def save_viewer(
     moments: Sequence[Moment], data: Data, path: str | Path, up: Up = "y", title: str = "gncadeq"
 ) -> Path:
-    """Write moments as a page on which the graph can be turned (:func:`gncadeq.viz.write_viewer`).
-
-    Args:
-        moments: Of a trial, with their colours.
-        data: The target graph.
-        path: The HTML file.
-        up: The axis that points up in space.
-        title: Heading of the page.
-    """
+    """Write a trial's moments as a page (:func:`gncadeq.viz.write_viewer`)."""
     color = _colors(moments)
     target = _ON_WHITE(data.color).expand(len(color), -1, -1)
     return write_viewer(
@@ -150,13 +127,7 @@ def save_viewer(
 
 
 def save_moments(moments: Sequence[Moment], data: Data, path: str | Path) -> Path:
-    """Write moments as a trajectory, on white, for :func:`gncadeq.viz.render_file`.
-
-    Args:
-        moments: Of a trial, with their colours.
-        data: The target graph.
-        path: The file, ``*.safetensors``.
-    """
+    """Write a trial's moments as a trajectory, on white, for :func:`gncadeq.viz.render_file`."""
     color = _colors(moments)
     fields = {"alpha": color[..., 3]}
     return save_trajectory(path, data, _ON_WHITE(color), fields, _steps(moments))

@@ -51,12 +51,7 @@ def visible(
     view = shape.pos.astype(np.float64) @ turn.T
     width, height = size[0] * supersample, size[1] * supersample
     radius = shape.radius * node_size
-    low, high = view[:, :2].min(0) - radius, view[:, :2].max(0) + radius
-    room = np.array([width, height]) * (1 - 2 * _MARGIN)
-    unit = zoom * float((room / np.maximum(high - low, 1e-9)).min())
-    middle = (low + high) / 2
-    flip = np.array([unit, -unit, unit])  # rows run downwards
-    screen = (view - [*middle, 0.0]) * flip + [width / 2, height / 2, 0.0]
+    screen, unit = _fitted(view, radius, width, height, zoom)
     buffer = ZBuffer(width, height)
     corner, face, owner_of = screen, shape.face, np.arange(shape.num_nodes)
     if len(shape.edge):
@@ -87,6 +82,17 @@ def visible(
     light[(node[:, 0] == shape.num_nodes) | shape.flat] = 1.0
     pixel = row // supersample * size[0] + column // supersample
     return pixel, node, weight, light
+
+
+def _fitted(
+    view: Floats, radius: float, width: int, height: int, zoom: float
+) -> tuple[Floats, float]:
+    """Places on the screen, and the pixels of a unit of length."""
+    low, high = view[:, :2].min(0) - radius, view[:, :2].max(0) + radius
+    room = np.array([width, height]) * (1 - 2 * _MARGIN)
+    unit = zoom * float((room / np.maximum(high - low, 1e-9)).min())
+    flip = np.array([unit, -unit, unit])  # rows run downwards
+    return (view - [*(low + high) / 2, 0.0]) * flip + [width / 2, height / 2, 0.0], unit
 
 
 def _ribbons(end: Floats, half: float) -> tuple[Floats, Ints]:

@@ -18,10 +18,6 @@ class ZBuffer:
     Coordinates are in pixels, *x* to the right and *y* down; pixel ``(column, row)`` is sampled at
     ``(column + 0.5, row + 0.5)``. Larger *z* is nearer.
 
-    Args:
-        width: Columns.
-        height: Rows.
-
     Example:
         >>> buffer = ZBuffer(4, 3)
         >>> corners = np.array([[0.0, 0.0, 1.0], [4.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
@@ -38,13 +34,7 @@ class ZBuffer:
         self.owner = np.full((height, width), -1, dtype=np.int64)
 
     def triangles(self, corner: Floats, face: Ints, first: int = 0) -> None:
-        """Draw triangles.
-
-        Args:
-            corner: ``[V, 3]`` vertices.
-            face: ``[F, 3]`` vertex indices.
-            first: What the first triangle is called in ``owner``; the others follow.
-        """
+        """Draw triangles of vertices ``[V, 3]``, ``first``, ``first + 1``, … in ``owner``."""
         p = corner[face]  # [F, 3 corners, xyz]
         # The plane z = a x + b y + c; a triangle seen edge-on covers no pixel.
         u, v = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
@@ -65,12 +55,8 @@ class ZBuffer:
                 self._draw(y * self.width + column, z, first + kept[t])
 
     def discs(self, center: Floats, radius: Floats, first: int = 0) -> None:
-        """Draw spheres, which are seen as discs.
-
-        Args:
-            center: ``[N, 3]`` centres.
-            radius: ``[N]`` radii in pixels.
-            first: What the first sphere is called in ``owner``; the others follow.
+        """Draw spheres of centres ``[N, 3]`` and radii ``[N]``, which are seen as discs, as
+        ``first``, ``first + 1``, … in ``owner``.
         """
         top = _centers(center[:, 1] - radius, self.height)
         bottom = _centers(center[:, 1] + radius, self.height)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,7 @@ def render_file(
     chosen = _chosen(frames, len(z), _STRIP if suffix == ".png" else None)
     if suffix == ".html":
         unused = {"channel": channel, "low": low, "high": high}
-        named = [name for name, value in unused.items() if value is not None]
-        named += [name for name in _OF_PICTURES if name in options]
-        if named:
-            raise ValueError(f"Expected {named} for pictures alone (a page has its own controls)")
-        kept = {k: v[chosen] if _moves(v, z) else v for k, v in fields.items()}
-        given: Mapping[str, Tensor] = options.pop("fields", None) or {}
-        kept |= given
-        numbers = None if steps is None else [steps[t] for t in chosen]
-        return write_viewer(target, data, z[chosen], fields=kept, steps=numbers, **options)
+        return _page(target, Trajectory(data, z, fields, steps), chosen, unused, options)
     value = _values(z, channel)
     discrete = not value.is_floating_point()
     kind: Kind = "labels" if discrete else "rgb" if value.dim() == 3 else "scalar"
@@ -115,6 +107,25 @@ def render_file(
     return target
 
 
+def _page(
+    target: Path,
+    run: Trajectory,
+    chosen: list[int],
+    unused: dict[str, Any],
+    options: dict[str, Any],
+) -> Path:
+    data, z, fields, steps = run
+    named = [name for name, value in unused.items() if value is not None]
+    named += [name for name in _OF_PICTURES if name in options]
+    if named:
+        raise ValueError(f"Expected {named} for pictures alone (a page has its own controls)")
+    moving = {k for k, v in fields.items() if v.dim() > 1 and v.size(0) == z.size(0)}
+    kept = {k: v[chosen] if k in moving else v for k, v in fields.items()}
+    kept |= options.pop("fields", None) or {}
+    numbers = None if steps is None else [steps[t] for t in chosen]
+    return write_viewer(target, data, z[chosen], fields=kept, steps=numbers, **options)
+
+
 def _read(source: Any) -> Trajectory:
     """The graph, its states ``[T, N, C]``, fields and steps."""
     fields: dict[str, Tensor] = {}
@@ -134,10 +145,8 @@ def _read(source: Any) -> Trajectory:
         z = next((v for v in values if v is not None), None)
         if z is None:
             z = torch.full((data.num_nodes, 3), _PLAIN)
-    if z.dim() == 1:
-        z = z.unsqueeze(1)
-    if z.dim() == 2:
-        z = z.unsqueeze(0)
+    z = z.unsqueeze(1) if z.dim() == 1 else z
+    z = z.unsqueeze(0) if z.dim() == 2 else z
     if z.dim() != 3 or 0 in z.shape:
         raise ValueError(
             "Expected states of shape [T, num_nodes, channels] or [num_nodes, channels] "
@@ -146,16 +155,10 @@ def _read(source: Any) -> Trajectory:
     return Trajectory(data, z, fields, steps)
 
 
-def _moves(field: Tensor, z: Tensor) -> bool:
-    return field.dim() > 1 and field.size(0) == z.size(0)
-
-
 def _values(z: Tensor, channel: int | None) -> Tensor:
-    channels = z.size(2)
     if channel is None:
-        return z if channels >= 3 else z[..., 0]
-    check_count("channel", channel, 0, channels - 1)
-    return z[..., channel]
+        return z if z.size(2) >= 3 else z[..., 0]
+    return z[..., check_count("channel", channel, 0, z.size(2) - 1)]
 
 
 def _chosen(frames: Sequence[int] | None, count: int, most: int | None) -> list[int]:
