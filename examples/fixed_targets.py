@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from elastic import ElasticCell
+from elastic import ElasticCell, distance_loss
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import Data
@@ -30,7 +30,7 @@ from torch_geometric.utils import to_dense_adj
 from gncadeq import GraphNCA, SamplePool, load_mesh
 from gncadeq.analysis import saved_bytes
 from gncadeq.files.json_files import write_json
-from gncadeq.training.losses import distance_loss, normalize_gradients
+from gncadeq.training.losses import normalize_gradients
 from gncadeq.viz import SurfaceRenderer, render_strip
 
 # hops, and the standard deviation of the start in units of the target's

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from elastic import ElasticCell
+from elastic import ElasticCell, distance_loss
 from torch_geometric.data import Data
 
 from gncadeq import GraphNCA
 from gncadeq.testing import assert_local, assert_permutation_equivariant
-from gncadeq.training.losses import distance_loss
 
 
 def make(dim=3, in_channels=0, **options):

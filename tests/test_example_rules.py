@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from elastic import ElasticCell
+from elastic import ElasticCell, distance_loss
 from safetensors.torch import load_file
 
 from gncadeq import GraphNCA
-from gncadeq.training.losses import distance_loss
 
 
 @pytest.mark.parametrize("target", ["grid", "torus", "cube"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from elastic import ElasticCell
+from elastic import ElasticCell, distance_loss
 from torch import nn
 from torch_geometric.nn import GATConv, GATv2Conv, GCNConv, GINConv, ResGatedGraphConv, SAGEConv
 
@@ -23,7 +23,6 @@ from gncadeq.cells import StencilConv, WeightedAdjacency, WrappedConvCell
 from gncadeq.cells.stencil import stencil_bound
 from gncadeq.training.losses import (
     check_gradients,
-    distance_loss,
     jacobian_penalty,
     rest_loss,
     start_loss,

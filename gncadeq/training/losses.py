@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.check import check_count, check_number, check_type
-from gncadeq.typing import OptTensor, Step
+from gncadeq.typing import Step
 
 
 def jacobian_penalty(
@@ -223,42 +223,3 @@ def check_gradients(module: nn.Module, step: int) -> None:
             f"step {step}). Lower the learning rate, or look for a division by zero in the model "
             "or its input"
         )
-
-
-def distance_loss(pos: Tensor, target: Tensor, pairs: OptTensor = None) -> Tensor:
-    r"""How far the distances between nodes are from those of a target, whatever its place and turn.
-
-    .. math::
-        \frac{1}{|\mathcal{P}|} \sum_{(i, j) \in \mathcal{P}} \big( \lVert \mathbf{p}_i -
-        \mathbf{p}_j \rVert - \lVert \mathbf{q}_i - \mathbf{q}_j \rVert \big)^2
-
-    The loss of `"E(n)-equivariant Graph Neural Cellular Automata"
-    <https://arxiv.org/abs/2301.10497>`_ (Gala et al. 2023) for fixed targets.
-
-    Args:
-        pos: Positions ``[num_graphs * num_nodes, dims]`` of one or several graphs like the target.
-        target: The target's positions ``[num_nodes, dims]``.
-        pairs: The pairs :math:`\mathcal{P}` ``[2, num_pairs]``; all of them by default.
-
-    Returns:
-        ``[num_graphs]``, in squared units of length.
-
-    Raises:
-        ValueError: If the shapes don't fit.
-
-    Example:
-        >>> square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-        >>> distance_loss(torch.cat([square + 5, square * 2]), square)
-        tensor([0.0000, 1.3333])
-    """
-    n = target.size(0)
-    if pos.dim() != 2 or n < 2 or pos.size(0) % n or pos.size(1) != target.size(1):
-        raise ValueError(
-            f"Expected 'pos' of shape [num_graphs * {n}, {target.size(1)}], of at least 2 nodes "
-            f"a graph (got {list(pos.shape)})"
-        )
-    i, j = torch.triu_indices(n, n, 1, device=pos.device) if pairs is None else pairs
-    wanted: Tensor = (target[i] - target[j]).norm(dim=1)
-    pos = pos.view(-1, n, pos.size(1))
-    found: Tensor = (pos[:, i] - pos[:, j]).norm(dim=2)
-    return (found - wanted).square().mean(dim=1)
