@@ -19,7 +19,7 @@ from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.dynamics.solvers import Safeguard, Solver, make_solver
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import RestrictableStep, Step
+from gncadeq.typing import OptTensor, RestrictableStep, Step
 
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
 _GROWN = 1e6  # a state that has grown so much, without progress, is called diverged
@@ -152,10 +152,12 @@ class _Loop:
         self.history: list[Tensor] = []
         # Those left
         self.f, self.z, self.partition = _Counted(step), z0, partition
-        self.graphs = torch.arange(b, device=device)
-        self.nodes: Tensor | None = None  # None is everywhere
+        self.graphs: OptTensor = None  # None is everywhere
+        self.nodes: OptTensor = None
         self.open = torch.ones(b, dtype=torch.bool, device=device)
-        self.left, self.wasted = b, 0.0  # graphs without an end; steps spent on the others
+        self.count = partition.sum(torch.ones_like(partition.batch))
+        self.left, self.left_nodes = b, partition.num_nodes  # without an end
+        self.wasted = 0.0  # steps spent on the others
         self.best, self.best_rel, self.best_abs = z0, self.residual, self.residual_abs
         self.first_size = partition.norm(z0)
         self.peak = torch.zeros_like(self.first_size)  # the largest step seen
@@ -176,7 +178,8 @@ class _Loop:
         p, z = self.partition, self.z
         rel, diff, size = self.measure(z, fz, p)
         finite = diff.isfinite() & size.isfinite()
-        self._keep_best(rel, diff, finite)
+        # While a signal spreads, the residual of the node at its front stays one.
+        better = finite & (rel <= self.best_rel)
         if k == 0:
             self.first_size = torch.maximum(self.first_size, size.nan_to_num(posinf=0.0))
         ahead = rel < self.goal
@@ -185,8 +188,7 @@ class _Loop:
         self.lost = torch.where(finite, 0, self.lost + 1)
         if trace:
             row = self.residual.new_full((self.residual.numel(),), float("nan"))
-            row[self.graphs[self.open]] = rel[self.open]
-            self.history.append(row)
+            self.history.append(_put(row, self.graphs, self.open, rel))
         self.peak = torch.maximum(self.peak, torch.where(finite, diff, 0.0))
         # A state that has grown while its steps became no smaller runs away: its relative residual
         # is small because the state is large (z + 1 has no fixed point).
@@ -194,55 +196,56 @@ class _Loop:
         converged = (rel <= self.tol) & ~runs_away
         given_up = ~finite & (self.lost >= (_TRIES if k else 0))
         ended = self.open & (converged | given_up | last)
-        if bool(ended.any()):
+        left = self.open & ~ended
+        # All that decides how to go on is read of the device at once.
+        questions = [ended, ~better & self.open, left, left * self.count]
+        watched = None if self.measure.criterion == "channel" else self.method.watch(z, fz)
+        counts = torch.stack(questions if watched is None else [*questions, watched]).sum(1)
+        any_ended, any_worse, self.left, self.left_nodes, *unusual = counts.tolist()
+        self.method.calm = not unusual[0] if unusual else None
+        if any_worse:
+            self._keep_best(rel, diff, better)
+        else:
+            self.best, self.best_rel, self.best_abs = z, rel, diff
+        self.open = left
+        if any_ended:
             grown = p.norm(self.best).maximum(size) > _GROWN * self.first_size
             self._end(ended, k, self._verdict(k, converged, finite, grown))
 
-    def _keep_best(self, rel: Tensor, diff: Tensor, finite: Tensor) -> None:
-        better = finite & (
-            rel <= self.best_rel
-        )  # while a signal spreads, its front node counts one
-        if bool(better.all()):
-            self.best, self.best_rel, self.best_abs = self.z, rel, diff
-            return
+    def _keep_best(self, rel: Tensor, diff: Tensor, better: Tensor) -> None:
         rows = better[self.partition.batch].unsqueeze(1)
         self.best = torch.where(rows, self.z, self.best)
         self.best_abs = torch.where(better, diff, self.best_abs)
         self.best_rel = torch.where(better, rel, self.best_rel)
 
     def _verdict(self, k: int, converged: Tensor, finite: Tensor, grown: Tensor) -> Tensor:
-        nodes = self.partition.sum(torch.ones_like(self.partition.batch))
-        stalled = k - self.progress >= nodes.clamp(min=_NO_PROGRESS)
+        stalled = k - self.progress >= self.count.clamp(min=_NO_PROGRESS)
         code = torch.where(finite, int(Status.MAX_STEPS), int(Status.NON_FINITE))
         code = torch.where(grown & (stalled | ~finite), int(Status.DIVERGED), code)
         return torch.where(converged, int(Status.CONVERGED), code)
 
     def _end(self, ended: Tensor, k: int, code: Tensor) -> None:
-        where = self.graphs[ended]
-        self.status[where], self.steps[where] = code[ended], k
-        self.evaluations[where] = self.f.calls
-        gone = code == Status.NON_FINITE
-        for outcome, best in (
-            (self.residual, self.best_rel), (self.residual_abs, self.best_abs)
-        ):  # fmt: skip
-            outcome[where] = torch.where(gone, float("inf"), best)[ended]
-        rows = ended[self.partition.batch]
         # Where the cell was never finite enough there is no state, and none is made up.
-        none = (ended & (code == Status.NON_FINITE))[self.partition.batch].unsqueeze(1)
-        state = torch.where(none, float("nan"), self.best)
-        self.state[rows if self.nodes is None else self.nodes[rows]] = state[rows]
-        self.open = self.open & ~ended
-        self.left = int(self.open.sum())
+        gone = code == Status.NON_FINITE
+        values: dict[str, Tensor | float] = {
+            "status": code, "steps": k, "evaluations": self.f.calls,
+            "residual": torch.where(gone, float("inf"), self.best_rel),
+            "residual_abs": torch.where(gone, float("inf"), self.best_abs),
+        }  # fmt: skip
+        for name, value in values.items():
+            setattr(self, name, _put(getattr(self, name), self.graphs, ended, value))
+        batch = self.partition.batch
+        state = torch.where(gone[batch].unsqueeze(1), float("nan"), self.best)
+        self.state = _put(self.state, self.nodes, ended[batch].unsqueeze(1), state)
 
     def compact(self, fz: Tensor, check_every: int) -> Tensor:
         """Let the ended graphs leave the batch, as soon as that pays; return what is left of fz."""
         p = self.partition
-        if self.left == self.graphs.numel() or not isinstance(self.f.step, RestrictableStep):
+        if self.left == p.num_graphs or not isinstance(self.f.step, RestrictableStep):
             return fz
         # Carrying them along may cost as much as letting them leave does: then the cost is never
         # more than twice that of the best choice in hindsight.
-        left = int(self.open[p.batch].sum())
-        self.wasted += (1 - left / p.num_nodes) * check_every if p.num_nodes else 0.0
+        self.wasted += (1 - self.left_nodes / p.num_nodes) * check_every if p.num_nodes else 0.0
         if self.wasted < _COMPACTION_COST:
             return fz
         keep, smaller = p.restrict(self.open)
@@ -250,12 +253,14 @@ class _Loop:
         self.measure.restrict(keep, self.open)
         self.f.step = self.f.step.restrict(keep)
         self.nodes = keep if self.nodes is None else self.nodes[keep]
+        graphs = self.open.nonzero().flatten()
+        self.graphs = graphs if self.graphs is None else self.graphs[graphs]
         self.z, self.best = self.z[keep], self.best[keep]
-        kept = ("best_rel", "best_abs", "first_size", "peak", "progress", "goal", "lost", "graphs")
+        kept = ("best_rel", "best_abs", "first_size", "peak", "progress", "goal", "lost", "count")
         for name in kept:
-            setattr(self, name, getattr(self, name)[self.open])
-        self.scale = None if self.scale is None else self.scale[self.open]
-        self.open = self.open[self.open]
+            setattr(self, name, getattr(self, name)[graphs])
+        self.scale = None if self.scale is None else self.scale[graphs]
+        self.open = self.open[graphs]
         self.partition = self.method.partition = smaller
         self.wasted = 0.0
         return fz[keep]
@@ -287,6 +292,13 @@ class _Loop:
             self.state, self.residual, self.residual_abs, self.steps, self.evaluations,
             self.status, self.tol, no_trace(self.history),
         )  # fmt: skip
+
+
+def _put(outcome: Tensor, index: OptTensor, mask: Tensor, value: Tensor | float) -> Tensor:
+    """``outcome`` with ``value`` in those of its rows ``index`` that are marked."""
+    if index is None:
+        return torch.where(mask, value, outcome)
+    return outcome.index_copy(0, index, torch.where(mask, value, outcome[index]))
 
 
 __all__ = ["solve"]

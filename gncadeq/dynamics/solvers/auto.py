@@ -57,12 +57,12 @@ class Auto(Solver):
         self._left = torch.full((b,), self.patience, dtype=torch.long, device=z.device)
         self._round = torch.ones_like(self._left)
         self._settled = torch.zeros_like(self._left)
+        self._now, self._changing = self._best_size, torch.zeros_like(self._left, dtype=torch.bool)
 
-    def propose(self, z: Tensor, fz: Tensor) -> Tensor:
-        """Return the proposal of every graph's method."""
-        p = self.partition
-        size = p.distance(z, fz)
-        self._keep(z, fz, size)
+    def watch(self, z: Tensor, fz: Tensor) -> Tensor:
+        """Count the evaluations without progress; mark the graphs without, and those whose method
+        must look closer itself."""
+        self._now = size = self.partition.distance(z, fz)
         progress = size < self._goal
         if _PLAIN in self._in_use:
             plain = self._method == _PLAIN
@@ -72,18 +72,37 @@ class Auto(Solver):
         # Steps that lead away, ever further before they may do so again.
         away = (size > _AWAY**self._round * self._best_size) & (self._method == _ANDERSON)
         change = (self._left <= 0) | away
+        closer = ~(size < self._best_size)
         for k in self._in_use:
             if self._begun[k]:
-                change = change | (self._method == k) & self._methods[k].stuck
-        if bool(change.any()):
-            # Where rounding alone is left, no other method gets further.
-            rounding = _ROUNDING * torch.finfo(z.dtype).eps * p.norm(self._best[1])
-            change = change & (self._best_size > rounding)
-            z, fz = self._change(change, z, fz, size)
+                method = self._methods[k]
+                method.partition = self.partition
+                change = change | (self._method == k) & method.stuck
+                watched = method.watch(z, fz)
+                closer = closer if watched is None else closer | watched
+        self._changing = change
+        return closer | change
+
+    def propose(self, z: Tensor, fz: Tensor) -> Tensor:
+        """Return the proposal of every graph's method."""
+        p = self.partition
+        if self.calm is None:
+            self.calm = not bool(self.watch(z, fz).any())
+        calm, self.calm = self.calm, None
+        if calm:
+            self._best, self._best_size = (z, fz), self._now
+        else:
+            self._keep(z, fz, self._now)
+            if bool(self._changing.any()):
+                # Where rounding alone is left, no other method gets further.
+                rounding = _ROUNDING * torch.finfo(z.dtype).eps * p.norm(self._best[1])
+                change = self._changing & (self._best_size > rounding)
+                z, fz = self._change(change, z, fz, self._now)
         out = z
         for k in self._in_use:
             method = self._methods[k]
             method.partition, method.step = p, self.step
+            method.calm = True if calm and self._begun[k] else None
             if not self._begun[k]:
                 method.begin(z, p)
                 self._begun[k] = True
@@ -108,12 +127,9 @@ class Auto(Solver):
     def _keep(self, z: Tensor, fz: Tensor, size: Tensor) -> None:
         """Keep the best states, at which the next method begins."""
         better = size < self._best_size
-        if bool(better.all()):
-            self._best = (z, fz)
-        elif bool(better.any()):
-            rows = columns(better, self.partition)
-            old = self._best
-            self._best = (torch.where(rows, z, old[0]), torch.where(rows, fz, old[1]))
+        rows = columns(better, self.partition)
+        old = self._best
+        self._best = (torch.where(rows, z, old[0]), torch.where(rows, fz, old[1]))
         self._best_size = torch.where(better, size, self._best_size)
 
     def _change(self, graphs: Tensor, z: Tensor, fz: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +162,9 @@ class Auto(Solver):
             if begun:
                 method.restrict(nodes, graphs)
         self._best = (self._best[0][nodes], self._best[1][nodes])
-        for name in ("_method", "_best_size", "_goal", "_left", "_round", "_settled"):
+        for name in (
+            "_method", "_best_size", "_goal", "_left", "_round", "_settled", "_now", "_changing"
+        ):  # fmt: skip
             setattr(self, name, getattr(self, name)[graphs])
         self._in_use = torch.unique(self._method).tolist()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gncadeq.check import check_number
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import Step
+from gncadeq.typing import OptTensor, Step
 
 
 class Solver(ABC):
@@ -27,6 +27,8 @@ class Solver(ABC):
         growth: How many times larger than before the residual may be at a proposal. A graph where
             it is larger, or not finite, goes on with a plain step from the last good state.
             ``None`` hands such states to the solver, which then has a step control of its own.
+        calm: Whether :meth:`watch` marked no graph at the states of the next proposal; ``None`` if
+            it wasn't asked.
 
     Example:
         >>> class Half(Solver):
@@ -39,9 +41,16 @@ class Solver(ABC):
     partition: Partition
     step: Step
     growth: float | None = 10.0
+    calm: bool | None = None
 
     def begin(self, z: Tensor, partition: Partition) -> None:  # noqa: B027
         """Called once, before the first proposal; ``self.partition`` is set already."""
+
+    def watch(self, z: Tensor, fz: Tensor) -> OptTensor:
+        """Mark the graphs ``[num_graphs]`` where the next proposal, from ``z``, must look closer;
+        ``None`` if it never looks. The loop reads whether there are any, with all else that it
+        reads of a device in a step."""
+        return None
 
     @abstractmethod
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:

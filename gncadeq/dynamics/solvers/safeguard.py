@@ -40,24 +40,28 @@ class Safeguard(Solver):
         self._part = z.new_zeros(partition.num_graphs)
         self.stuck = torch.zeros_like(self._part, dtype=torch.bool)
         """Graphs where hardly a part of the plain step stays within the domain."""
+        self._now, self._bad = self._size, self.stuck
+
+    def watch(self, z: Tensor, fz: Tensor) -> Tensor:
+        """Mark the graphs whose last proposal was bad."""
+        self._now = self.partition.distance(z, fz)
+        worse = (self._part == 0) & (self._now > self._growth * self._size)
+        self._bad = worse | ~self._now.isfinite()
+        return self._bad
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the method's proposal, and plain steps where the last one was bad."""
         p = self.partition
         self.method.partition, self.method.step = p, self.step
-        size = p.distance(z, fz)
-        if self._kept is None:
-            self._kept, self._size = (z, fz), size
-            return self.method.propose(z, fz)
-        finite = size.isfinite()
-        worse = (self._part == 0) & (size > self._growth * self._size)
-        bad = worse | ~finite
-        if not bool(bad.any()):
+        bad = self._bad if self.calm is not None else self.watch(z, fz)
+        kept, calm, size = self._kept, self.calm, self._now
+        self.calm = None
+        if kept is None or (not bool(bad.any()) if calm is None else calm):
             self._kept, self._size = (z, fz), size
             self._part, self.stuck = torch.zeros_like(self._part), torch.zeros_like(bad)
             return self.method.propose(z, fz)
-        rows, lost = columns(bad, p), columns(~finite, p)
-        z_kept, fz_kept = self._kept
+        rows, lost = columns(bad, p), columns(~size.isfinite(), p)
+        z_kept, fz_kept = kept
         # What is finite has taught the method something, even if it isn't where to go on from.
         out = self.method.propose(torch.where(lost, z_kept, z), torch.where(lost, fz_kept, fz))
         self._kept = (torch.where(rows, z_kept, z), torch.where(rows, fz_kept, fz))
@@ -72,6 +76,7 @@ class Safeguard(Solver):
     def restart(self, graphs: Tensor) -> None:
         """Go on from the next state whatever it is."""
         self.method.restart(graphs)
+        self.calm = None
         self._size = torch.where(graphs, float("inf"), self._size)
         self._part = torch.where(graphs, 0.0, self._part)
         self.stuck = self.stuck & ~graphs
@@ -81,8 +86,8 @@ class Safeguard(Solver):
         self.method.restrict(nodes, graphs)
         if self._kept is not None:
             self._kept = (self._kept[0][nodes], self._kept[1][nodes])
-        self._size, self._part = self._size[graphs], self._part[graphs]
-        self.stuck = self.stuck[graphs]
+        for name in ("_size", "_part", "stuck", "_now", "_bad"):
+            setattr(self, name, getattr(self, name)[graphs])
 
 
 __all__ = ["Safeguard"]

@@ -1,0 +1,170 @@
+"""What small solves cost beside arithmetic: our Python calls, values read back, processor time.
+
+    python -m benchmarks overhead --data-root DATA
+
+A value that Python reads of a tensor (``.item()``, ``bool(tensor)``, ``.tolist()``, and operators
+whose result has a size that depends on values, such as ``nonzero``) makes an accelerator wait; here
+it is one call more. Three uses, each on one thread: 16 test images of MNIST classified by the
+shipped model, a conv of PyTorch Geometric solved on a random graph, and a step of training the
+MNIST model on 16 images. Writes ``runs/benchmarks/overhead.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch_geometric.nn import GCNConv
+from torch_geometric.utils import to_undirected
+
+import gncadeq
+from benchmarks._measure import save, show
+from gncadeq import GraphDEQ, PixelGraphClassifier
+from gncadeq.datasets import PixelGraphs
+
+_READS = ("_local_scalar_dense", "nonzero", "equal", "_unique2", "unique_dim", "bincount")
+_INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # by booleans: nonzero
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operators that read values of a tensor, by the line of our code that calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in _INDEXED and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        sized = name == "repeat_interleave" and not (kwargs or {}).get("output_size")
+        if name in _READS or by_mask or sized:
+            self.count(name)
+        return func(*args, **(kwargs or {}))
+
+    def count(self, name: str) -> None:
+        """Count a read of the line that is running."""
+        frame = sys._getframe(1)
+        while frame is not None and not _ours(frame.f_code):
+            frame = frame.f_back
+        where = "elsewhere" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        self.lines[f"{where} {name}"] += 1
+
+
+class Lists(TorchFunctionMode):
+    """Counts ``tolist``, which calls no operator."""
+
+    def __init__(self, reads: HostReads) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.tolist:
+            self.reads.count("tolist")
+        return func(*args, **(kwargs or {}))
+
+
+def _ours(code) -> bool:
+    return code.co_filename.startswith(gncadeq.__path__[0])
+
+
+def host_reads(use) -> Counter[str]:
+    """The values that ``use()`` reads of tensors, by line."""
+    with HostReads() as reads, Lists(reads):
+        use()
+    return reads.lines
+
+
+def own_calls(use) -> int:
+    """How many calls of functions of this package ``use()`` makes."""
+    count = 0
+
+    def event(frame, kind, _):
+        nonlocal count
+        count += kind == "call" and _ours(frame.f_code)
+
+    sys.setprofile(event)
+    try:
+        use()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def milliseconds(use, rounds: int) -> float:
+    """Median processor time of ``use()``."""
+    times = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        use()
+        times.append(1e3 * (time.process_time() - begin))
+    return median(times)
+
+
+def uses(data_root):
+    """The three uses, by name."""
+    model = PixelGraphClassifier.from_pretrained("mnist").eval()
+    images = PixelGraphs(data_root, "mnist", False, model.to_graph).batch(torch.arange(16))
+    arguments = (images.x, images.edge_index, images.edge_attr, images.batch)
+
+    def classify() -> None:
+        with torch.no_grad():
+            model(*arguments, batch_size=16)
+
+    generator = torch.Generator().manual_seed(0)
+    edges = to_undirected(torch.randint(100, (2, 300), generator=generator))
+    x = torch.randn(100, 16, generator=generator)
+    conv = GraphDEQ.from_conv(GCNConv, in_channels=16, channels=16).eval()
+
+    def solve() -> None:
+        with torch.no_grad():
+            conv(x, edges)
+
+    trained = PixelGraphClassifier.from_pretrained("mnist").train()
+    optimizer = torch.optim.Adam(trained.parameters(), lr=0.0)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        logits = trained(*arguments, batch_size=16)
+        F.cross_entropy(logits, images.y).backward()
+        optimizer.step()
+
+    return {"classify 16 images": classify, "solve GCNConv": solve, "train on 16 images": train}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root")
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--lines", action="store_true", help="show which lines read values")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, use in uses(args.data_root).items():
+        for _ in range(3):
+            use()
+        reads = host_reads(use)
+        rows.append(
+            {
+                "use": name, "own calls": own_calls(use), "host reads": sum(reads.values()),
+                "ms": milliseconds(use, args.rounds),
+            }
+        )  # fmt: skip
+        if args.lines:
+            for line, count in reads.most_common():
+                print(f"{count:4}  {line}")
+    show("Beside arithmetic", rows)
+    save("overhead", rows)
+
+
+if __name__ == "__main__":
+    main()
