@@ -38,10 +38,11 @@ class Dynamics(nn.Module):
 
         Args:
             conv: The class of a conv, of which a new one of width ``channels`` is made, whose
-                matrices start as identities: the equilibrium starts as the input smoothed over the
-                graph, which trains well. Or a conv that maps :math:`[N, C]` to :math:`[N, C]`,
-                whose weights stay as they are; a heterogeneous one keeps the width of every state
-                (:class:`gncadeq.HeteroConvCell`).
+                matrices start as diagonals: the equilibrium starts as the input smoothed over the
+                graph, from not at all in the first channel to as far as ``contraction`` allows in
+                the last (``init="ranges"``), which trains well. Or a conv that maps
+                :math:`[N, C]` to :math:`[N, C]`, whose weights stay as they are; a heterogeneous
+                one keeps the width of every state (:class:`gncadeq.HeteroConvCell`).
             in_channels: Channels of the input ``x``; a dictionary by node types makes the conv a
                 heterogeneous one.
             options: Of :class:`gncadeq.WrappedConvCell` (``activation``, ``norm``,

@@ -33,7 +33,7 @@ def cell_from_conv(
 
     Args:
         conv: The conv, whose weights stay as they are; or its class, of which a new one is made,
-            with ``init="identity"`` by default. A heterogeneous one goes with a dictionary
+            with ``init="ranges"`` by default. A heterogeneous one goes with a dictionary
             ``in_channels``.
         in_channels: Channels of the injection, or those of every node type.
         options: Of the cell and of the dynamics; for a class also ``channels``, and options of the
@@ -83,7 +83,7 @@ def cell_from_conv(
     rest = {n: value for n, value in options.items() if n in of_dynamics and n not in mine}
     if not isinstance(conv, nn.Module):
         more = {n: value for n, value in options.items() if n not in mine and n not in rest}
-        conv, own = new_conv(conv, own.get("channels"), more), {"init": "identity", **own}
+        conv, own = new_conv(conv, own.get("channels"), more), {"init": "ranges", **own}
     return kind(conv, in_channels, **own), rest  # type: ignore[arg-type]
 
 

@@ -27,6 +27,8 @@ from gncadeq.graph.neighborhood import Neighborhood, check_range
 from gncadeq.graph.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
 
+_SLOW = 10.0  # Adam's steps have a fixed size: they turn larger matrices more slowly
+
 
 class WrappedConvCell(ScaledConvCell):
     r"""Any conv of PyTorch Geometric that maps :math:`[N, C]` to :math:`[N, C]`, as a cell.
@@ -85,10 +87,10 @@ class WrappedConvCell(ScaledConvCell):
             lazy conv (``GCNConv(-1, 64)``) returns, or the one width for which a conv that doesn't
             say (``GINConv``, one's own) maps states to states. A lazy conv gets its weights in the
             first call: make it before the optimiser.
-        activation: :math:`\sigma`, by name, as a module or as a function such as
-            ``torch.tanh``; ``None`` for the identity. ``"tanh"``
-            keeps signs, which embeddings need, and bounds the state; choose ``"relu"`` for states
-            that count or weigh something, ``None`` where sizes far above one must be told apart.
+        activation: :math:`\sigma`, by name, as a module or as a function such as ``torch.tanh``;
+            ``None`` for the identity. ``"tanh"`` keeps signs, which embeddings need, and bounds the
+            state; choose ``"relu"`` for states that count or weigh something, ``None`` where sizes
+            far above one must be told apart.
         norm: A norm over the conv's output, by name or as a module, as PyG's models take it;
             nothing is then proven.
         contraction: The :math:`\kappa > 0`; ``None`` leaves the conv as it is (:math:`s = 1`).
@@ -99,7 +101,12 @@ class WrappedConvCell(ScaledConvCell):
         init: ``"conv"`` leaves the conv's weights as they come; ``"identity"`` overwrites its
             square matrices ``[C, C]`` by identities, here and in :meth:`reset_parameters`: the
             state then starts as the injection smoothed over the graph, which trains better than a
-            random mixture of it.
+            random mixture of it. ``"ranges"`` lets the channels see from no neighbour to as far as
+            :math:`\kappa` allows, :math:`s \mathbf{W} = \kappa \, \mathrm{diag}(0, \dots, 1)`,
+            where the scale of a conv's matrices is free: in linear convs of which a bound is
+            proven, without an initial residual. There :math:`\mathbf{W}` is ten times as large as
+            its direction needs, which :math:`s` undoes: an optimiser turns it the more slowly.
+            Others start as by ``"identity"``.
         power_steps: Vector-Jacobian products in a measurement of :math:`L`.
         rows: What the rows of tensors that the conv takes by name belong to, where PyG gives their
             name no meaning: ``{"dist": "edge"}``, see :data:`gncadeq.graph.rows.Rows`. Without it,
@@ -133,16 +140,16 @@ class WrappedConvCell(ScaledConvCell):
         contraction: float | None = 0.9,
         bias: bool = True,
         attention: Literal["injection", "state"] = "injection",
-        init: Literal["conv", "identity"] = "conv",
+        init: Literal["conv", "identity", "ranges"] = "conv",
         power_steps: int = 8,
         rows: Mapping[str, Rows] | None = None,
     ) -> None:
         super().__init__()
         self.signature = read_signature(conv)
         self.hypergraph = self.signature.graph == "hyperedge_index"
-        if init == "identity" and is_lazy(conv):
+        if init != "conv" and is_lazy(conv):
             raise ValueError(
-                f"Expected a conv with weights to overwrite by init='identity' (got a lazy "
+                f"Expected a conv with weights to overwrite by init={init!r} (got a lazy "
                 f"{type(conv).__name__}). Say its widths instead of -1"
             )
         channels = state_width(conv, self.signature) if channels is None else channels
@@ -152,7 +159,7 @@ class WrappedConvCell(ScaledConvCell):
         check_width(conv, channels)
         if contraction is not None:
             check_number("contraction", contraction, above=0.0)
-        check_choice("init", init, ("conv", "identity"))
+        check_choice("init", init, ("conv", "identity", "ranges"))
         check_choice("attention", attention, ("injection", "state"))
         check_flag("bias", bias)
         check_count("power_steps", power_steps, 2)
@@ -172,18 +179,28 @@ class WrappedConvCell(ScaledConvCell):
         names = {**self.signature.context, **dict.fromkeys(extra)}
         self.context = declared_rows(names, rows)
         self.rows: dict[str, Rows | None] = {**self.context, "edge_attr": "edge"}
-        self.init: Literal["conv", "identity"] = init
+        self.init: Literal["conv", "identity", "ranges"] = init
         self.attention: Literal["injection", "state"] = attention
         self._reset_own()
 
     def _reset_own(self) -> None:
-        if self.init == "identity":
+        if self.init != "conv":
+            diagonal = torch.ones(self.channels)
+            if self.init == "ranges" and self._takes_any_scale:
+                diagonal = _SLOW * torch.linspace(1, 0, self.channels).flip(0)
             for parameter in self.conv.parameters():
                 if parameter.shape == (self.channels, self.channels):
-                    nn.init.eye_(parameter)
+                    with torch.no_grad():
+                        parameter.copy_(diagonal.diag())
         nn.init.xavier_uniform_(self.inject.weight)
         if self.inject.bias is not None:
             nn.init.zeros_(self.inject.bias)
+
+    @property
+    def _takes_any_scale(self) -> bool:
+        """Whether the scale of the conv's matrices is undone by that of the conv, exactly."""
+        other = self.holds_attention or self.sums_neighbors or self.signature.initial
+        return self.contraction is not None and self.proven and not other
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters, the conv's and the norm's included."""
