@@ -51,6 +51,16 @@ class Cell(nn.Module, ABC):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
         """Bind the injection ``x`` ``[num_nodes, in_channels]`` and the graph."""
 
+    def driven(
+        self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Callable[[Tensor], Step]:
+        """Bind the graph alone: a map from the injection to the step, ``bind(x)(z)``.
+
+        A :class:`gncadeq.CascadeCell` changes the injection of its parts in every step. A cell
+        overrides this where there is work that does not depend on the injection.
+        """
+        return lambda x: self.prepare(x, edge_index, edge_attr)
+
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
@@ -261,10 +271,10 @@ def check_graph(
             f"x.{'float' if dtype == torch.float32 else 'double'}()"
         )
     if isinstance(edge_index, Neighborhood):
-        if edge_index.num_nodes != x.size(0):
+        if edge_index.num_sources != x.size(0):
             raise ValueError(
                 f"Expected a neighborhood of {x.size(0)} nodes, as many as 'x' has "
-                f"(got {edge_index.num_nodes})"
+                f"(got {edge_index.num_sources})"
             )
         return
     check_edge_index(edge_index)

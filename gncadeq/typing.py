@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -60,4 +60,21 @@ class PartialStep(Protocol):
 
     def partial(self, z: Tensor, rate: OptTensor) -> Tensor:
         """Return the next state with the update multiplied by ``rate``, the rest done after."""
+        ...
+
+
+@runtime_checkable
+class StagedStep(Protocol):
+    """A step whose state is parts in an order, of which each reads itself and earlier ones."""
+
+    stages: list[Any]
+    """The parts: each with ``take(z)``, its own state; ``rows``, of which those are; and
+    ``bind(states)``, its step, given the states of earlier parts."""
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Return the next state."""
+        ...
+
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        """Return the state of all parts."""
         ...

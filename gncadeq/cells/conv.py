@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,26 @@ from gncadeq.cells.stencil import (
 )
 from gncadeq.cells.window import senses_window
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection, Update
 from gncadeq.graph.neighborhood import Stencil, recorded
 from gncadeq.typing import Adj, OptTensor
+
+StencilActivation = Literal["tanh", "relu"]
 
 
 class ConvStep:
     """One step of a :class:`ConvCell` with graph and injection bound."""
 
-    def __init__(self, stencil: Stencil, drive: Tensor, residual: bool) -> None:
+    def __init__(
+        self,
+        stencil: Stencil,
+        drive: Tensor,
+        residual: bool,
+        activation: StencilActivation = "tanh",
+    ) -> None:
         self.stencil, self.drive, self.residual = stencil, drive, residual
+        self.activation: StencilActivation = activation
 
     @property
     def kind(self) -> str:
@@ -36,21 +46,26 @@ class ConvStep:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
-        # tanh(K_z * z + d),  d = K_x * x + b computed once
+        # φ(K_z * z + d),  d = K_x * x + b computed once
         y = self.stencil(z)
         in_place = not recorded() and y.dtype == self.drive.dtype
-        update = y.add_(self.drive).tanh_() if in_place else torch.tanh(y + self.drive)
+        y = y.add_(self.drive) if in_place else y + self.drive
+        if self.activation == "relu":
+            return y.relu_() if in_place else y.relu()
+        update = y.tanh_() if in_place else y.tanh()
         return z + update if self.residual else update
 
     def adjoint(self, z: Tensor, fz: Tensor) -> ConvAdjoint:
         """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
-        # Jᵀ u = Kᵀ * ((1 - tanh²) u),  and + u in the residual form
+        # Jᵀ u = Kᵀ * (φ' u),  and + u in the residual form
         update = fz - z if self.residual else fz
-        return ConvAdjoint(self.stencil.transposed(False), 1 - update.square(), self.residual)
+        slope = (fz > 0).to(fz.dtype) if self.activation == "relu" else 1 - update.square()
+        return ConvAdjoint(self.stencil.transposed(False), slope, self.residual)
 
     def restrict(self, nodes: Tensor) -> ConvStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
-        return ConvStep(self.stencil.restrict(nodes), self.drive[nodes], self.residual)
+        stencil, drive = self.stencil.restrict(nodes), self.drive[nodes]
+        return ConvStep(stencil, drive, self.residual, self.activation)
 
 
 class ConvAdjoint:
@@ -84,7 +99,7 @@ class ConvCell(Cell):
         & \text{residual, the essay's}
         \end{cases}
 
-    At a fixed point of the residual form :math:`\mathbf{K} * [\mathbf{x} \Vert \mathbf{z}] = 0`:
+    (or with ReLU in the place of tanh). At a fixed point of the residual form :math:`\mathbf{K} * [\mathbf{x} \Vert \mathbf{z}] = 0`:
     the tanh shapes the path, the equilibrium solves a linear system.
 
     With ``contraction`` :math:`\kappa`, the state's stencil is
@@ -115,6 +130,8 @@ class ConvCell(Cell):
             the direct form has one equilibrium, which every start reaches.
         scale_spread: Spread :math:`s` of the channel scales; unused without a ``contraction``.
         kernel_size: Odd width of the window of offsets.
+        activation: ``"tanh"``, the essay's, or ``"relu"``, for the direct form alone.
+        bias: Whether to add :math:`\mathbf{b}`.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
@@ -142,6 +159,8 @@ class ConvCell(Cell):
         contraction: float | None = None,
         scale_spread: float = 3.0,
         kernel_size: int = 3,
+        activation: StencilActivation = "tanh",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         check_choice("update", update, get_args(Update))
@@ -155,8 +174,12 @@ class ConvCell(Cell):
                 "Expected 'in_channels' equal to 'channels' with injection='additive' "
                 f"(got {in_channels} and {channels})"
             )
+        check_choice("activation", activation, get_args(StencilActivation))
+        if activation == "relu" and update == "residual":
+            raise ValueError("Expected update='direct' with activation='relu' (got 'residual')")
         if contraction is not None:
             check_number("contraction", contraction, above=0.0)
+        self.activation: StencilActivation = activation
         self.in_channels, self.channels = in_channels, channels
         self.update, self.injection, self.contraction = update, injection, contraction
         self.num_relations = kernel_size**2
@@ -165,7 +188,7 @@ class ConvCell(Cell):
         else:
             self.register_parameter("weight_x", None)
         self.weight_z = nn.Parameter(torch.empty(self.num_relations, channels, channels))
-        self.bias = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels)) if check_flag("bias", bias) else None
         spread = 0.0 if contraction is None else scale_spread
         self.register_buffer("scale", torch.linspace(0.0, spread, channels).exp(), persistent=False)
         self.reset_parameters()
@@ -173,7 +196,8 @@ class ConvCell(Cell):
     def reset_parameters(self) -> None:
         """Draw fresh parameters; the residual form starts with a restoring central tap."""
         r, c = self.num_relations, self.channels
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         if self.weight_x is not None:
             nn.init.uniform_(self.weight_x, -1.0, 1.0)
             self.weight_x.data *= _DRIVE_GAIN / math.sqrt(r * self.in_channels)
@@ -234,11 +258,22 @@ class ConvCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ConvStep:
         """Bind graph and injection; see :class:`Cell`."""
         check_graph(x, edge_index, self.in_channels, self.weight_z.dtype)
-        hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), self.num_relations)
-        drive = x if self.weight_x is None else hood.stencil(self.weight_x)(x)
-        return ConvStep(
-            hood.stencil(self.state_weight()), drive + self.bias, self.update == "residual"
-        )
+        return self.driven(x.size(0), edge_index, edge_attr)(x)
+
+    def driven(
+        self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Callable[[Tensor], ConvStep]:
+        """Bind the graph; see :class:`Cell`."""
+        hood = prepare_neighborhood(edge_index, edge_attr, num_nodes, self.num_relations)
+        stencil = hood.stencil(self.state_weight())
+        stencil_x = None if self.weight_x is None else hood.stencil(self.weight_x)
+
+        def bind(x: Tensor) -> ConvStep:
+            drive = x if stencil_x is None else stencil_x(x)
+            drive = drive if self.bias is None else drive + self.bias
+            return ConvStep(stencil, drive, self.update == "residual", self.activation)
+
+        return bind
 
     def to_conv2d(self) -> nn.Conv2d:
         """The ``Conv2d`` that ``[x, z]`` meets on a full pixel grid (superposed injection).
@@ -260,6 +295,8 @@ class ConvCell(Cell):
             text += f", injection={self.injection!r}"
         if self.contraction is not None:
             text += f", contraction={self.contraction:g}"
+        if self.activation != "tanh":
+            text += f", activation={self.activation!r}"
         return text
 
 

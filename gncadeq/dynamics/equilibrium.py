@@ -23,11 +23,12 @@ from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.dynamics.substitution import solve_parts
 from gncadeq.dynamics.torchdeq_bridge import PREFIX
 from gncadeq.graph.layout import FlatGraph, device_of
 from gncadeq.graph.neighborhood import transforms_active
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import Adj, EdgeType, OptTensor, Step
+from gncadeq.typing import Adj, EdgeType, OptTensor, StagedStep, Step
 
 _HALF = (torch.float16, torch.bfloat16)
 _NO_GRAPH = (
@@ -310,6 +311,8 @@ class GraphDEQ(Dynamics):
         if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index, flat.layout)
         evidence = Evidence(self.cell, graph, partition, exact=frozen is None)
+        if isinstance(step, StagedStep):
+            return self._by_parts(step, _widen(z0.detach(), dtype), partition, graph, frozen, gates)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace, evidence)
         solution.report(
             self.on_failure,
@@ -333,6 +336,29 @@ class GraphDEQ(Dynamics):
         certificate = evidence.certificate() if self.criterion == "error" else None
         solution = self.core.solve(step, z0, partition, trace=trace, certificate=certificate)
         return replace(solution, evidence=evidence)
+
+    def _by_parts(
+        self,
+        step: StagedStep,
+        z0: Tensor,
+        partition: Partition,
+        graph: FlatGraph,
+        frozen: Frozen | None,
+        gates: Gates,
+    ) -> tuple[Tensor, Solution]:
+        """Solve a cascade by substitution."""
+        inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
+        z, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
+        broken = solution.status == Status.NON_FINITE
+        if z.requires_grad and bool(broken.any()):
+            # A graph that returned NaN has no gradient, and must not poison that of others.
+            nodes, rest = partition.restrict(~broken)
+            part = graph.restrict(nodes)
+            step = _prepare(self.cell, part, frozen)
+            kept, _ = solve_parts(step, z0[nodes], rest, self.core, inputs, gates, frozen)
+            z = solution.state.index_copy(0, nodes, kept)
+        solution.report(self.on_failure)
+        return z, solution
 
     def _attach(
         self,
@@ -452,7 +478,7 @@ def _prepare(cell: Cell, graph: FlatGraph, frozen: Frozen | None) -> Step:
         return cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
     with frozen.evaluation(graph.x.device, stream=1):
         step = cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
-    return frozen.step(step)
+    return step if isinstance(step, StagedStep) else frozen.step(step)
 
 
 __all__ = ["GraphDEQ"]

@@ -13,7 +13,6 @@ anywhere else (``kind="csr"``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
 
@@ -22,19 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.check import check_choice
+from gncadeq.graph.grid import GridShape, detect_grid
 from gncadeq.graph.relations import Convolve, RelationEdges, convolve
 
-Kind = Literal["grid", "csr"]
-
-
-@dataclass(frozen=True)
-class GridShape:
-    """A batch of ``num_graphs`` equal full pixel grids, numbered row by row."""
-
-    num_graphs: int
-    height: int
-    width: int
-    periodic: bool
+Kind = Literal["grid", "canvas", "csr"]
 
 
 class Neighborhood:
@@ -84,21 +74,78 @@ class Neighborhood:
             check_range("edge_index[1]", edge_index[1], num_nodes, "num_nodes")
         check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations
-        self.incoming = RelationEdges(
+        self.num_sources = num_nodes if num_sources is None else num_sources
+        self._incoming: RelationEdges | None = RelationEdges(
             edge_index[1], edge_index[0], relation, num_nodes, num_relations, num_sources
         )
+        self._below: GridShape | None = None
         square = num_sources is None and kind != "csr"
-        self.grid = _detect_grid(self.incoming) if square else None
+        self.grid = detect_grid(self.incoming) if square else None
         if kind == "grid" and self.grid is None:
             raise ValueError(
                 "Expected a batch of equal full pixel grids for kind='grid' (got another graph). "
                 "Use kind='auto'"
             )
 
+    @classmethod
+    def of_pixels(cls, grid: GridShape, below: GridShape | None = None) -> Neighborhood:
+        """The 3 × 3 windows of the pixels of a grid, whose edges are never written down.
+
+        Args:
+            grid: The pixels, of which each senses those that are nodes.
+            below: A grid twice as fine, of which they sense the windows around their places.
+
+        Example:
+            >>> grid = GridShape(1, 2, 2, index=torch.tensor([0, 3]))
+            >>> hood = Neighborhood.of_pixels(grid)
+            >>> hood.kind, hood.stencil(torch.ones(9, 1, 1))(torch.tensor([[1.0], [2.0]]))
+            ('canvas', tensor([[3.],
+                    [3.]]))
+        """
+        source = grid if below is None else below
+        new = object.__new__(cls)
+        new.num_nodes, new.num_sources, new.num_relations = grid.num_nodes, source.num_nodes, 9
+        new._incoming, new.grid, new._below = None, grid, below
+        return new
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Pairs of nodes that must be of one graph: the ends of all edges, if they are written."""
+        if self.grid is not None and self._incoming is None:
+            graph = self.grid.graph()
+            first = (graph[1:] == graph[:-1]).nonzero().flatten()
+            return first, first + 1
+        return self.incoming.sender, self.incoming.receiver
+
+    @property
+    def incoming(self) -> RelationEdges:
+        """The edges."""
+        if self._incoming is None:
+            self._incoming = self._written()
+        return self._incoming
+
+    def _written(self) -> RelationEdges:
+        """The edges between the pixels of a grid."""
+        assert self.grid is not None
+        g, source = self.grid, self._below or self.grid
+        pixel = torch.arange(source.num_nodes, dtype=torch.double) + 1
+        numbers = F.pad(source.paint(pixel[:, None]), (1, 1, 1, 1)).squeeze(1).long() - 1
+        stride = 1 if self._below is None else 2
+        windows = numbers.unfold(1, 3, stride).unfold(2, 3, stride)[:, : g.height, : g.width]
+        table = windows.reshape(-1, 9)
+        table = table if g.index is None else table[g.index]
+        inside = table >= 0
+        receiver = torch.arange(self.num_nodes)[:, None].expand_as(table)[inside]
+        relation = torch.arange(9).expand_as(table)[inside]
+        return RelationEdges(
+            receiver, table[inside], relation, self.num_nodes, 9, self.num_sources
+        )
+
     @property
     def kind(self) -> Kind:
-        """The form in which stencils run: ``"grid"`` (conv2d) or ``"csr"``."""
-        return "csr" if self.grid is None else "grid"
+        """The form in which stencils run: ``"grid"`` or ``"canvas"`` (conv2d), or ``"csr"``."""
+        if self.grid is None:
+            return "csr"
+        return "grid" if self.grid.index is None else "canvas"
 
     def stencil(self, weight: Tensor) -> Stencil:
         """Bind ``weight`` ``[num_relations, in_channels, out_channels]`` to the graph."""
@@ -107,35 +154,42 @@ class Neighborhood:
     def reversed(self) -> Neighborhood:
         """Every edge turned round, with the relation that it had; never in ``"grid"`` form."""
         new = object.__new__(Neighborhood)
-        new.num_nodes, new.num_relations = self.incoming.num_senders, self.num_relations
-        new.incoming = self.incoming.reversed
-        new.grid = None
+        new.num_nodes, new.num_sources = self.num_sources, self.num_nodes
+        new.num_relations = self.num_relations
+        new._incoming, new.grid, new._below = self.incoming.reversed, None, None
         return new
 
-    def restrict(self, nodes: Tensor) -> Neighborhood:
-        """The neighbourhood of ``nodes``, the ascending indices of whole graphs."""
+    def restrict(self, nodes: Tensor, sources: Tensor | None = None) -> Neighborhood:
+        """The neighbourhood of ``nodes``, the ascending indices of whole graphs.
+
+        Args:
+            nodes: Which nodes are kept.
+            sources: Which sources, where those are other nodes.
+        """
+        if self.grid is not None and self._incoming is None:
+            below = self._below
+            if below is not None and sources is not None:
+                below = below.restrict(sources)
+            return Neighborhood.of_pixels(self.grid.restrict(nodes), below)
         new = object.__new__(Neighborhood)
-        new.num_nodes, new.num_relations = nodes.numel(), self.num_relations
-        keep = torch.zeros(self.num_nodes, dtype=torch.bool, device=nodes.device)
-        keep[nodes] = True
-        position = keep.cumsum(0) - 1
-        e = self.incoming
+        from_ = nodes if sources is None else sources
+        new.num_nodes, new.num_sources = nodes.numel(), from_.numel()
+        new.num_relations, new._below = self.num_relations, None
+        e, keep = self.incoming, _mask(nodes, self.num_nodes)
         edges = keep[e.receiver]
-        receiver, sender = position[e.receiver[edges]], position[e.sender[edges]]
-        new.incoming = RelationEdges(
-            receiver, sender, e.relation[edges], new.num_nodes, self.num_relations
+        receiver = (keep.cumsum(0) - 1)[e.receiver[edges]]
+        sender = (_mask(from_, self.num_sources).cumsum(0) - 1)[e.sender[edges]]
+        new._incoming = RelationEdges(
+            receiver, sender, e.relation[edges], new.num_nodes, self.num_relations, new.num_sources
         )
-        new.grid = None
-        if self.grid is not None:
-            g = self.grid
-            count = nodes.numel() // (g.height * g.width)
-            new.grid = GridShape(count, g.height, g.width, g.periodic)
+        new.grid = None if self.grid is None else self.grid.restrict(nodes)
         return new
 
     def __repr__(self) -> str:
+        edges = "" if self._incoming is None else f"num_edges={self._incoming.num_edges}, "
         return (
             f"{self.__class__.__name__}(kind={self.kind!r}, num_nodes={self.num_nodes}, "
-            f"num_edges={self.incoming.num_edges}, num_relations={self.num_relations})"
+            f"{edges}num_relations={self.num_relations})"
         )
 
 
@@ -164,7 +218,7 @@ class Stencil:
         """Convolve ``z``."""
         n = self.neighborhood
         if n.grid is not None:
-            return self._conv2d(z, n.grid)
+            return self._conv2d(z, n.grid, n._below)
         dtype = torch.promote_types(z.dtype, self.weight.dtype)
         z = z.to(dtype)
         if torch.compiler.is_compiling():  # in operations that the compiler knows
@@ -187,18 +241,18 @@ class Stencil:
         """
         n = self.neighborhood
         weight = (self.weight if differentiable else self._bound).transpose(1, 2)
-        if n.grid is not None:  # the reversed edges are those of the opposite offsets
+        if n.grid is not None and n._below is None:  # the reversed edges are those of the opposite offsets
             return Stencil(n, weight.flip(0))
         return Stencil(n.reversed(), weight)
 
-    def _conv2d(self, z: Tensor, g: GridShape) -> Tensor:
-        image = z.view(g.num_graphs, g.height, g.width, self.in_channels).permute(0, 3, 1, 2)
+    def _conv2d(self, z: Tensor, g: GridShape, below: GridShape | None) -> Tensor:
+        image = (below or g).paint(z)
         pad = self._packed.size(-1) // 2
         if g.periodic:
             image = F.pad(image, (pad,) * 4, mode="circular")
             image = image.contiguous(memory_format=torch.channels_last)
-        out = F.conv2d(image, self._packed, padding=0 if g.periodic else pad)
-        return out.permute(0, 2, 3, 1).reshape(-1, self.out_channels)
+        stride = 1 if below is None else 2
+        return g.read(F.conv2d(image, self._packed, None, stride, 0 if g.periodic else pad))
 
     def restrict(self, nodes: Tensor) -> Stencil:
         """The same stencil on ``nodes``, the ascending indices of whole graphs."""
@@ -206,6 +260,12 @@ class Stencil:
         new.__dict__.update(self.__dict__)
         new.neighborhood = self.neighborhood.restrict(nodes)
         return new
+
+
+def _mask(index: Tensor, size: int) -> Tensor:
+    mask = torch.zeros(size, dtype=torch.bool, device=index.device)
+    mask[index] = True
+    return mask
 
 
 def transforms_active() -> bool:
@@ -262,46 +322,3 @@ def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
             f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
             f"(got {int(index.min())} to {int(index.max())})"
         )
-
-
-def _detect_grid(e: RelationEdges) -> GridShape | None:
-    """Recognise a batch of equal full ``H x W`` grids, all ``k x k`` relations present."""
-    n, r = e.num_nodes, e.num_relations
-    k = isqrt(r)
-    if n == 0 or k * k != r or k % 2 == 0 or k == 1:
-        return None
-    table = e.sender.new_full((n * r,), -1, dtype=torch.long)
-    table[e.receiver.long() * r + e.relation] = e.sender.long()
-    table = table.view(n, r)
-    node = torch.arange(n, device=table.device)
-    center = r // 2
-    width = _first_break(table[:, center + 1], node + 1) + 1
-    down = table[::width, center + k]
-    height = _first_break(down, node[::width] + width) + 1
-    if n % (height * width) != 0:
-        return None
-    for periodic in (False, True):
-        expected = _grid_table(n, height, width, k, periodic, table.device)
-        if e.num_edges == int((expected >= 0).sum()) and torch.equal(table, expected):
-            return GridShape(n // (height * width), height, width, periodic)
-    return None
-
-
-def _first_break(found: Tensor, expected: Tensor) -> int:
-    differs = (found != expected).nonzero()
-    return int(differs[0]) if differs.numel() else found.numel() - 1
-
-
-def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.device) -> Tensor:
-    offset = torch.arange(k, device=device) - k // 2
-    row = torch.arange(h, device=device)[:, None] + offset  # [H, k]
-    col = torch.arange(w, device=device)[:, None] + offset  # [W, k]
-    inside = ((row >= 0) & (row < h))[:, None, :, None] & ((col >= 0) & (col < w))[None, :, None]
-    index = (row % h)[:, None, :, None] * w + (col % w)[None, :, None]
-    index = index.reshape(h * w, k * k)
-    first = torch.arange(0, n, h * w, device=device)[:, None, None]
-    table = (index + first).reshape(n, k * k)
-    if periodic:
-        return table
-    outside = ~inside.reshape(h * w, k * k).repeat(n // (h * w), 1)
-    return table.masked_fill(outside, -1)

@@ -95,7 +95,7 @@ class Partition:
         if isinstance(edge_index, Tensor):
             source, target = edge_index[0], edge_index[1]
         else:
-            source, target = edge_index.incoming.sender, edge_index.incoming.receiver
+            source, target = edge_index.ends()
         crossing = self.batch[source] != self.batch[target]
         if bool(crossing.any()):
             edge = int(crossing.nonzero()[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
 from gncadeq.check import check_choice, check_count, check_flag, check_number, check_type
+from gncadeq.transforms.pyramid import pixel_places, pixel_pyramids
 
 PixelNeighborhood = Literal["moore", "von_neumann"]
 
@@ -30,6 +31,11 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         periodic: Whether the image wraps around at its borders.
         living_threshold: Keep only the pixels of which some channel is brighter than this; ``None``
             keeps all.
+        halo: Keep the pixels within so many rings around those as well.
+        levels: Number of levels: with more than one, coarser pixels stand above the pixels, a
+            quarter as many on each level, see
+            :func:`gncadeq.transforms.pyramid.pixel_pyramids`. Their ``x`` is zero, and ``level``
+            ``[N]`` is their level. Relations from the level below are 9 to 17.
 
     Returns (when called with an image ``[C, H, W]`` in [0, 1]):
         ``Data`` with ``x`` ``[N, C]``, ``edge_index`` ``[2, E]``, ``edge_attr`` ``[E]`` integers,
@@ -49,11 +55,19 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         neighborhood: PixelNeighborhood = "moore",
         periodic: bool = False,
         living_threshold: float | None = None,
+        halo: int = 0,
+        levels: int = 1,
     ) -> None:
         check_choice("neighborhood", neighborhood, ("moore", "von_neumann"))
         check_flag("periodic", periodic)
         if living_threshold is not None:
             check_number("living_threshold", living_threshold, least=0.0, below=1.0)
+        self.halo, self.levels = check_count("halo", halo), check_count("levels", levels, 1)
+        if levels > 1 and (periodic or neighborhood != "moore"):
+            raise ValueError(
+                "Expected neighborhood='moore' and periodic=False with several levels (got "
+                f"{neighborhood!r} and {periodic})"
+            )
         self.neighborhood, self.periodic = neighborhood, periodic
         self.living_threshold = living_threshold
         self._full: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
@@ -61,11 +75,28 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
     def forward(self, image: Tensor | np.ndarray) -> Data:
         """Build the graph of ``image``."""
         image = check_image(image)
-        living = self._living(image.unsqueeze(0))
-        x = image.unsqueeze(0).permute(0, 2, 3, 1)[living]
+        nodes, edges, _ = self._graphs(image.unsqueeze(0))
+        return Data(**nodes, **edges, image_size=torch.tensor([image.shape[1:]]))
+
+    def _graphs(
+        self, images: Tensor, written: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Any], Tensor]:
+        """What is known of the nodes and the edges, and how many nodes each image has."""
+        living = self._living(images)
+        pixels, count = images.permute(0, 2, 3, 1)[living], living.flatten(1).sum(1)
+        if self.levels > 1:
+            pyramid = pixel_pyramids(living, self.levels)
+            x = pixels.new_zeros(pyramid.num_nodes, pixels.size(1))
+            x[pyramid.levels[0].rows] = pixels
+            count = sum(level.within.grid.count() for level in pyramid.levels)  # type: ignore
+            if not written:
+                return {"x": x}, {"edge_index": pyramid}, count
+            pos, level = pixel_places(pyramid)
+            edge_index, relation = pyramid.edges()
+            nodes = {"x": x, "pos": pos, "level": level}
+            return nodes, {"edge_index": edge_index, "edge_attr": relation}, count
         edge_index, relation, pos = self._edges(living)
-        size = torch.tensor([image.shape[1:]])
-        return Data(x=x, edge_index=edge_index, edge_attr=relation, pos=pos, image_size=size)
+        return {"x": pixels, "pos": pos}, {"edge_index": edge_index, "edge_attr": relation}, count
 
     __call__ = forward
 
@@ -74,6 +105,9 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         if self.living_threshold is None:
             return torch.ones_like(images[:, 0], dtype=torch.bool)
         living = (images > self.living_threshold).any(dim=1)
+        if self.halo:
+            width = 2 * self.halo + 1
+            living = F.max_pool2d(living.float(), width, 1, self.halo) > 0
         empty = ~living.flatten(1).any(dim=1)
         if bool(empty.any()):
             first = int(empty.nonzero()[0])
@@ -95,6 +129,25 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
             self._full[shape] = pixel_edges(living, self.neighborhood, self.periodic)
         edge_index, relation, pos = self._full[shape]
         return edge_index.clone(), relation.clone(), pos.clone()
+
+    def prepared(self, images: Tensor, y: Tensor | None = None) -> Batch:
+        """The batch of :meth:`batch` for a model's eyes: nodes, and edges prepared for stencils.
+
+        ``edge_index`` is a :class:`~gncadeq.graph.levels.Pyramid` and there is no ``edge_attr``.
+        It takes a tenth of the time.
+
+        Args:
+            images: ``[B, C, H, W]`` in [0, 1].
+            y: ``[B]`` labels, or ``None``.
+        """
+        if self.levels == 1:
+            return self.batch(images, y)
+        nodes, edges, count = self._graphs(images, written=False)
+        owner = torch.arange(len(images)).repeat_interleave(count)
+        ptr = F.pad(count.cumsum(0), (1, 0))
+        out = Batch(_base_cls=Data, **nodes, **edges, edge_attr=None, y=y, batch=owner, ptr=ptr)
+        out._num_graphs = len(images)
+        return out
 
     def batch(self, images: Tensor, y: Tensor | None = None) -> Batch:
         """Build the graphs of many equally large images at once, many times faster.
@@ -118,22 +171,23 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         b, _, height, width = images.shape
         if b:
             check_image(images.flatten(0, 1))
-        living = self._living(images)
-        edge_index, relation, pos = self._edges(living)
-        nodes = living.flatten(1).sum(1)
-        owner = torch.arange(b).repeat_interleave(nodes)
-        edges = torch.bincount(owner[edge_index[1]], minlength=b)
+        nodes, edges, count = self._graphs(images)
+        owner = torch.arange(b).repeat_interleave(count)
+        edge_count = torch.bincount(owner[edges["edge_index"][1]], minlength=b)
         by_graph = {"image_size": torch.tensor([[height, width]]).repeat(b, 1)}
         return stack_graphs(
-            (nodes, {"x": images.permute(0, 2, 3, 1)[living], "pos": pos}),
-            (edges, {"edge_index": edge_index, "edge_attr": relation}),
-            by_graph if y is None else by_graph | {"y": y},
+            (count, nodes), (edge_count, edges), by_graph if y is None else by_graph | {"y": y}
         )
 
     def __repr__(self) -> str:
+        more = "".join(
+            f", {name}={value}"
+            for name, value, usual in (("halo", self.halo, 0), ("levels", self.levels, 1))
+            if value != usual
+        )
         return (
             f"{self.__class__.__name__}(neighborhood={self.neighborhood!r}, "
-            f"periodic={self.periodic}, living_threshold={self.living_threshold})"
+            f"periodic={self.periodic}, living_threshold={self.living_threshold}{more})"
         )
 
 
@@ -247,6 +301,8 @@ def check_image(image: Tensor | np.ndarray) -> Tensor:
 def graph_to_image(value: Tensor, data: Data, fill: float = 0.0) -> Tensor:
     """Paint node values ``[N, C]`` back onto the image's canvas: ``[C, H, W]``.
 
+    Of a pyramid the lowest level is painted.
+
     Example:
         >>> image = torch.rand(1, 4, 5)
         >>> data = ImageToGraph()(image)
@@ -254,6 +310,8 @@ def graph_to_image(value: Tensor, data: Data, fill: float = 0.0) -> Tensor:
         True
     """
     height, width = (int(s) for s in data.image_size.view(-1))
+    if "level" in data:
+        value, data = value[data.level == 0], Data(pos=data.pos[data.level == 0])
     canvas = value.new_full((height * width, value.size(1)), fill)
     col, row = data.pos.long().unbind(1)
     canvas[row * width + col] = value

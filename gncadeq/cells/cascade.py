@@ -1,0 +1,327 @@
+"""Cells in an order, each driven by earlier ones: together one cell, at rest if each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MLP
+
+from gncadeq.cell import Cell, check_graph
+from gncadeq.cells.stencil import StencilConv
+from gncadeq.check import check_count, check_type
+from gncadeq.graph.neighborhood import Neighborhood
+from gncadeq.graph.levels import Pyramid
+from gncadeq.typing import Adj, OptTensor, Step
+
+Read = int | Literal["x"]
+_POINTWISE = (nn.Linear, nn.Sequential, MLP)  # called without edges
+
+
+class StencilDrive(nn.Module):
+    r"""What one part of a cascade tells another: a stencil without bias, and batch normalisation.
+
+    .. math::
+        \mathbf{d} = \mathrm{BN}(\mathbf{U} * \mathbf{y})
+
+    The statistics are those of all nodes of a batch. In evaluation the normalisation is an affine
+    map, which :meth:`fold` moves into the stencil and a bias.
+
+    Args:
+        in_channels: Channels of the part that drives.
+        out_channels: Channels of the part that is driven.
+        norm: Whether to normalise.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, norm: bool = True) -> None:
+        super().__init__()
+        self.conv = StencilConv(in_channels, out_channels, bias=not norm)
+        self.norm: nn.Module = nn.BatchNorm1d(out_channels, eps=1e-4) if norm else nn.Identity()
+
+    def reset_parameters(self) -> None:
+        """Draw a Gaussian stencil of variance ``2 / fan_in``."""
+        self.conv.reset_parameters()
+        fan = self.conv.in_channels * self.conv.num_relations
+        nn.init.normal_(self.conv.weight, std=(2.0 / fan) ** 0.5)
+        if isinstance(self.norm, nn.BatchNorm1d):
+            self.norm.reset_parameters()
+
+    def forward(self, y: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Tensor:
+        """The drive of the nodes that edges lead to."""
+        out: Tensor = self.norm(self.conv(y, edge_index, edge_attr))
+        return out
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Move the normalisation into the stencil and a bias; evaluations stay the same."""
+        norm, conv = self.norm, self.conv
+        if not isinstance(norm, nn.BatchNorm1d):
+            return
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        conv.weight.mul_(scale)
+        conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+        self.norm = nn.Identity()
+
+
+class ReluCell(Cell):
+    r"""A cell without memory, :math:`\mathbf{z}' = \mathrm{ReLU}(\mathbf{x})`: at rest after a step.
+
+    Args:
+        channels: Channels of injection and state.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = self.in_channels = check_count("channels", channels, 1)
+
+    def reset_parameters(self) -> None:
+        """There are none."""
+
+    def lipschitz_bound(self, graph: Any = None) -> Tensor:
+        """Zero: the next state depends on the injection alone."""
+        return torch.zeros(())
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
+        """Bind the injection; see :class:`Cell`."""
+        out = x.relu()
+        return lambda z: out
+
+
+class Part(nn.Module):
+    """A cell of a :class:`CascadeCell`, and what drives it.
+
+    Args:
+        cell: The rule of the part.
+        drive: From what is read to the injection of the cell: a module called as ``drive(y,
+            edge_index, edge_attr)``, or without edges if it is a linear map, an MLP or a
+            ``Sequential``. ``None`` passes it on.
+        reads: The parts that are read, by their numbers, ``"x"`` for the injection of the cascade;
+            their channels are concatenated. By default ``"x"`` and all earlier parts. Those of
+            level :math:`l` read parts of the same level, or a part of the level below.
+        level: The level of a pyramid on which the part lives, 0 unless given.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        drive: nn.Module | None = None,
+        reads: Sequence[Read] | None = None,
+        level: int = 0,
+    ) -> None:
+        super().__init__()
+        check_type("cell", cell, Cell)
+        self.cell, self.drive, self.level = cell, drive, check_count("level", level)
+        self.reads = None if reads is None else tuple(reads)
+
+
+@dataclass
+class Stage:
+    """A part of a cascade on a graph.
+
+    Attributes:
+        cell: Its rule.
+        rows: The rows of the state that are its own, ``None`` for all.
+        channels: Its channels.
+        bind: From the states of earlier parts to its step, on its own rows and channels.
+    """
+
+    cell: Cell
+    rows: OptTensor
+    channels: slice
+    bind: Callable[[Sequence[Tensor]], Step]
+
+    def take(self, z: Tensor) -> Tensor:
+        """The part's own state."""
+        z = z if self.rows is None else z.index_select(0, self.rows)
+        return z[:, self.channels]
+
+
+class CascadeStep:
+    """One step of a :class:`CascadeCell` with graph and injection bound.
+
+    Args:
+        stages: The parts, in order.
+        num_nodes: Rows of the state.
+        width: Channels of the state.
+    """
+
+    def __init__(self, stages: list[Stage], num_nodes: int, width: int) -> None:
+        self.stages, self.num_nodes, self.width = stages, num_nodes, width
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state: every part takes a step at once."""
+        states = [stage.take(z) for stage in self.stages]
+        return self.join([s.bind(states)(own) for s, own in zip(self.stages, states, strict=True)])
+
+    def join(self, states: Sequence[Tensor]) -> Tensor:
+        """The state of all parts, zero where there is none."""
+        if all(stage.rows is None for stage in self.stages):
+            return torch.cat(list(states), 1)
+        out = states[0].new_zeros(self.num_nodes, self.width)
+        for stage, own in zip(self.stages, states, strict=True):
+            out[stage.rows, stage.channels] = own
+        return out
+
+
+class CascadeCell(Cell):
+    r"""Cells in an order, each driven by the injection and by earlier ones.
+
+    .. math::
+        \mathbf{z}_p' = f_p \big( \mathbf{z}_p, \, \mathbf{U}_p (\mathbf{x}, \mathbf{z}_1, \ldots,
+        \mathbf{z}_{p-1}); \mathcal{G} \big)
+
+    is a cascade of contracting systems (`Lohmiller & Slotine 1998
+    <https://doi.org/10.1016/S0005-1098(98)00019-3>`_, sect. 3.8): the Jacobian of a step is
+    block-triangular. If every :math:`f_p` is a contraction of its own state, there is one
+    equilibrium, and every start and every order of updates reaches it, however strong the drives
+    :math:`\mathbf{U}_p` are. The norm of a whole step may be far above one.
+
+    :class:`gncadeq.GraphDEQ` solves part after part; :class:`gncadeq.GraphNCA` updates all at once.
+
+    Args:
+        parts: A :class:`Part` each, or cells alone, which read all that comes before.
+        in_channels: Channels of the injection of the cascade.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, C)` with the channels of the parts one after the
+          other, injection :math:`(|\mathcal{V}|, F)`, edge indices :math:`(2, |\mathcal{E}|)`,
+          edge attributes of the parts. With several levels each row holds the channels of its own
+          level, and the edges are those of :class:`gncadeq.transforms.ImageToGraph`.
+        - **output:** state :math:`(|\mathcal{V}|, C)`
+
+    Example:
+        >>> from gncadeq import ConvCell, GraphDEQ
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> first, second = ConvCell(1, 4, contraction=0.5), ConvCell(5, 6, contraction=0.5)
+        >>> cell = CascadeCell([first, second], in_channels=1)
+        >>> data = ImageToGraph()(torch.rand(1, 5, 5))
+        >>> GraphDEQ(cell)(data.x, data.edge_index, data.edge_attr).shape
+        torch.Size([25, 10])
+    """
+
+    def __init__(self, parts: Sequence[Part | Cell], in_channels: int) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("Expected at least one part (got none)")
+        made = [p if isinstance(p, Part) else Part(p) for p in parts]
+        self.parts = nn.ModuleList(made)
+        self.in_channels = check_count("in_channels", in_channels, 1)
+        self._reads = [self._check_reads(p, part) for p, part in enumerate(made)]
+        used: dict[int, int] = {}
+        self._channels: list[slice] = []
+        for part in made:
+            first = used.get(part.level, 0)
+            used[part.level] = first + part.cell.channels
+            self._channels.append(slice(first, used[part.level]))
+        if sorted(used) != list(range(len(used))):
+            raise ValueError(f"Expected parts on the levels 0, 1, … (got {sorted(used)})")
+        self.levels, self.channels = len(used), max(used.values())
+        context = {n for p in made for n in p.cell.context}
+        if context:
+            raise TypeError(
+                f"Expected parts that take the graph alone (got one that takes {sorted(context)})"
+            )
+
+    def _check_reads(self, p: int, part: Part) -> tuple[Read, ...]:
+        reads: tuple[Read, ...] = ("x", *range(p)) if part.reads is None else part.reads
+        earlier = [q for q in reads if q != "x"]
+        if not reads or not all(isinstance(q, int) and 0 <= q < p for q in earlier):
+            raise ValueError(
+                f"Expected part {p} to read 'x' or parts before it, 0 to {p - 1} (got {reads})"
+            )
+        below = {self._level(q) for q in earlier} - {part.level}
+        if below and (len(reads) > 1 or below != {part.level - 1} or part.drive is None):
+            raise ValueError(
+                f"Expected part {p} of level {part.level} to read its own level, or through a "
+                f"drive one part of the level below (got parts of levels {sorted(below)})"
+            )
+        width = sum(self.in_channels if q == "x" else self.parts[q].cell.channels for q in reads)
+        if part.drive is None and width != part.cell.in_channels:
+            raise ValueError(
+                f"Expected part {p} to take the {width} channels that it reads (got in_channels="
+                f"{part.cell.in_channels}). Give it a drive"
+            )
+        return reads
+
+    def _level(self, part: Read) -> int:
+        return 0 if part == "x" else int(self.parts[part].level)
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters of all parts."""
+        for part in self.parts:
+            for module in (part.cell, part.drive):
+                if isinstance(module, nn.Sequential):
+                    for layer in module:
+                        if hasattr(layer, "reset_parameters"):
+                            layer.reset_parameters()
+                elif module is not None:
+                    module.reset_parameters()
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> CascadeStep:
+        """Bind graph and injection; see :class:`Cell`."""
+        check_graph(x, edge_index, self.in_channels)
+        if self.levels == 1:
+            levels = [_Level(x, None, edge_index, edge_attr)]
+        else:
+            if not isinstance(edge_index, Pyramid):
+                if not isinstance(edge_index, Tensor):
+                    raise TypeError("Expected edge indices or a Pyramid (got a neighborhood)")
+                edge_index = Pyramid(edge_index, edge_attr, x.size(0))
+            if len(edge_index.levels) != self.levels:
+                raise ValueError(
+                    f"Expected a pyramid of {self.levels} levels (got {len(edge_index.levels)}). "
+                    f"Use ImageToGraph(levels={self.levels})"
+                )
+            levels = [_Level(x[v.rows], v.rows, v.within, None, v.up) for v in edge_index.levels]
+        stages = [
+            _stage(part, reads, self._level(reads[0]), channels, levels)
+            for part, reads, channels in zip(self.parts, self._reads, self._channels, strict=True)
+        ]
+        return CascadeStep(stages, x.size(0), self.channels)
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        return f"in_channels={self.in_channels}, channels={self.channels}"
+
+
+@dataclass
+class _Level:
+    """A level of a pyramid: its own nodes and edges, and those from the level below."""
+
+    x: Tensor
+    rows: OptTensor
+    edge_index: Adj
+    edge_attr: OptTensor
+    up: Neighborhood | None = None
+
+
+def _stage(
+    part: Part, reads: Sequence[Read], source: int, channels: slice, levels: list[_Level]
+) -> Stage:
+    """A part on its level; what does not depend on states is computed once."""
+    level = levels[part.level]
+    edges: tuple[Adj, OptTensor] = (level.edge_index, level.edge_attr)
+    if source < part.level:
+        assert level.up is not None
+        edges = (level.up, None)
+    bind = part.cell.driven(level.x.size(0), level.edge_index, level.edge_attr)
+
+    def driven(states: Sequence[Tensor]) -> Step:
+        read = [level.x if q == "x" else states[q] for q in reads]
+        y = read[0] if len(read) == 1 else torch.cat(read, 1)
+        if part.drive is not None:
+            y = part.drive(y) if isinstance(part.drive, _POINTWISE) else part.drive(y, *edges)
+        return bind(y)
+
+    if all(q == "x" for q in reads):
+        step = driven([])
+        return Stage(part.cell, level.rows, channels, lambda states: step)
+    return Stage(part.cell, level.rows, channels, driven)
+
+
+__all__ = ["CascadeCell", "CascadeStep", "Part", "ReluCell", "Stage", "StencilDrive"]
