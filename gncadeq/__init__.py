@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gncadeq.cells import (
+        CascadeCell,
         Cell,
         ConvCell,
         EquivariantCell,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         MicroCell,
         MonotoneCell,
         NodeEdgeCell,
+        Part,
         PropagationCell,
         RelationCell,
         StencilConv,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
         Solution,
         Status,
     )
-    from gncadeq.models import NodeClassifier, PixelGraphClassifier
+    from gncadeq.models import NodeClassifier, PixelGraphClassifier, PyramidClassifier
     from gncadeq.training.pool import SamplePool
 
 # torch_geometric scripts a function when it is loaded, of which torch warns, once a process.
@@ -45,6 +47,7 @@ warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.*", category=Fu
 __version__ = "0.2.0"
 
 __all__ = [
+    "CascadeCell",
     "Cell",
     "ConvCell",
     "ConvergenceError",
@@ -59,8 +62,10 @@ __all__ = [
     "MonotoneCell",
     "NodeClassifier",
     "NodeEdgeCell",
+    "Part",
     "PixelGraphClassifier",
     "PropagationCell",
+    "PyramidClassifier",
     "RelationCell",
     "SamplePool",
     "Solution",

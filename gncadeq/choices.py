@@ -25,7 +25,7 @@ Criterion: TypeAlias = Literal["graph", "node", "channel", "error"]
 AnyGradient: TypeAlias = Literal["ift", "phantom", "one_step", "bptt"]
 """The gradients of both dynamics."""
 
-Optimizer: TypeAlias = Literal["adam", "sgd"]
+Optimizer: TypeAlias = Literal["adam", "adamw", "sgd"]
 """The optimisers."""
 
 Schedule: TypeAlias = Literal["one_cycle", "constant"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphNCA, Status
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.progress import progress_bar
 
 
@@ -87,7 +87,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: PixelGraphClassifier,
+    model: ImageClassifier,
     dataset: PixelGraphs,
     *,
     index: Tensor | None = None,
@@ -116,7 +116,7 @@ def evaluate(
     start = time.perf_counter()
     parts = torch.split(index, batch_size)
     for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
-        data = dataset.batch(part).to(device)
+        data = dataset.batch(part, prepared=True).to(device)
         logits, solution = model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
             batch_size=data.num_graphs, generator=generator, return_solution=True,

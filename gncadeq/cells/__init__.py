@@ -2,6 +2,7 @@
 
 from gncadeq.cell import Cell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.cascade import CascadeCell, Part, ReluCell, StencilDrive
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
@@ -31,6 +32,7 @@ from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.graph.perception import Perception
 
 __all__ = [
+    "CascadeCell",
     "Cell",
     "ConvCell",
     "EquivariantCell",
@@ -42,11 +44,14 @@ __all__ = [
     "MicroCell",
     "MonotoneCell",
     "NodeEdgeCell",
+    "Part",
     "Perception",
     "PropagationCell",
     "RelationCell",
+    "ReluCell",
     "ScaledConvCell",
     "StencilConv",
+    "StencilDrive",
     "TotalisticCell",
     "TypedCell",
     "WeightedAdjacency",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch_geometric.data import Batch
 
-    from gncadeq.models import PixelGraphClassifier
+    from gncadeq.models import ImageClassifier
 
 LOSSY = 0.1  # the noise of JPEG around a digit
 MOST_LIVING = 250_000  # pixels of a picture as it is: 0.6 GB
@@ -161,7 +161,7 @@ class Answer:
         return words
 
 
-def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, list[Answer]]:
+def _find(model: ImageClassifier, name: str, top: int) -> tuple[Figure, list[Answer]]:
     """Classify each digit of a picture."""
     import torch
 
@@ -174,12 +174,12 @@ def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, lis
     picture = read_image(name, channels=3)
     digits = FindDigits.from_card(model.card)(picture)
     images = torch.stack([digit.image for digit in digits])
-    images = images.expand(-1, model.encoder.in_channels, -1, -1)
+    images = images.expand(-1, model.in_channels, -1, -1)
     batch = model.to_graph.batch(images)
     z, pooled, probability = _solve(model, batch)
     answers = []
     for k, digit in enumerate(digits):
-        unlike = doubts(model.card["inputs"], digit.image, int((batch.batch == k).sum()), pooled[k])
+        unlike = doubts(model.card["inputs"], model.to_graph, digit.image, pooled[k])
         least = model.card["inputs"]["size"] / 2
         high = max(digit.box[2] - digit.box[0], digit.box[3] - digit.box[1])
         if high < least:
@@ -192,7 +192,7 @@ def _find(model: PixelGraphClassifier, name: str, top: int) -> tuple[Figure, lis
 
 
 def _as_is(
-    model: PixelGraphClassifier,
+    model: ImageClassifier,
     name: str,
     top: int,
     invert: bool | None,
@@ -208,7 +208,7 @@ def _as_is(
     from gncadeq.viz.images import read_image
 
     expect(name, "picture")
-    picture = read_image(name, channels=model.encoder.in_channels, size=size)
+    picture = read_image(name, channels=model.in_channels, size=size)
     flip = bool(picture.mean() > 0.5) if invert is None else invert
     if flip:
         picture = 1 - picture
@@ -226,13 +226,13 @@ def _as_is(
     figure, label = label_map_figure(model, data, z, 14 if radius is None else radius)
     unlike = []
     if "inputs" in model.card:
-        unlike = doubts(model.card["inputs"], picture, data.num_nodes, pooled[0])
+        unlike = doubts(model.card["inputs"], model.to_graph, picture, pooled[0])
     answer = Answer(_most_likely(probability[0], top), unlike, pixels=len(label), inverted=flip)
     answer.agreeing = float((label == answer.label).float().mean())
     return figure, [answer]
 
 
-def _solve(model: PixelGraphClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _solve(model: ImageClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """States, their means and the probabilities of every graph.
 
     Raises:
@@ -247,7 +247,7 @@ def _solve(model: PixelGraphClassifier, batch: Batch) -> tuple[Tensor, Tensor, T
         z, partition, solution = model.settle(
             batch.x, batch.edge_index, batch.edge_attr, batch.batch, batch_size=batch.num_graphs
         )
-        pooled = partition.mean(z)
+        pooled = model.pool(z, partition, batch.edge_index, batch.edge_attr)
         probability = model.readout.decode(pooled).softmax(1)
     bad = ~(solution.converged & probability.isfinite().all(1))
     if bool(bad.any()):

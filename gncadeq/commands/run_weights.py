@@ -9,13 +9,13 @@ from gncadeq.commands.kinds import expect
 
 if TYPE_CHECKING:
     from gncadeq.datasets import PixelGraphs
-    from gncadeq.models import PixelGraphClassifier
+    from gncadeq.models import ImageClassifier
 
 
-def load_run(run: str) -> tuple[PixelGraphClassifier, Path | None]:
+def load_run(run: str) -> tuple[ImageClassifier, Path | None]:
     """The model, and its run's folder if ``run`` is one."""
     expect(run, "classifier")
-    from gncadeq.models import PixelGraphClassifier
+    from gncadeq.models import ImageClassifier
 
     folder = Path(run) if Path(run).is_dir() else None
     name = run if folder is None else str(folder / "model.safetensors")
@@ -24,11 +24,11 @@ def load_run(run: str) -> tuple[PixelGraphClassifier, Path | None]:
             f"Expected a run with {name} (got a folder without it). It is written after the first "
             "epoch"
         )
-    return PixelGraphClassifier.from_pretrained(name), folder
+    return ImageClassifier.from_pretrained(name), folder
 
 
 def load_test_set(
-    model: PixelGraphClassifier, folder: Path | None, data_root: str | None, dataset: str | None
+    model: ImageClassifier, folder: Path | None, data_root: str | None, dataset: str | None
 ) -> PixelGraphs:
     """The test set of the run's dataset, where the run found it, unless told otherwise."""
     from gncadeq.datasets import PixelGraphs

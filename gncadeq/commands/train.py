@@ -20,18 +20,20 @@ from gncadeq.commands.printing import (
     write_numbers,
 )
 from gncadeq.training import TrainConfig
+from gncadeq.training.config import RECIPES
 
 
 @with_options(TrainConfig)
 def train(
     resume: Resume = False,
     recipe: Annotated[
-        Literal["default", "essay"],
+        Literal["pyramid", "conv", "essay"],
         typer.Option(
-            help="'essay' is the essay's: residual form, SGD 0.005 with momentum "
+            help="'pyramid' is a cascade up a pyramid of pixels; 'conv' the essay's cell with a "
+            "bound; 'essay' its own recipe: residual form, SGD 0.005 with momentum "
             "0.9, Gaussian start, Broyden, all pixels, 10 epochs."
         ),
-    ] = "default",
+    ] = "pyramid",
     pixels: Annotated[
         Literal["living", "all"] | None,
         typer.Option(help="Which are nodes; all is --living none.", show_default="living"),
@@ -39,7 +41,7 @@ def train(
     json_file: Json = None,
     **options: Any,
 ) -> None:
-    """Train the essay's classifier and measure it on the test set at true equilibrium."""
+    """Train a classifier of pixel graphs and measure it on the test set at true equilibrium."""
     if pixels == "all":
         options["living_threshold"] = None
     elif pixels == "living":
@@ -49,10 +51,7 @@ def train(
     if options.get("dynamics") == "nca":
         options.setdefault("gradient", "bptt")
     options.setdefault("out", f"runs/{options['dataset']}")
-    if recipe == "essay" and not resume:
-        config = TrainConfig.essay(**options)
-    else:
-        config = configure(TrainConfig, options, resume)
+    config = configure(TrainConfig, options if resume else {**RECIPES[recipe], **options}, resume)
     _train(config, resume, json_file)
 
 

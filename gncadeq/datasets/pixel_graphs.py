@@ -75,13 +75,24 @@ class PixelGraphs(ImageDataset):
             return self._graphs[idx]
         return self._build(self.images[idx], self.labels[idx])
 
-    def batch(self, index: Tensor, distort: Callable[[Tensor], Tensor] | None = None) -> Batch:
-        """The batch of the graphs ``index``, built at once (without ``transform``), of images
-        ``[B, C, H, W]`` that are distorted first.
+    def batch(
+        self,
+        index: Tensor,
+        distort: Callable[[Tensor], Tensor] | None = None,
+        prepared: bool = False,
+    ) -> Batch:
+        """The batch of the graphs ``index``, built at once (without ``transform``).
+
+        Args:
+            index: Which of them.
+            distort: Applied to the images ``[B, C, H, W]`` before they become graphs.
+            prepared: Whether edges of pyramids may be prepared instead of written down, see
+                :meth:`gncadeq.transforms.ImageToGraph.prepared`.
         """
         if self._graphs is not None:
             return Batch.from_data_list([self._graphs[i] for i in index.tolist()])
         images = self.images[index].float() / 255
         if distort is not None:
             images = distort(images)
-        return self.to_graph.batch(images, self.labels[index])
+        make = self.to_graph.prepared if prepared else self.to_graph.batch
+        return make(images, self.labels[index])

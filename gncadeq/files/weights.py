@@ -16,6 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
     "GrowingCell": "run and export",
     "PixelGraphClassifier": "evaluate, show, analyze, predict and export",
+    "PyramidClassifier": "evaluate, show, analyze and predict",
 }
 _WEIGHTS = "a safetensors file of weights"
 _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
@@ -64,19 +65,21 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
 
 
 def load_pretrained(cls: type[M], name: str | Path) -> M:
-    """Build a ``cls`` from shipped or saved weights, in eval mode.
+    """Build a ``cls``, or one of its subclasses, from shipped or saved weights, in eval mode.
 
     Raises:
         FileNotFoundError: If there is neither such a name nor such a file.
         ValueError: If the file is corrupt, or of another architecture.
     """
     path, architecture, config, card = read_header(name)
-    if architecture != cls.__name__:
+    kinds = {kind.__name__: kind for kind in (cls, *cls.__subclasses__())}
+    if architecture not in kinds:
         commands = _COMMANDS.get(architecture)
         hint = f". They are for the commands {commands}" if commands else ""
         raise ValueError(
             f"Expected weights of a {cls.__name__} (got {architecture} in {path}){hint}"
         )
+    cls = kinds[architecture]
     shapes, _ = files.read_header(path, _WEIGHTS)
     try:
         # On the meta device nothing is allocated, so that a small file can't ask for much memory.

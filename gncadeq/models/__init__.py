@@ -1,7 +1,15 @@
 """Models: encoder, cell, dynamics and readout, ready to train."""
 
+from gncadeq.models.image_classifier import ImageClassifier
 from gncadeq.models.node_classifier import NodeClassifier
 from gncadeq.models.pixel_classifier import PixelGraphClassifier
+from gncadeq.models.pyramid_classifier import PyramidClassifier
 from gncadeq.models.readout import MeanReadout
 
-__all__ = ["MeanReadout", "NodeClassifier", "PixelGraphClassifier"]
+__all__ = [
+    "ImageClassifier",
+    "MeanReadout",
+    "NodeClassifier",
+    "PixelGraphClassifier",
+    "PyramidClassifier",
+]

@@ -33,8 +33,11 @@ class Classifier(nn.Module, ABC):
         """Check the input; return the injection, and the edges as the cell takes them."""
 
     @abstractmethod
-    def read(self, u: Tensor, z: Tensor, batch: OptTensor, batch_size: int | None) -> Tensor:
-        """Return the logits of the injection and the state that the dynamics ended in."""
+    def read(self, u: Tensor, z: Tensor, edges: Adj, partition: Partition) -> Tensor:
+        """Return the logits of the injection and the state that the dynamics ended in.
+
+        ``edges`` are those that :meth:`inject` returned.
+        """
 
     @overload
     def forward(
@@ -83,12 +86,12 @@ class Classifier(nn.Module, ABC):
                 their training images were like, on graphs of another kind, see
                 :func:`gncadeq.models.inputs.check_kind`.
         """
-        u, edge_index, edge_attr = self.inject(x, edge_index, edge_attr)
+        u, edges, edge_attr = self.inject(x, edge_index, edge_attr)
         z, solution = self.dynamics(
-            u, edge_index, edge_attr, batch, z0=z0, batch_size=batch_size, generator=generator,
+            u, edges, edge_attr, batch, z0=z0, batch_size=batch_size, generator=generator,
             return_solution=True, **context,
         )  # fmt: skip
-        logits = self.read(u, z, batch, batch_size)
+        logits = self.read(u, z, edges, Partition(batch, z.size(0), batch_size, like=z))
         return (logits, solution) if return_solution else logits
 
     def settle(

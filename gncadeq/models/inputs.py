@@ -42,6 +42,9 @@ def check_kind(
             f"Expected pixels in [0, 1], as the weights were trained on (got {low:g} to {high:g}). "
             "Divide 8-bit images by 255, and don't standardise them"
         )
+    if hood.kind == "canvas" or to_graph.halo:
+        _check_halo(to_graph, x, hood)
+        return
     diagonal = bool((hood.incoming.relation % 2 == 0).sum() > x.size(0))  # 4 is the pixel itself
     least, most = (share * inputs["canvas"] ** 2 for share in inputs["living"])
     if x.size(0) >= least and diagonal != (to_graph.neighborhood == "moore"):
@@ -76,14 +79,32 @@ def check_kind(
         )
 
 
-def doubts(inputs: Mapping[str, Any], image: Tensor, nodes: int, pooled: Tensor) -> list[str]:
+def _check_halo(to_graph: ImageToGraph, x: Tensor, hood: Neighborhood) -> None:
+    """Refuse dark pixels that are not within a ring around a living one."""
+    if x.requires_grad or to_graph.living_threshold is None:
+        return
+    near = (x.detach().amax(1, keepdim=True) > to_graph.living_threshold).to(x.dtype)
+    for _ in range(to_graph.halo):
+        near = hood.stencil(near.new_ones(9, 1, 1))(near).clamp(max=1)
+    share = float((near == 0).float().mean())
+    if share > 0.25:
+        raise ValueError(
+            f"Expected graphs of the pixels above living_threshold={to_graph.living_threshold:g} "
+            f"and {to_graph.halo} rings around them, as the weights were trained on (got "
+            f"background: {share:.0%} of the nodes). Build graphs with model.to_graph"
+        )
+
+
+def doubts(
+    inputs: Mapping[str, Any], to_graph: ImageToGraph, image: Tensor, pooled: Tensor
+) -> list[str]:
     """Why the answer for an image may be wrong: what sets it apart from the training images.
 
     Args:
         inputs: What :func:`gncadeq.training.describe.describe_inputs` returned.
+        to_graph: What makes graphs of images.
         image: ``[C, H, W]``, the image as the model is given it.
-        nodes: How many of its pixels live.
-        pooled: ``[channels]``, the mean of its state.
+        pooled: What the readout sees of its state.
 
     Returns:
         Phrases, none if the image is like the training images.
@@ -97,7 +118,8 @@ def doubts(inputs: Mapping[str, Any], image: Tensor, nodes: int, pooled: Tensor)
     if not low <= stroke <= high:
         found.append(f"strokes {stroke:.1f} pixels wide (trained on {low:.1f} to {high:.1f})")
     low, high = inputs["living"]
-    share = nodes / (height * width)
+    threshold = to_graph.living_threshold
+    share = 1.0 if threshold is None else float((image.amax(0) > threshold).float().mean())
     if not low <= share <= high:
         found.append(f"{share:.0%} of its pixels live (trained on {low:.0%} to {high:.0%})")
     known = inputs["pooled"]

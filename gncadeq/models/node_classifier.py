@@ -10,7 +10,7 @@ from torch_geometric.nn import MLP
 
 from gncadeq.cell import Cell
 from gncadeq.check import check_count, check_options
-from gncadeq.dynamics import GraphDEQ, GraphNCA
+from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
 from gncadeq.models.classifier import Classifier
 from gncadeq.typing import Adj, OptTensor
 
@@ -88,7 +88,7 @@ class NodeClassifier(Classifier):
         """Encode the features; see :class:`gncadeq.models.classifier.Classifier`."""
         return self.encode(x), edge_index, edge_attr
 
-    def read(self, u: Tensor, z: Tensor, batch: OptTensor, batch_size: int | None) -> Tensor:
+    def read(self, u: Tensor, z: Tensor, edges: Adj, partition: Partition) -> Tensor:
         """Logits ``[num_nodes, num_classes]``."""
         return self.decode(u, z)
 

@@ -13,8 +13,7 @@ from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
 from gncadeq.check import check_options
 from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
-from gncadeq.models.classifier import Classifier
-from gncadeq.models.inputs import check_kind
+from gncadeq.models.image_classifier import ImageClassifier
 from gncadeq.models.readout import MeanReadout
 from gncadeq.transforms import ImageToGraph
 from gncadeq.typing import Adj, OptTensor
@@ -22,7 +21,7 @@ from gncadeq.typing import Adj, OptTensor
 _TRANSFORM = {"neighborhood": "moore", "periodic": False, "living_threshold": None}
 
 
-class PixelGraphClassifier(Classifier):
+class PixelGraphClassifier(ImageClassifier):
     r"""The classifier of `"Neural Cellular Automata and Deep Equilibrium Models"
     <https://arxiv.org/abs/2501.03573>`_, eqs. (1) and (2), on pixel graphs of any size.
 
@@ -86,7 +85,7 @@ class PixelGraphClassifier(Classifier):
             "contraction": contraction, "standardize": standardize,
             "transform": {**_TRANSFORM, **transform}, "deq": deq,
         }  # fmt: skip
-        self.card: dict[str, Any] = {}
+        self.in_channels, self.card = in_channels, {}
         self.to_graph = ImageToGraph(**self.config["transform"])
         self.encoder = StencilConv(in_channels, channels)
         cell = ConvCell(channels, channels, update, injection, contraction)
@@ -109,54 +108,18 @@ class PixelGraphClassifier(Classifier):
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor
     ) -> tuple[Tensor, Adj, OptTensor]:
         """Encode the pixels, whose neighbourhood is prepared once for encoder and cell."""
-        check_graph(x, edge_index, self.encoder.in_channels)
+        check_graph(x, edge_index, self.in_channels)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), 9)
-        # torch.compile cannot trace a check that depends on values.
-        if "inputs" in self.card and not self.training and not torch.compiler.is_compiling():
-            check_kind(self.card["inputs"], self.to_graph, x, hood)
+        self.check_inputs(x, hood)
         return self.encode(x, hood), hood, None
 
-    def read(self, u: Tensor, z: Tensor, batch: OptTensor, batch_size: int | None) -> Tensor:
-        """Logits ``[num_graphs, num_classes]``."""
-        logits: Tensor = self.readout(z, Partition(batch, z.size(0), batch_size, like=z))
-        return logits
+    def pool(
+        self, z: Tensor, partition: Partition, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Tensor:
+        """The mean state ``[num_graphs, channels]``."""
+        return partition.mean(z)
 
     def fold(self) -> None:
         """Move the readout's standardisation into its first layer; eval outputs stay the same."""
         self.readout.fold()
         self.config["standardize"] = False
-
-    @classmethod
-    def from_pretrained(cls, name: str) -> PixelGraphClassifier:
-        """Load shipped weights by name, or a file written by :meth:`save_pretrained`.
-
-        The file is safetensors: loading it executes no code.
-
-        Raises:
-            FileNotFoundError: If there is neither such a name nor such a file.
-            ValueError: If the file is corrupt, or of another architecture.
-
-        Example:
-            >>> model = PixelGraphClassifier.from_pretrained("mnist")
-            >>> sum(p.numel() for p in model.parameters())
-            15122
-        """
-        from gncadeq.files.weights import load_pretrained
-
-        return load_pretrained(cls, name)
-
-    def save_pretrained(self, path: str, card: dict[str, Any] | None = None) -> None:
-        """Write weights, configuration and model card to one safetensors file, atomically.
-
-        Raises:
-            ValueError: If the dynamics start from a module, which the file has no place for.
-        """
-        if isinstance(self.dynamics.start, nn.Module):
-            raise ValueError(
-                "Expected dynamics that start from 'zeros' or 'normal' to save (got "
-                f"{type(self.dynamics.start).__name__}). Save the predictor's state_dict() apart, "
-                "and set model.dynamics = GraphDEQ(model.dynamics.cell)"
-            )
-        from gncadeq.files.weights import save_pretrained
-
-        save_pretrained(self, path, card)

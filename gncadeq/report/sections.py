@@ -17,7 +17,7 @@ from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
 from gncadeq.dynamics.start import start_state
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.report.page import Section
 from gncadeq.viz.analysis import (
     basin_figure,
@@ -38,7 +38,7 @@ class Bench:
     """The graphs, the bound step and its equilibria, shared by all measurements."""
 
     def __init__(
-        self, model: PixelGraphClassifier, dataset: PixelGraphs, graphs: int, seed: int
+        self, model: ImageClassifier, dataset: PixelGraphs, graphs: int, seed: int
     ) -> None:
         self.model, self.seed, self.name = model, seed, dataset.name
         self.total = len(dataset)

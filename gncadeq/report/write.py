@@ -9,14 +9,14 @@ from gncadeq.check import check_count
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError
 from gncadeq.files.atomic import write_atomically
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.progress import progress_bar
 from gncadeq.report.page import Section, page
 from gncadeq.report.sections import Bench
 
 
 def write_report(
-    model: PixelGraphClassifier,
+    model: ImageClassifier,
     dataset: PixelGraphs,
     path: str | Path,
     *,

@@ -17,11 +17,13 @@ def random_affine(
     degrees: float = 12.0,
     scale: float = 0.12,
     shear: float = 0.2,
+    shift: float = 0.0,
     among: Processes = ALONE,
 ) -> Tensor:
-    r"""Rotate, stretch and shear every image a little, about its centre.
+    r"""Rotate, stretch and shear every image a little, about its centre, and shift it.
 
-    Translations are left out: pixel graphs without a background don't know where they are.
+    Pixel graphs of one level don't know where they are; those of pyramids know it modulo the width
+    of their coarsest pixels.
 
     Args:
         images: ``[B, C, H, W]``.
@@ -29,6 +31,7 @@ def random_affine(
         degrees: Largest rotation.
         scale: Largest relative change of either side.
         shear: Largest shear.
+        shift: Largest shift in pixels, in either direction.
         among: The images are this process's share of a batch, and are distorted as the whole
             batch would be.
 
@@ -46,6 +49,11 @@ def random_affine(
     matrix = torch.zeros(b, 2, 3)
     matrix[:, 0, 0], matrix[:, 0, 1] = cos * sx, (cos * k - sin) * sy
     matrix[:, 1, 0], matrix[:, 1, 1] = sin * sx, (sin * k + cos) * sy
+    if shift > 0:
+        moved = torch.Generator().manual_seed(seed + 2)
+        draw = among.share(2 * torch.rand(2, b * among.count, generator=moved) - 1, dim=1)
+        height, width = images.shape[2:]
+        matrix[:, 0, 2], matrix[:, 1, 2] = draw[0] * 2 * shift / width, draw[1] * 2 * shift / height
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)
 

@@ -86,12 +86,14 @@ class RunConfig:
             data_root: Whether to name the data root, which is this machine's.
         """
         name, argument = self.command
-        words = ["gncadeq", name, str(getattr(self, argument))]
+        recipe, usual = self.base()
+        words = ["gncadeq", name, str(getattr(self, argument)), *recipe]
         left_out = (argument,) if data_root else (argument, "data_root")
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         for field in sorted(fields, key=lambda field: field.name in _PLACES):
             value = getattr(self, field.name)
-            if field.name in left_out or (value == field.default and field.name != "out"):
+            default = usual.get(field.name, field.default)
+            if field.name in left_out or (value == default and field.name != "out"):
                 continue
             name = option_name(field)
             if isinstance(value, bool):
@@ -99,6 +101,10 @@ class RunConfig:
             else:
                 words += [f"--{name}", "none" if value is None else str(value)]
         return shlex.join(words)
+
+    def base(self) -> tuple[list[str], dict[str, Any]]:
+        """Words of the command that name other defaults, and those defaults."""
+        return [], {}
 
     def check_values(self) -> None:
         """Refuse a value that isn't of the field's type, or is out of its limits."""
@@ -216,8 +222,10 @@ class TrainConfig(RunConfig):
     """The options of a training run, with the defaults of the best recipe.
 
     Example:
-        >>> TrainConfig(dataset="digits", epochs=3).model_arguments()["channels"]
-        24
+        >>> TrainConfig(dataset="digits", epochs=3).architecture()[0]
+        'PixelGraphClassifier'
+        >>> TrainConfig.recipe("pyramid").levels
+        '8,16,27'
     """
 
     command: ClassVar[tuple[str, str]] = ("train", "dataset")
@@ -230,7 +238,12 @@ class TrainConfig(RunConfig):
     out: str = option("runs/mnist", "The run's folder.", shown="runs/DATASET")
     epochs: int = option(10, "Passes over the training set.", least=1)
     seed: int = option(0, "Seed of all randomness.", most=MAX_SEED)
-    channels: int = option(24, "Channels of encoder and state.", least=1)
+    levels: str | None = option(
+        None,
+        "Channels of the levels of a pyramid, such as 8,16,27; with none the essay's cell.",
+        shown="by the recipe",
+    )
+    channels: int = option(24, "Channels of encoder and state of the essay's cell.", least=1)
     hidden_channels: int = option(128, "Width of the readout's MLP.", name="hidden", least=1)
     update: Update = option("direct", "The cell's form.")
     injection: Injection = option("superposed", "How the input enters every step.")
@@ -257,10 +270,12 @@ class TrainConfig(RunConfig):
     optimizer: Optimizer = option("adam", "The optimiser.")
     lr: float = option(1e-2, "(Peak) learning rate.", above=0)
     momentum: float = option(0.9, "Momentum of SGD.", least=0, below=1)
+    weight_decay: float = option(0.0, "Decoupled decay of matrices and stencils.", least=0)
     schedule: Schedule = option("one_cycle", "The course of the learning rate.")
     batch_size: int = option(64, "Images a step.", least=1)
     clip: float | None = option(1.0, "Bound on the gradient's norm.", above=0)
     augment: bool = option(False, "Rotate, stretch and shear the training images a little.")
+    shift: float = option(0.0, "Shift the training images by up to so many pixels.", least=0)
     crop: float = option(
         0.0, "Share of the training images of which only a window is shown.", least=0, most=1
     )
@@ -282,6 +297,16 @@ class TrainConfig(RunConfig):
             ValueError: If options are out of range or contradict each other.
         """
         self.check_values()
+        if self.levels is not None and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)+", self.levels):
+            raise ValueError(
+                "Expected 'levels' to be the channels of two levels or more, such as 8,16,27 (got "
+                f"{self.levels!r})"
+            )
+        if self.levels is not None and (self.warm_start or self.living_threshold is None):
+            raise ValueError(
+                "Expected living pixels and no warm start with 'levels' (got living_threshold="
+                f"{self.living_threshold}, warm_start={self.warm_start})"
+            )
         self.check_shares(self.devices, self.train_limit)
         if self.batch_size < 2 and self.standardize:
             raise ValueError("Expected 'batch_size' of at least 2 to standardise over (got 1)")
@@ -313,22 +338,55 @@ class TrainConfig(RunConfig):
             )
 
     @classmethod
-    def essay(cls, **options: Any) -> TrainConfig:
-        """The essay's recipe, exactly; ``options`` add what it leaves open."""
-        recipe: dict[str, Any] = {
-            "update": "residual", "contraction": None, "standardize": False,
-            "living_threshold": None, "solver": "broyden", "tol": 1e-3, "max_steps": 30,
-            "start": "normal", "optimizer": "sgd", "lr": 5e-3, "momentum": 0.9,
-            "schedule": "constant", "clip": None, "epochs": 10,
-        }  # fmt: skip
-        return cls(**{**recipe, **options})
+    def recipe(cls, name: str = "pyramid", **options: Any) -> Self:
+        """A recipe's configuration, with ``options`` in the place of some of its own.
 
-    def model_arguments(self) -> dict[str, Any]:
-        """The arguments of the :class:`gncadeq.PixelGraphClassifier`."""
-        return {
-            "channels": self.channels, "hidden_channels": self.hidden_channels,
-            "update": self.update, "injection": self.injection, "contraction": self.contraction,
-            "standardize": self.standardize,
-            "transform": {"living_threshold": self.living_threshold},
+        Args:
+            name: ``"pyramid"``, a cascade up a pyramid of pixels; ``"conv"``, the essay's cell with
+                a bound; or ``"essay"``, the essay's own recipe.
+            options: Fields of the configuration.
+        """
+        return cls(**{**RECIPES[name], **options})
+
+    @classmethod
+    def essay(cls, **options: Any) -> Self:
+        """The essay's recipe, exactly; ``options`` add what it leaves open."""
+        return cls.recipe("essay", **options)
+
+    def base(self) -> tuple[list[str], dict[str, Any]]:
+        """The recipe that this is a variant of, as words of the command, and its options."""
+        name = "conv" if self.levels is None else "pyramid"
+        return [] if name == "pyramid" else ["--recipe", name], RECIPES[name]
+
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        """The class of the model, of :mod:`gncadeq.models`, and its arguments."""
+        if self.levels is None:
+            return "PixelGraphClassifier", {
+                "channels": self.channels, "hidden_channels": self.hidden_channels,
+                "update": self.update, "injection": self.injection,
+                "contraction": self.contraction, "standardize": self.standardize,
+                "transform": {"living_threshold": self.living_threshold},
+                "deq": {"start": self.start},
+            }  # fmt: skip
+        channels = [int(c) for c in self.levels.split(",")]
+        transform = {"living_threshold": self.living_threshold, "halo": 1, "levels": len(channels)}
+        return "PyramidClassifier", {
+            "channels": channels, "contraction": self.contraction, "transform": transform,
             "deq": {"start": self.start},
         }  # fmt: skip
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "pyramid": {
+        "levels": "8,16,27", "contraction": 0.9, "optimizer": "adamw", "lr": 0.03,
+        "weight_decay": 1e-3, "batch_size": 128, "augment": True, "shift": 1.5,
+    },
+    "conv": {},
+    "essay": {
+        "update": "residual", "contraction": None, "standardize": False,
+        "living_threshold": None, "solver": "broyden", "tol": 1e-3, "max_steps": 30,
+        "start": "normal", "optimizer": "sgd", "lr": 5e-3, "momentum": 0.9,
+        "schedule": "constant", "clip": None, "epochs": 10,
+    },
+}  # fmt: skip
+"""What the recipes of ``gncadeq train`` change of the defaults."""

@@ -11,6 +11,7 @@ from torch_geometric.data import Batch
 
 from gncadeq.datasets import PixelGraphs
 from gncadeq.training.augment import random_affine, random_window
+from gncadeq.training.config import TrainConfig
 from gncadeq.training.processes import ALONE, Processes
 
 
@@ -57,21 +58,23 @@ class EpochBatches(Sampler[tuple[Tensor, int]]):
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, dataset: PixelGraphs, augment: bool, crop: float, among: Processes) -> None:
-        self.dataset, self.augment, self.crop, self.among = dataset, augment, crop, among
+    def __init__(self, dataset: PixelGraphs, config: TrainConfig, among: Processes) -> None:
+        self.dataset, self.config, self.among = dataset, config, among
 
     def __getitem__(self, item: tuple[Tensor, int]) -> Batch:  # type: ignore[override]
         whole, seed = item
         index = self.among.share(whole)
 
         def distort(images: Tensor) -> Tensor:
-            if self.augment:
-                images = random_affine(images, seed, among=self.among)
-            if self.crop > 0:
-                images = random_window(images, seed, self.crop, among=self.among)
+            c = self.config
+            if c.augment or c.shift > 0:
+                amounts = {} if c.augment else {"degrees": 0.0, "scale": 0.0, "shear": 0.0}
+                images = random_affine(images, seed, shift=c.shift, among=self.among, **amounts)
+            if c.crop > 0:
+                images = random_window(images, seed, c.crop, among=self.among)
             return images
 
-        batch = self.dataset.batch(index, distort)
+        batch = self.dataset.batch(index, distort, prepared=True)
         batch.image = index
         return batch
 
@@ -79,8 +82,7 @@ class _Batches(Dataset[Batch]):
 def batch_loader(
     dataset: PixelGraphs,
     sampler: Sampler[tuple[Tensor, int]],
-    augment: bool = False,
-    crop: float = 0.0,
+    config: TrainConfig,
     among: Processes = ALONE,
 ) -> DataLoader[Batch]:
     """A loader of the batches that ``sampler`` names.
@@ -88,9 +90,8 @@ def batch_loader(
     Args:
         dataset: The graphs.
         sampler: Index batches with seeds.
-        augment: Distort the images a little.
-        crop: Show only a window of this share of the images.
+        config: How images are distorted.
         among: Load this process's share of every batch.
     """
-    batches = _Batches(dataset, augment, crop, among)
+    batches = _Batches(dataset, config, among)
     return DataLoader(batches, batch_size=None, sampler=sampler)

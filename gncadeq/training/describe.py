@@ -11,7 +11,7 @@ from torch import Tensor
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceWarning
 from gncadeq.models.inputs import distance
-from gncadeq.models.pixel_classifier import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.transforms.digits import stroke_width
 
 _DRAWN = ("mnist", "kmnist", "digits")  # datasets of ink on paper
@@ -20,7 +20,7 @@ _RARE = 1e-3  # of the training images lie outside each limit, on either side
 
 @torch.no_grad()
 def describe_inputs(
-    model: PixelGraphClassifier, dataset: PixelGraphs, limit: int = 10_000
+    model: ImageClassifier, dataset: PixelGraphs, limit: int = 10_000
 ) -> dict[str, Any]:
     r"""Describe the images that a classifier was trained on, for its card's ``"inputs"``.
 
@@ -62,17 +62,18 @@ def describe_inputs(
 
 
 def _describe_states(
-    model: PixelGraphClassifier, images: Tensor, labels: Tensor
+    model: ImageClassifier, images: Tensor, labels: Tensor
 ) -> dict[str, Any] | None:
     pooled = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for part in torch.split(images, 250):
-            data = model.to_graph.batch(part).to(next(model.parameters()).device)
+            data = model.to_graph.prepared(part).to(next(model.parameters()).device)
             z, partition, _ = model.settle(
                 data.x, data.edge_index, data.edge_attr, data.batch, batch_size=data.num_graphs
             )
-            pooled.append(partition.mean(z).double().cpu())
+            seen = model.pool(z, partition, data.edge_index, data.edge_attr)
+            pooled.append(seen.double().cpu())
     state = torch.cat(pooled)
     finite = state.isfinite().all(1)
     state, labels = state[finite], labels[finite]

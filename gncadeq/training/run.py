@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gncadeq import models
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.evaluation import Evaluation, evaluate
@@ -22,7 +23,7 @@ from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.csv_rows import read_rows
 from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.progress import shows_progress
 from gncadeq.training.config import TrainConfig, extended_from, run_id
 from gncadeq.training.data import EpochBatches, batch_loader
@@ -32,7 +33,7 @@ from gncadeq.training.synced_norm import SyncedBatchNorm1d
 from gncadeq.transforms import ImageToGraph
 
 
-def training_dynamics(config: TrainConfig, model: PixelGraphClassifier) -> GraphDEQ | GraphNCA:
+def training_dynamics(config: TrainConfig, model: ImageClassifier) -> GraphDEQ | GraphNCA:
     """The dynamics that a run trains through, around the model's own cell."""
     cell = model.dynamics.cell
     if config.dynamics == "nca":
@@ -57,7 +58,7 @@ def versions() -> dict[str, str]:
 
 def train(
     config: TrainConfig, *, resume: bool = False, progress: bool = True
-) -> tuple[PixelGraphClassifier, Evaluation]:
+) -> tuple[ImageClassifier, Evaluation]:
     """Train a classifier and evaluate it on the test set at true equilibrium.
 
     The run's folder receives ``config.json``, ``checkpoints/`` (of the last two epochs, for
@@ -96,7 +97,7 @@ def train(
 
 def _train(
     config: TrainConfig, here: Processes, resume: bool, progress: bool
-) -> tuple[PixelGraphClassifier, Evaluation]:
+) -> tuple[ImageClassifier, Evaluation]:
     folder = Path(config.out)
     if here.rank == 0:
         config.check_folder(folder, resume, places=("out", "data_root", "devices"))
@@ -132,7 +133,8 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
 
     here, folder = Processes.here(), Path(config.out)
     progress = shows_progress(progress and here.rank == 0)
-    to_graph = ImageToGraph(living_threshold=config.living_threshold)
+    name, arguments = config.architecture()
+    to_graph = ImageToGraph(**arguments["transform"])
     train_set = PixelGraphs(config.data_root, config.dataset, True, to_graph)
     index = torch.arange(len(train_set))
     if config.validation >= len(index):
@@ -143,11 +145,11 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     index = index[: len(index) - config.validation][: config.train_limit]
     config.check_shares(here.count, len(index))
     torch.manual_seed(config.seed)
-    model = PixelGraphClassifier(**config.model_arguments())
+    model: ImageClassifier = getattr(models, name)(**arguments)
     solving = model.dynamics
     model.dynamics = training_dynamics(config, model)
-    if here.count > 1 and isinstance(model.readout.norm, nn.BatchNorm1d):
-        model.readout.norm = SyncedBatchNorm1d.of(model.readout.norm)
+    if here.count > 1:
+        _share_statistics(model)
     if here.rank == 0:
         config.save(folder / "config.json")  # once nothing is left to refuse
     # A process remembers the equilibria of its own images.
@@ -190,7 +192,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         )  # fmt: skip
         try:
             trainer.fit(
-                task, batch_loader(train_set, sampler, config.augment, config.crop, here),
+                task, batch_loader(train_set, sampler, config, here),
                 ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True,
             )  # fmt: skip
         except SystemExit:  # how Lightning ends after Ctrl-C, with further ones switched off
@@ -203,6 +205,14 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         log.save_weights(model, config.epochs)  # a finished run may have lost them
     if log.stop.received is not None:
         raise log.interruption()
+
+
+def _share_statistics(model: ImageClassifier) -> None:
+    """Let processes standardise over the batch of all of them."""
+    for module in list(model.modules()):
+        norm = getattr(module, "norm", None)
+        if isinstance(norm, nn.BatchNorm1d):
+            module.norm = SyncedBatchNorm1d.of(norm)
 
 
 def _strategy(here: Processes) -> dict[str, Any]:
@@ -221,10 +231,10 @@ def _strategy(here: Processes) -> dict[str, Any]:
 
 def _finish(
     config: TrainConfig, progress: bool, write: bool
-) -> tuple[PixelGraphClassifier, Evaluation]:
+) -> tuple[ImageClassifier, Evaluation]:
     """Fold the weights of the last epoch and evaluate them."""
     folder = Path(config.out)
-    model = PixelGraphClassifier.from_pretrained(str(folder / "model.safetensors"))
+    model = ImageClassifier.from_pretrained(str(folder / "model.safetensors"))
     model.fold()
     test_set = PixelGraphs(config.data_root, config.dataset, False, model.to_graph)
     model.dynamics.on_failure = "ignore"  # the evaluation reports every graph that fails

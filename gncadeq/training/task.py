@@ -17,7 +17,7 @@ from torch_geometric.data import Batch
 
 from gncadeq.dynamics import Status
 from gncadeq.files.checkpoints import Checkpoints, read_checkpoint, write_checkpoint
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.training.config import TrainConfig
 from gncadeq.training.data import EpochBatches
 from gncadeq.training.losses import check_gradients
@@ -33,9 +33,9 @@ _COLUMNS = (
 
 
 class PixelClassification(L.LightningModule):
-    """Cross-entropy of a :class:`PixelGraphClassifier`."""
+    """Cross-entropy of a :class:`ImageClassifier`."""
 
-    def __init__(self, model: PixelGraphClassifier, config: TrainConfig, total_steps: int) -> None:
+    def __init__(self, model: ImageClassifier, config: TrainConfig, total_steps: int) -> None:
         super().__init__()
         self.model, self.config, self.total_steps = model, config, total_steps
         self.warm = WarmStarts(config.warm_start_mb) if config.warm_start else None
@@ -120,9 +120,16 @@ class PixelClassification(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam or SGD, with a one-cycle or a constant rate."""
         c = self.config
-        parameters = self.model.parameters()
+        parameters: Any = self.model.parameters()
         optimizer: torch.optim.Optimizer
-        if c.optimizer == "sgd":
+        if c.optimizer == "adamw":
+            parameters = list(parameters)
+            groups = [
+                {"params": [p for p in parameters if p.dim() > 1], "weight_decay": c.weight_decay},
+                {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+            ]
+            optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, 0.99))
+        elif c.optimizer == "sgd":
             optimizer = torch.optim.SGD(parameters, lr=c.lr, momentum=c.momentum)
         else:
             optimizer = torch.optim.Adam(parameters, lr=c.lr)
@@ -275,6 +282,6 @@ class RunLog(Callback):
             self.checkpoints.remove_old(trainer.global_step)
         self.saved = trainer.global_step
 
-    def save_weights(self, model: PixelGraphClassifier, epochs: int) -> None:
+    def save_weights(self, model: ImageClassifier, epochs: int) -> None:
         """Write the weights after so many epochs."""
         model.save_pretrained(str(self.weights), {**self.card, "epochs_done": epochs})

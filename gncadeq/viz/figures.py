@@ -19,7 +19,7 @@ from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
 from gncadeq.evaluation import Evaluation
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.csv_rows import read_rows
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.transforms import window_mean
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint, rgb
 from gncadeq.viz.images import write_gif
@@ -46,7 +46,7 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int
 
 @torch.no_grad()
 def _rollout(
-    model: PixelGraphClassifier, data: Data, steps: int, fire_rate: float, seed: int
+    model: ImageClassifier, data: Data, steps: int, fire_rate: float, seed: int
 ) -> Tensor:
     nca = GraphNCA(model.dynamics.cell, steps, fire_rate=fire_rate, start="normal")
     u = model.encode(data.x, data.edge_index, data.edge_attr)
@@ -58,7 +58,7 @@ def _rollout(
 
 
 @torch.no_grad()
-def _solved(model: PixelGraphClassifier, data: Data) -> Tensor:
+def _solved(model: ImageClassifier, data: Data) -> Tensor:
     deq = GraphDEQ(model.dynamics.cell, tol=1e-6, max_steps=600)
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     z: Tensor = deq(u, data.edge_index, data.edge_attr)
@@ -85,7 +85,7 @@ def open_axes(*axes: Any, **labels: Any) -> None:
 
 
 def trajectory_figure(
-    model: PixelGraphClassifier,
+    model: ImageClassifier,
     graphs: Sequence[Data],
     steps: Sequence[int] = STEPS,
     fire_rate: float = 1.0,
@@ -141,7 +141,7 @@ CROPS: dict[str, Window] = {
 
 
 @torch.no_grad()
-def truncation_figure(model: PixelGraphClassifier, images: Sequence[Tensor]) -> Figure:
+def truncation_figure(model: ImageClassifier, images: Sequence[Tensor]) -> Figure:
     """The essay's Figure 2: truncated images ``[C, H, W]`` in [0, 1], their equilibria and labels.
 
     The model sees the window alone, as an image of that size; it is drawn where it was cut out.
@@ -173,7 +173,7 @@ def truncation_figure(model: PixelGraphClassifier, images: Sequence[Tensor]) -> 
 
 
 def _answer(
-    model: PixelGraphClassifier, image: Tensor, height: slice, width: slice
+    model: ImageClassifier, image: Tensor, height: slice, width: slice
 ) -> tuple[Data, Tensor, Tensor] | None:
     """The graph of a window, its equilibrium and its probabilities; ``None`` if no pixel lives."""
     try:
@@ -188,7 +188,7 @@ def _answer(
 
 @torch.no_grad()
 def residual_figure(
-    model: PixelGraphClassifier, data: Any, steps: int = 40, tol: float = 1e-6
+    model: ImageClassifier, data: Any, steps: int = 40, tol: float = 1e-6
 ) -> Figure:
     """Relative residual per evaluation, median and range over a batch, for every solver."""
     model.eval()
@@ -272,7 +272,7 @@ def confusion_figure(result: Evaluation) -> Figure:
 
 
 def label_map_figure(
-    model: PixelGraphClassifier, data: Data, z: Tensor, radius: int = 14
+    model: ImageClassifier, data: Data, z: Tensor, radius: int = 14
 ) -> tuple[Figure, Tensor]:
     """The picture (input, state, labels) and the labels ``[num_nodes]`` that the states around each
     node decode to, averaged over a window of a radius; 0 decodes every node's own.
@@ -304,7 +304,7 @@ def label_map_figure(
 
 
 @torch.no_grad()
-def local_labels(model: PixelGraphClassifier, z: Tensor, data: Data, radius: int) -> Tensor:
+def local_labels(model: ImageClassifier, z: Tensor, data: Data, radius: int) -> Tensor:
     """The label of every node, decoded from the mean state of a window around it."""
     logits: Tensor = model.readout.decode(window_mean(z, data, radius))
     return logits.argmax(1)

@@ -1,0 +1,167 @@
+"""A classifier whose equilibrium is a cascade up a pyramid of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.cell import check_graph
+from gncadeq.cells.cascade import CascadeCell, Part, ReluCell, StencilDrive
+from gncadeq.cells.conv import ConvCell
+from gncadeq.check import check_count, check_options
+from gncadeq.dynamics import GraphDEQ, GraphNCA
+from gncadeq.graph.levels import Pyramid, node_levels
+from gncadeq.graph.partition import Partition
+from gncadeq.models.image_classifier import ImageClassifier
+from gncadeq.transforms import ImageToGraph
+from gncadeq.typing import Adj, OptTensor
+
+_TRANSFORM = {"living_threshold": 0.0, "halo": 1, "levels": 3}
+
+
+class PyramidClassifier(ImageClassifier):
+    r"""A classifier of pixel pyramids: the equilibrium of a cascade, level after level.
+
+    .. math::
+        \mathbf{z}_0' &= \mathrm{ReLU} \big( \mathrm{BN}(\mathbf{U}_0 * \mathbf{x}) \big) \\
+        \mathbf{z}_l' &= \mathrm{ReLU} \big( \mathbf{K}_l * \mathbf{z}_l +
+        \mathrm{BN}(\mathbf{U}_l *_2 \mathbf{z}_{l-1}) \big) , \qquad
+        \lVert \mathbf{K}_l \rVert_2 \le \kappa < 1 \\
+        \mathbf{y} &= \mathbf{W} \big[ \mathrm{mean}_i \, \mathbf{z}_{L,i} \Vert \max_i
+        \mathbf{z}_{L,i} \big] + \mathbf{b}
+
+    Each level is a contraction of its own state, driven by the level below through a stencil of
+    stride 2 that needs no bound: one equilibrium, which every start and every order of updates
+    reaches (:class:`gncadeq.CascadeCell`). The multi-scale equilibrium of `Bai et al. 2020
+    <https://arxiv.org/abs/2006.08656>`_ couples its levels both ways, and has no such promise. The
+    default sizes give 14,629 parameters.
+
+    Args:
+        in_channels: Channels of the image.
+        channels: Channels of the state on every level.
+        num_classes: Number of classes.
+        contraction: The bound :math:`\kappa` of every level.
+        norm: Whether drives are normalised in training; :meth:`fold` sets it to false.
+        transform: Arguments of the :class:`ImageToGraph` that makes the graphs the model is for.
+        deq: Arguments of :class:`GraphDEQ`.
+
+    Shapes:
+        - **input:** node features :math:`(|\mathcal{V}|, F)`, edge indices
+          :math:`(2, |\mathcal{E}|)`, edge relations :math:`(|\mathcal{E}|)`, batch vector
+          :math:`(|\mathcal{V}|)`
+        - **output:** logits :math:`(|\mathcal{G}|, \text{num\_classes})`
+
+    Example:
+        >>> model = PyramidClassifier().eval()
+        >>> data = model.to_graph(torch.rand(1, 28, 28))
+        >>> model(data.x, data.edge_index, data.edge_attr).shape
+        torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: Sequence[int] = (8, 16, 27),
+        num_classes: int = 10,
+        contraction: float = 0.9,
+        norm: bool = True,
+        transform: dict[str, Any] | None = None,
+        deq: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        transform = {
+            **_TRANSFORM, "levels": len(channels),
+            **check_options("transform", transform, ImageToGraph),
+        }  # fmt: skip
+        deq = check_options("deq", deq, GraphDEQ)
+        if transform["levels"] != len(channels) or len(channels) < 2:
+            raise ValueError(
+                f"Expected 'channels' for each of at least two levels (got {list(channels)} for "
+                f"levels={transform['levels']})"
+            )
+        self.config = {
+            "in_channels": in_channels, "channels": list(channels), "num_classes": num_classes,
+            "contraction": contraction, "norm": norm, "transform": transform, "deq": deq,
+        }  # fmt: skip
+        self.in_channels, self.card = in_channels, {}
+        self.to_graph = ImageToGraph(**transform)
+        parts = [Part(ReluCell(channels[0]), StencilDrive(in_channels, channels[0], norm), ["x"])]
+        for level, (below, here) in enumerate(zip(channels[:-1], channels[1:], strict=True), 1):
+            cell = ConvCell(
+                here, here, injection="additive", contraction=contraction, scale_spread=0.0,
+                activation="relu", bias=False,
+            )  # fmt: skip
+            parts.append(Part(cell, StencilDrive(below, here, norm), [level - 1], level))
+        self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(CascadeCell(parts, in_channels), **deq)
+        self.readout = PeakReadout(channels[-1], num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters."""
+        self.dynamics.reset_parameters()
+        self.readout.reset_parameters()
+
+    def encode(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Tensor:
+        """The pixels themselves, which the first part of the cascade reads."""
+        return x
+
+    def inject(
+        self, x: Tensor, edge_index: Adj, edge_attr: OptTensor
+    ) -> tuple[Tensor, Adj, OptTensor]:
+        """Prepare the levels; see :class:`gncadeq.models.classifier.Classifier`."""
+        check_graph(x, edge_index, self.in_channels)
+        if not isinstance(edge_index, Pyramid):
+            edge_index = Pyramid(edge_index, edge_attr, x.size(0))
+        ground = edge_index.levels[0]
+        self.check_inputs(x[ground.rows], ground.within)
+        return x, edge_index, None
+
+    def pool(
+        self, z: Tensor, partition: Partition, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Tensor:
+        """Mean and maximum over the nodes of the top level, ``[num_graphs, 2 channels]``."""
+        if isinstance(edge_index, Pyramid):
+            rows = edge_index.levels[-1].rows
+        else:
+            level = node_levels(edge_index, edge_attr, z.size(0))
+            rows = (level == len(self.config["channels"]) - 1).nonzero().flatten()
+        top, graph = z[rows, : self.readout.channels], partition.batch[rows]
+        mean = Partition(graph, rows.numel(), partition.num_graphs).mean(top)
+        peak = top.new_zeros(partition.num_graphs, top.size(1))
+        peak = peak.scatter_reduce(0, graph[:, None].expand_as(top), top, "amax")
+        return torch.cat([mean, peak], 1)
+
+    def fold(self) -> None:
+        """Move the drives' normalisations into their stencils; eval outputs stay the same."""
+        for part in self.dynamics.cell.parts:
+            part.drive.fold()
+        self.config["norm"] = False
+
+
+class PeakReadout(nn.Module):
+    """A linear map of the mean and the maximum of a graph's states, which are not negative.
+
+    Args:
+        channels: Channels of the state.
+        out_channels: Number of outputs.
+    """
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.channels = check_count("channels", channels, 1)
+        self.lin = nn.Linear(2 * channels, check_count("out_channels", out_channels, 1))
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters."""
+        self.lin.reset_parameters()
+
+    def decode(self, pooled: Tensor) -> Tensor:
+        """Logits ``[num_graphs, out_channels]``."""
+        out: Tensor = self.lin(pooled)
+        return out
+
+
+__all__ = ["PeakReadout", "PyramidClassifier"]
