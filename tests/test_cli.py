@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("cli")
     result = runner.invoke(
         app,
-        ["train", "digits", "--channels", "8", "--hidden", "32", "--epochs", "3",
+        ["train", "digits", "--recipe", "conv", "--channels", "8", "--hidden", "32", "--epochs", "3",
          "--data-root", str(place / "data"), "--out", str(place / "run")],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -250,6 +250,8 @@ CONFIGS = [
     TrainConfig("digits", out="runs/digits"),
     TrainConfig("digits", "my data", "a run", devices=2, living_threshold=None, clip=None,
                 augment=True, standardize=False, train_limit=64, hidden_channels=7),
+    TrainConfig.recipe("pyramid", dataset="mnist", out="runs/p", seed=3),
+    TrainConfig.recipe("pyramid", dataset="mnist", out="runs/q", lr=0.01, levels="4,8"),
     TrainConfig("kmnist", dynamics="nca", gradient="bptt", living_threshold=0.1, out="r"),
     TrainConfig.essay(dataset="mnist", out="runs/essay", contraction=None),
     GrowConfig("spots", on="torus:8,4", kernels="harmonics", scale=0.2, up="z", out="runs/x y",
@@ -308,8 +310,10 @@ def test_options_are_the_fields_of_the_library():
 def test_a_command_receives_what_the_user_gave(monkeypatch):
     seen = []
     monkeypatch.setattr("gncadeq.training.run.train", lambda config, **_: seen.append(config))
-    for words in (["--pixels", "all", "--living", "0.1"], ["--recipe", "essay", "--lr", "0.1"],
-                  ["--recipe", "essay", "--pixels", "living"], ["--dynamics", "nca"]):  # fmt: skip
+    conv, essay = ["--recipe", "conv"], ["--recipe", "essay"]
+    for words in ([*conv, "--pixels", "all", "--living", "0.1"], [*essay, "--lr", "0.1"],
+                  [*essay, "--pixels", "living"], [*conv, "--dynamics", "nca"],
+                  ["--epochs", "2"]):  # fmt: skip
         runner.invoke(app, ["train", "digits", *words])
     out = "runs/digits"
     assert seen == [
@@ -317,6 +321,7 @@ def test_a_command_receives_what_the_user_gave(monkeypatch):
         TrainConfig.essay(dataset="digits", out=out, lr=0.1),
         TrainConfig.essay(dataset="digits", out=out, living_threshold=0.02),
         TrainConfig("digits", out=out, dynamics="nca", gradient="bptt"),
+        TrainConfig.recipe("pyramid", dataset="digits", out=out, epochs=2),
     ]
 
 

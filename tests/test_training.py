@@ -13,6 +13,7 @@ import torch
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.training import TrainConfig
+from gncadeq.models import ImageClassifier
 from gncadeq.training.run import train
 
 TINY = {"dataset": "digits", "channels": 6, "hidden_channels": 16, "train_limit": 320}
@@ -101,7 +102,7 @@ def test_resuming_gives_the_same_result(tmp_path, start):
 
 def test_interrupting_leaves_a_run_to_resume(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "gncadeq.cli", "train", "digits",
-               "--channels", "6", "--epochs", "200", "--out", str(tmp_path / "run"),
+               "--levels", "4,6", "--epochs", "200", "--out", str(tmp_path / "run"),
                "--data-root", str(tmp_path / "data")]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -123,7 +124,7 @@ def test_interrupting_leaves_a_run_to_resume(tmp_path):
     assert "--resume" in output
     assert "Traceback" not in output
     assert list(checkpoints.glob("*.ckpt"))
-    PixelGraphClassifier.from_pretrained(str(tmp_path / "run" / "model.safetensors"))
+    ImageClassifier.from_pretrained(str(tmp_path / "run" / "model.safetensors"))
 
 
 def test_augmented_images_stay_images():

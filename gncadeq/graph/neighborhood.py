@@ -136,9 +136,7 @@ class Neighborhood:
         inside = table >= 0
         receiver = torch.arange(self.num_nodes)[:, None].expand_as(table)[inside]
         relation = torch.arange(9).expand_as(table)[inside]
-        return RelationEdges(
-            receiver, table[inside], relation, self.num_nodes, 9, self.num_sources
-        )
+        return RelationEdges(receiver, table[inside], relation, self.num_nodes, 9, self.num_sources)
 
     @property
     def kind(self) -> Kind:
@@ -166,7 +164,7 @@ class Neighborhood:
             nodes: Which nodes are kept.
             sources: Which sources, where those are other nodes.
         """
-        if self.grid is not None and self._incoming is None:
+        if self.kind == "canvas" and self.grid is not None:
             below = self._below
             if below is not None and sources is not None:
                 below = below.restrict(sources)
@@ -241,7 +239,9 @@ class Stencil:
         """
         n = self.neighborhood
         weight = (self.weight if differentiable else self._bound).transpose(1, 2)
-        if n.grid is not None and n._below is None:  # the reversed edges are those of the opposite offsets
+        if (
+            n.grid is not None and n._below is None
+        ):  # the reversed edges are those of the opposite offsets
             return Stencil(n, weight.flip(0))
         return Stencil(n.reversed(), weight)
 

@@ -302,6 +302,12 @@ class TrainConfig(RunConfig):
                 "Expected 'levels' to be the channels of two levels or more, such as 8,16,27 (got "
                 f"{self.levels!r})"
             )
+        other = [name for name in _ESSAYS_CELL if getattr(self, name) != _DEFAULTS[name]]
+        if self.levels is not None and other:
+            raise ValueError(
+                f"Expected {', '.join(map(repr, other))} with the essay's cell alone (got levels="
+                f"{self.levels!r}). Use --recipe conv, or levels=None"
+            )
         if self.levels is not None and (self.warm_start or self.living_threshold is None):
             raise ValueError(
                 "Expected living pixels and no warm start with 'levels' (got living_threshold="
@@ -376,6 +382,8 @@ class TrainConfig(RunConfig):
         }  # fmt: skip
 
 
+_ESSAYS_CELL = ("channels", "hidden_channels", "update", "injection", "standardize")
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 RECIPES: dict[str, dict[str, Any]] = {
     "pyramid": {
         "levels": "8,16,27", "contraction": 0.9, "optimizer": "adamw", "lr": 0.03,

@@ -229,9 +229,7 @@ def _strategy(here: Processes) -> dict[str, Any]:
     }
 
 
-def _finish(
-    config: TrainConfig, progress: bool, write: bool
-) -> tuple[ImageClassifier, Evaluation]:
+def _finish(config: TrainConfig, progress: bool, write: bool) -> tuple[ImageClassifier, Evaluation]:
     """Fold the weights of the last epoch and evaluate them."""
     folder = Path(config.out)
     model = ImageClassifier.from_pretrained(str(folder / "model.safetensors"))

@@ -45,9 +45,7 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int
 
 
 @torch.no_grad()
-def _rollout(
-    model: ImageClassifier, data: Data, steps: int, fire_rate: float, seed: int
-) -> Tensor:
+def _rollout(model: ImageClassifier, data: Data, steps: int, fire_rate: float, seed: int) -> Tensor:
     nca = GraphNCA(model.dynamics.cell, steps, fire_rate=fire_rate, start="normal")
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     _, trajectory = nca(
