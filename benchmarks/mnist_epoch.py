@@ -8,7 +8,8 @@ used as its documentation does: a state ``[B, C, H, W]``, ``get_deq(ift=True)``,
 essay's) and with plain iteration. Every way sees the same batch in turn; an epoch is 937 times the
 median. That the three dense ways solve the same equation is checked before anything is timed.
 
-Time to 97 % of the test set at true convergence is that of ``gncadeq train mnist --recipe conv --epochs 2``.
+Time to 97 % of the test set at true convergence is that of
+``gncadeq train mnist --recipe conv --epochs 2``.
 Writes ``runs/benchmarks/mnist_epoch.json``.
 """
 

@@ -31,8 +31,8 @@ def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("cli")
     result = runner.invoke(
         app,
-        ["train", "digits", "--recipe", "conv", "--channels", "8", "--hidden", "32", "--epochs", "3",
-         "--data-root", str(place / "data"), "--out", str(place / "run")],
+        ["train", "digits", "--recipe", "conv", "--channels", "8", "--hidden", "32",
+         "--epochs", "3", "--data-root", str(place / "data"), "--out", str(place / "run")],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return place

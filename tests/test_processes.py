@@ -227,7 +227,8 @@ def test_what_processes_cannot_share_is_refused(tmp_path, monkeypatch):
 
 def command(folder: Path, *words: str) -> list[str]:
     return ["-W", "ignore", "-m", "gncadeq.cli", "train", "digits", "--recipe", "conv",
-            "--channels", "6", "--data-root", str(folder / "data"), "--out", str(folder / "run"), *words]  # fmt: skip
+            "--channels", "6", "--data-root", str(folder / "data"), "--out", str(folder / "run"),
+            *words]  # fmt: skip
 
 
 @pytest.mark.slow

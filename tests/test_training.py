@@ -12,8 +12,8 @@ import torch
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
-from gncadeq.training import TrainConfig
 from gncadeq.models import ImageClassifier
+from gncadeq.training import TrainConfig
 from gncadeq.training.run import train
 
 TINY = {"dataset": "digits", "channels": 6, "hidden_channels": 16, "train_limit": 320}

@@ -1,8 +1,8 @@
 """Cells: one local rule a file."""
 
 from gncadeq.cell import Cell
-from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.cascade import CascadeCell, Part, ReluCell, StencilDrive
+from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell

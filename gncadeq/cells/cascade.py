@@ -13,8 +13,8 @@ from torch_geometric.nn import MLP
 from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.stencil import StencilConv
 from gncadeq.check import check_count, check_type
-from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.graph.levels import Pyramid
+from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor, Step
 
 Read = int | Literal["x"]
@@ -69,7 +69,7 @@ class StencilDrive(nn.Module):
 
 
 class ReluCell(Cell):
-    r"""A cell without memory, :math:`\mathbf{z}' = \mathrm{ReLU}(\mathbf{x})`: at rest after a step.
+    r"""A cell without memory, :math:`\mathbf{z}' = \mathrm{ReLU}(\mathbf{x})`.
 
     Args:
         channels: Channels of injection and state.
@@ -209,7 +209,7 @@ class CascadeCell(Cell):
         if not parts:
             raise ValueError("Expected at least one part (got none)")
         made = [p if isinstance(p, Part) else Part(p) for p in parts]
-        self.parts = nn.ModuleList(made)
+        self.parts: Any = nn.ModuleList(made)
         self.in_channels = check_count("in_channels", in_channels, 1)
         self._reads = [self._check_reads(p, part) for p, part in enumerate(made)]
         used: dict[int, int] = {}
@@ -256,9 +256,9 @@ class CascadeCell(Cell):
         for part in self.parts:
             for module in (part.cell, part.drive):
                 if isinstance(module, nn.Sequential):
-                    for layer in module:
-                        if hasattr(layer, "reset_parameters"):
-                            layer.reset_parameters()
+                    layers: list[Any] = [m for m in module if hasattr(m, "reset_parameters")]
+                    for layer in layers:
+                        layer.reset_parameters()
                 elif module is not None:
                     module.reset_parameters()
 
@@ -268,16 +268,13 @@ class CascadeCell(Cell):
         if self.levels == 1:
             levels = [_Level(x, None, edge_index, edge_attr)]
         else:
-            if not isinstance(edge_index, Pyramid):
-                if not isinstance(edge_index, Tensor):
-                    raise TypeError("Expected edge indices or a Pyramid (got a neighborhood)")
-                edge_index = Pyramid(edge_index, edge_attr, x.size(0))
-            if len(edge_index.levels) != self.levels:
+            pyramid = Pyramid.of(edge_index, edge_attr, x.size(0))
+            if len(pyramid.levels) != self.levels:
                 raise ValueError(
-                    f"Expected a pyramid of {self.levels} levels (got {len(edge_index.levels)}). "
+                    f"Expected a pyramid of {self.levels} levels (got {len(pyramid.levels)}). "
                     f"Use ImageToGraph(levels={self.levels})"
                 )
-            levels = [_Level(x[v.rows], v.rows, v.within, None, v.up) for v in edge_index.levels]
+            levels = [_Level(x[v.rows], v.rows, v.within, None, v.up) for v in pyramid.levels]
         stages = [
             _stage(part, reads, self._level(reads[0]), channels, levels)
             for part, reads, channels in zip(self.parts, self._reads, self._channels, strict=True)
@@ -322,6 +319,3 @@ def _stage(
         step = driven([])
         return Stage(part.cell, level.rows, channels, lambda states: step)
     return Stage(part.cell, level.rows, channels, driven)
-
-
-__all__ = ["CascadeCell", "CascadeStep", "Part", "ReluCell", "Stage", "StencilDrive"]

@@ -99,8 +99,9 @@ class ConvCell(Cell):
         & \text{residual, the essay's}
         \end{cases}
 
-    (or with ReLU in the place of tanh). At a fixed point of the residual form :math:`\mathbf{K} * [\mathbf{x} \Vert \mathbf{z}] = 0`:
-    the tanh shapes the path, the equilibrium solves a linear system.
+    or with ReLU in the place of tanh. At a fixed point of the residual form
+    :math:`\mathbf{K} * [\mathbf{x} \Vert \mathbf{z}] = 0`: the tanh shapes the path, the
+    equilibrium solves a linear system.
 
     With ``contraction`` :math:`\kappa`, the state's stencil is
 

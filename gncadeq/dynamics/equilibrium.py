@@ -354,8 +354,8 @@ class GraphDEQ(Dynamics):
             # A graph that returned NaN has no gradient, and must not poison that of others.
             nodes, rest = partition.restrict(~broken)
             part = graph.restrict(nodes)
-            step = _prepare(self.cell, part, frozen)
-            kept, _ = solve_parts(step, z0[nodes], rest, self.core, inputs, gates, frozen)
+            again: Any = _prepare(self.cell, part, frozen)
+            kept, _ = solve_parts(again, z0[nodes], rest, self.core, inputs, gates, frozen)
             z = solution.state.index_copy(0, nodes, kept)
         solution.report(self.on_failure)
         return z, solution

@@ -100,6 +100,3 @@ def _together(
         torch.stack([s.num_evaluations for s in solutions]).sum(0) + 1,
         back[worst], core.f_tol,
     )  # fmt: skip
-
-
-__all__ = ["solve_parts"]

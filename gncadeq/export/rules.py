@@ -111,16 +111,18 @@ class _Conv(Rule):
 
     def __init__(self, cell: ConvCell) -> None:
         super().__init__(cell)
-        self.keep(weight_z=cell.state_weight(), bias=cell.bias)
+        bias = cell.state_weight().new_zeros(cell.channels) if cell.bias is None else cell.bias
+        self.keep(weight_z=cell.state_weight(), bias=bias)
         if cell.weight_x is not None:
             self.keep(weight_x=cell.weight_x)
         self.superposed, self.residual = cell.weight_x is not None, cell.update == "residual"
+        self.activation = cell.activation
 
     def forward(self, graph: Graph, x: Tensor, edge_attr: OptTensor, scale: OptTensor) -> Step:
         assert edge_attr is not None
         drive = PlainStencil(graph, edge_attr, self.weight_x)(x) if self.superposed else x  # type: ignore[arg-type]
         stencil: Any = PlainStencil(graph, edge_attr, self.weight_z)
-        return ConvStep(stencil, drive + self.bias, self.residual)
+        return ConvStep(stencil, drive + self.bias, self.residual, self.activation)
 
     def example(self, edges: tuple[int, ...]) -> Tensor:
         return torch.arange(edges[0]).view(-1, *[1] * (len(edges) - 1)).expand(edges).clone() % (

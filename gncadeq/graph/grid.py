@@ -106,6 +106,3 @@ def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.de
         return table
     outside = ~inside.reshape(h * w, k * k).repeat(n // (h * w), 1)
     return table.masked_fill(outside, -1)
-
-
-__all__ = ["GridShape", "detect_grid"]

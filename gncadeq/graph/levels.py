@@ -85,6 +85,21 @@ class Pyramid(Neighborhood):
         self._ends = source, target
 
     @classmethod
+    def of(cls, edge_index: Tensor | Neighborhood, relation: Tensor | None, size: int) -> Pyramid:
+        """The pyramids of edges, or those that are prepared already.
+
+        Raises:
+            TypeError: If it is a neighbourhood of one level.
+        """
+        if isinstance(edge_index, Tensor):
+            return cls(edge_index, relation, size)
+        if not isinstance(edge_index, Pyramid):
+            raise TypeError(
+                "Expected edge indices or a Pyramid for several levels (got a neighborhood)"
+            )
+        return edge_index
+
+    @classmethod
     def of_grids(cls, grids: Sequence[GridShape], rows: Sequence[Tensor]) -> Pyramid:
         """Pyramids of pixels, whose edges are never written down.
 
@@ -127,7 +142,7 @@ class Pyramid(Neighborhood):
         order = (target * 2 * UP + relation).argsort()
         return torch.stack([source[order], target[order]]), relation[order]
 
-    def restrict(self, nodes: Tensor) -> Pyramid:
+    def restrict(self, nodes: Tensor, sources: Tensor | None = None) -> Pyramid:
         """The pyramids of ``nodes``, the ascending indices of whole graphs."""
         keep = torch.zeros(self.num_nodes, dtype=torch.bool, device=nodes.device)
         keep[nodes] = True
@@ -177,6 +192,3 @@ def node_levels(edge_index: Tensor, relation: Tensor, num_nodes: int) -> Tensor:
         "Expected relations 9 to 17 from each level of a pyramid to the next (got a circle of "
         "them). ImageToGraph(levels=...) writes them"
     )
-
-
-__all__ = ["UP", "Level", "Pyramid", "node_levels"]

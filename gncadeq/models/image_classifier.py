@@ -95,6 +95,3 @@ class ImageClassifier(Classifier):
         from gncadeq.files.weights import save_pretrained
 
         save_pretrained(self, path, card)
-
-
-__all__ = ["ImageClassifier"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gncadeq.cell import check_graph
 from gncadeq.cells.conv import ConvCell

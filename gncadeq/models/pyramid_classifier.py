@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from gncadeq.cells.cascade import CascadeCell, Part, ReluCell, StencilDrive
 from gncadeq.cells.conv import ConvCell
 from gncadeq.check import check_count, check_options
 from gncadeq.dynamics import GraphDEQ, GraphNCA
-from gncadeq.graph.levels import Pyramid, node_levels
+from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.partition import Partition
 from gncadeq.models.image_classifier import ImageClassifier
 from gncadeq.transforms import ImageToGraph
@@ -89,7 +90,7 @@ class PyramidClassifier(ImageClassifier):
         self.in_channels, self.card = in_channels, {}
         self.to_graph = ImageToGraph(**transform)
         parts = [Part(ReluCell(channels[0]), StencilDrive(in_channels, channels[0], norm), ["x"])]
-        for level, (below, here) in enumerate(zip(channels[:-1], channels[1:], strict=True), 1):
+        for level, (below, here) in enumerate(pairwise(channels), 1):
             cell = ConvCell(
                 here, here, injection="additive", contraction=contraction, scale_spread=0.0,
                 activation="relu", bias=False,
@@ -113,21 +114,16 @@ class PyramidClassifier(ImageClassifier):
     ) -> tuple[Tensor, Adj, OptTensor]:
         """Prepare the levels; see :class:`gncadeq.models.classifier.Classifier`."""
         check_graph(x, edge_index, self.in_channels)
-        if not isinstance(edge_index, Pyramid):
-            edge_index = Pyramid(edge_index, edge_attr, x.size(0))
-        ground = edge_index.levels[0]
+        pyramid = Pyramid.of(edge_index, edge_attr, x.size(0))
+        ground = pyramid.levels[0]
         self.check_inputs(x[ground.rows], ground.within)
-        return x, edge_index, None
+        return x, pyramid, None
 
     def pool(
         self, z: Tensor, partition: Partition, edge_index: Adj, edge_attr: OptTensor = None
     ) -> Tensor:
         """Mean and maximum over the nodes of the top level, ``[num_graphs, 2 channels]``."""
-        if isinstance(edge_index, Pyramid):
-            rows = edge_index.levels[-1].rows
-        else:
-            level = node_levels(edge_index, edge_attr, z.size(0))
-            rows = (level == len(self.config["channels"]) - 1).nonzero().flatten()
+        rows = Pyramid.of(edge_index, edge_attr, z.size(0)).levels[-1].rows
         top, graph = z[rows, : self.readout.channels], partition.batch[rows]
         mean = Partition(graph, rows.numel(), partition.num_graphs).mean(top)
         peak = top.new_zeros(partition.num_graphs, top.size(1))
@@ -136,7 +132,8 @@ class PyramidClassifier(ImageClassifier):
 
     def fold(self) -> None:
         """Move the drives' normalisations into their stencils; eval outputs stay the same."""
-        for part in self.dynamics.cell.parts:
+        cell: Any = self.dynamics.cell
+        for part in cell.parts:
             part.drive.fold()
         self.config["norm"] = False
 
@@ -162,6 +159,3 @@ class PeakReadout(nn.Module):
         """Logits ``[num_graphs, out_channels]``."""
         out: Tensor = self.lin(pooled)
         return out
-
-
-__all__ = ["PeakReadout", "PyramidClassifier"]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceWarning
-from gncadeq.models.inputs import distance
 from gncadeq.models import ImageClassifier
+from gncadeq.models.inputs import distance
 from gncadeq.transforms.digits import stroke_width
 
 _DRAWN = ("mnist", "kmnist", "digits")  # datasets of ink on paper

@@ -58,6 +58,3 @@ def pixel_places(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         place = torch.stack([pixel % grid.width, pixel // grid.width], 1)
         pos[part.rows], level[part.rows] = place.float() * 2**number, number
     return pos, level
-
-
-__all__ = ["pixel_places", "pixel_pyramids"]
