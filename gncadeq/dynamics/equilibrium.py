@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args, overload
+from typing import Any, get_args
 
 import torch
 import torchdeq
@@ -178,77 +178,15 @@ class GraphDEQ(Dynamics):
     compact = _of_core("compact", "Whether converged graphs leave the batch.")
     atol = _of_core("atol", "The absolute residual at which a graph has converged as well.")
 
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = ...,
-        batch: OptTensor = ...,
-        *,
-        z0: OptTensor = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        trace: bool = ...,
-        return_solution: Literal[False] = ...,
-        **context: OptTensor,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = ...,
-        batch: OptTensor = ...,
-        *,
-        z0: OptTensor = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        trace: bool = ...,
-        return_solution: Literal[True],
-        **context: OptTensor,
-    ) -> tuple[Tensor, Solution]: ...
-
-    @overload
-    def forward(
-        self,
-        x: Mapping[str, Tensor],
-        edge_index: Tensor | Mapping[EdgeType, Tensor],
-        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
-        batch: OptTensor | Mapping[str, Tensor] = ...,
-        *,
-        z0: Mapping[str, Tensor] | None = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        trace: bool = ...,
-        return_solution: Literal[False] = ...,
-    ) -> dict[str, Tensor]: ...
-
-    @overload
-    def forward(
-        self,
-        x: Mapping[str, Tensor],
-        edge_index: Tensor | Mapping[EdgeType, Tensor],
-        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
-        batch: OptTensor | Mapping[str, Tensor] = ...,
-        *,
-        z0: Mapping[str, Tensor] | None = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        trace: bool = ...,
-        return_solution: Literal[True],
-    ) -> tuple[dict[str, Tensor], Solution]: ...
-
     @torch.compiler.disable(reason=_NO_GRAPH)  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
         self,
-        x: Any,
-        edge_index: Any = None,
-        edge_attr: Any = None,
-        batch: Any = None,
+        x: Tensor | Mapping[str, Tensor],
+        edge_index: Adj | Mapping[EdgeType, Tensor] | None = None,
+        edge_attr: OptTensor | Mapping[EdgeType, Tensor] = None,
+        batch: OptTensor | Mapping[str, Tensor] = None,
         *,
-        z0: Any = None,
+        z0: OptTensor | Mapping[str, Tensor] = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from gncadeq.cell import Cell
 from gncadeq.choices import Criterion
+from gncadeq.dynamics.solution import Solution
 from gncadeq.dynamics.start import Start, reset_start
 
 
@@ -19,6 +20,32 @@ class Dynamics(nn.Module):
     start: Start
     tol: float
     criterion: Criterion
+
+    if TYPE_CHECKING:  # a call returns the state, and what was asked for beyond it
+
+        @overload
+        def __call__(
+            self, x: Tensor, *args: Any, return_trajectory: Literal[False] = False,
+            return_solution: Literal[False] = False, **options: Any,
+        ) -> Tensor: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, x: Mapping[str, Tensor], *args: Any, return_trajectory: Literal[False] = False,
+            return_solution: Literal[False] = False, **options: Any,
+        ) -> dict[str, Tensor]: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, x: Tensor, *args: Any, return_trajectory: Literal[False] = False,
+            return_solution: Literal[True], **options: Any,
+        ) -> tuple[Tensor, Solution]: ...  # fmt: skip
+        @overload
+        def __call__(
+            self, x: Mapping[str, Tensor], *args: Any, return_trajectory: Literal[False] = False,
+            return_solution: Literal[True], **options: Any,
+        ) -> tuple[dict[str, Tensor], Solution]: ...  # fmt: skip
+        @overload
+        def __call__(self, *args: Any, **options: Any) -> Any: ...
+        def __call__(self, *args: Any, **options: Any) -> Any: ...  # noqa: D102
 
     @classmethod
     def from_conv(

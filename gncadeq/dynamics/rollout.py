@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isqrt
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -97,64 +97,14 @@ class GraphNCA(Dynamics):
         )  # fmt: skip
         self.criterion: Criterion = criterion
 
-    @overload
-    def forward(
-        self,
-        x: Tensor,
-        edge_index: Adj,
-        edge_attr: OptTensor = ...,
-        batch: OptTensor = ...,
-        *,
-        z0: OptTensor = ...,
-        steps: int | None = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        return_trajectory: Literal[False] = ...,
-        return_solution: Literal[False] = ...,
-        **context: OptTensor,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        x: Mapping[str, Tensor],
-        edge_index: Tensor | Mapping[EdgeType, Tensor],
-        edge_attr: Mapping[EdgeType, Tensor] | None = ...,
-        batch: OptTensor | Mapping[str, Tensor] = ...,
-        *,
-        z0: Mapping[str, Tensor] | None = ...,
-        steps: int | None = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        return_trajectory: Literal[False] = ...,
-        return_solution: Literal[False] = ...,
-    ) -> dict[str, Tensor]: ...
-
-    @overload
     def forward(
         self,
         x: Tensor | Mapping[str, Tensor],
-        edge_index: Adj | Mapping[EdgeType, Tensor],
-        edge_attr: OptTensor | Mapping[EdgeType, Tensor] = ...,
-        batch: OptTensor | Mapping[str, Tensor] = ...,
+        edge_index: Adj | Mapping[EdgeType, Tensor] | None = None,
+        edge_attr: OptTensor | Mapping[EdgeType, Tensor] = None,
+        batch: OptTensor | Mapping[str, Tensor] = None,
         *,
-        z0: OptTensor | Mapping[str, Tensor] = ...,
-        steps: int | None = ...,
-        batch_size: int | None = ...,
-        generator: torch.Generator | None = ...,
-        return_trajectory: bool = ...,
-        return_solution: bool = ...,
-        **context: OptTensor,
-    ) -> Any: ...
-
-    def forward(
-        self,
-        x: Any,
-        edge_index: Any = None,
-        edge_attr: Any = None,
-        batch: Any = None,
-        *,
-        z0: Any = None,
+        z0: OptTensor | Mapping[str, Tensor] = None,
         steps: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
