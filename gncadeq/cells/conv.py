@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,23 +22,20 @@ from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection, Update
 from gncadeq.graph.neighborhood import Stencil, recorded
+from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 StencilActivation = Literal["tanh", "relu"]
 
 
-class ConvStep:
+@dataclass(eq=False)
+class ConvStep(Restrictable):
     """One step of a :class:`ConvCell` with graph and injection bound."""
 
-    def __init__(
-        self,
-        stencil: Stencil,
-        drive: Tensor,
-        residual: bool,
-        activation: StencilActivation = "tanh",
-    ) -> None:
-        self.stencil, self.drive, self.residual = stencil, drive, residual
-        self.activation: StencilActivation = activation
+    stencil: Stencil
+    drive: Tensor
+    residual: bool
+    activation: StencilActivation = "tanh"
 
     @property
     def kind(self) -> str:
@@ -62,26 +60,20 @@ class ConvStep:
         slope = (fz > 0).to(fz.dtype) if self.activation == "relu" else 1 - update.square()
         return ConvAdjoint(self.stencil.transposed(False), slope, self.residual)
 
-    def restrict(self, nodes: Tensor) -> ConvStep:
-        """The same step on ``nodes``, the ascending indices of whole graphs."""
-        stencil, drive = self.stencil.restrict(nodes), self.drive[nodes]
-        return ConvStep(stencil, drive, self.residual, self.activation)
 
-
-class ConvAdjoint:
+@dataclass(eq=False)
+class ConvAdjoint(Restrictable):
     """The transposed Jacobian of a :class:`ConvStep` at a state."""
 
-    def __init__(self, stencil: Stencil, slope: Tensor, residual: bool) -> None:
-        self.stencil, self.slope, self.residual = stencil, slope, residual
+    stencil: Stencil
+    slope: Tensor
+    residual: bool
+    per_node = ("slope",)
 
     def __call__(self, u: Tensor) -> Tensor:
         """Multiply ``u`` ``[num_nodes, channels]``."""
         product = self.stencil(self.slope * u)
         return u + product if self.residual else product
-
-    def restrict(self, nodes: Tensor) -> ConvAdjoint:
-        """The same on ``nodes``, the ascending indices of whole graphs."""
-        return ConvAdjoint(self.stencil.restrict(nodes), self.slope[nodes], self.residual)
 
 
 class ConvCell(Cell):

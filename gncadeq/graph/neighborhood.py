@@ -170,16 +170,10 @@ class Neighborhood:
                 below = below.restrict(sources)
             return Neighborhood.of_pixels(self.grid.restrict(nodes), below)
         new = object.__new__(Neighborhood)
-        from_ = nodes if sources is None else sources
-        new.num_nodes, new.num_sources = nodes.numel(), from_.numel()
+        new.num_nodes = nodes.numel()
+        new.num_sources = new.num_nodes if sources is None else sources.numel()
         new.num_relations, new._below = self.num_relations, None
-        e, keep = self.incoming, _mask(nodes, self.num_nodes)
-        edges = keep[e.receiver]
-        receiver = (keep.cumsum(0) - 1)[e.receiver[edges]]
-        sender = (_mask(from_, self.num_sources).cumsum(0) - 1)[e.sender[edges]]
-        new._incoming = RelationEdges(
-            receiver, sender, e.relation[edges], new.num_nodes, self.num_relations, new.num_sources
-        )
+        new._incoming, _ = self.incoming.cut(nodes, sources)
         new.grid = None if self.grid is None else self.grid.restrict(nodes)
         return new
 
@@ -204,8 +198,8 @@ class Stencil:
                 f"Expected a weight for {neighborhood.num_relations} relations (got {r})"
             )
         self.neighborhood, self.weight = neighborhood, weight
-        # What is solved with is a copy: whoever changes a parameter before the backward pass must
-        # not change the equation.
+        # Solve with a snapshot of the weights, so that in-place updates before backward() cannot
+        # change the equation.
         self._bound = weight.detach().clone()
         if neighborhood.grid is not None:
             k = isqrt(r)
@@ -260,12 +254,6 @@ class Stencil:
         new.__dict__.update(self.__dict__)
         new.neighborhood = self.neighborhood.restrict(nodes)
         return new
-
-
-def _mask(index: Tensor, size: int) -> Tensor:
-    mask = torch.zeros(size, dtype=torch.bool, device=index.device)
-    mask[index] = True
-    return mask
 
 
 def transforms_active() -> bool:
