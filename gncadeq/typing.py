@@ -64,6 +64,28 @@ class PartialStep(Protocol):
 
 
 @runtime_checkable
+class OrderedStep(Protocol):
+    """A step along an acyclic graph, which is solved by substitution, and its gradient, too."""
+
+    @property
+    def depth(self) -> Tensor:
+        """``[num_nodes]``, after how many steps each node is at rest."""
+        ...
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Return the next state."""
+        ...
+
+    def substitute(self) -> Tensor:
+        """Return the equilibrium."""
+        ...
+
+    def substitute_adjoint(self, z: Tensor, cotangent: Tensor) -> Tensor:
+        """Return the solution of ``u = v + J(z)ᵀ u``, given the equilibrium and ``v``."""
+        ...
+
+
+@runtime_checkable
 class StagedStep(Protocol):
     """A step whose state is parts in an order, of which each reads itself and earlier ones."""
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch_geometric.data import Batch
 
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status
-from gncadeq.cells import ReluCell, StencilDrive
+from gncadeq.cells import FeedForwardCell, StencilDrive
 from gncadeq.graph.levels import Pyramid
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, PyramidClassifier
 from gncadeq.testing import (
@@ -31,7 +31,7 @@ def pyramid_cascade(norm=False):
     relu = {"injection": "additive", "contraction": 0.8, "scale_spread": 0.0, "activation": "relu"}
     return CascadeCell(
         [
-            Part(ReluCell(3), StencilDrive(1, 3, norm), ["x"]),
+            Part(FeedForwardCell(3), StencilDrive(1, 3, norm), ["x"]),
             Part(ConvCell(4, 4, bias=False, **relu), StencilDrive(3, 4, norm), [0], level=1),
             Part(ConvCell(5, 5, bias=False, **relu), StencilDrive(4, 5, norm), [1], level=2),
         ],
@@ -154,7 +154,7 @@ def test_a_full_pyramid_is_strided_convolution():
     to_graph = ImageToGraph(levels=2)
     drive = StencilDrive(1, 3, norm=False).double()
     cell = CascadeCell(
-        [Part(ReluCell(1), reads=["x"]), Part(ReluCell(3), drive, [0], level=1)], in_channels=1
+        [Part(FeedForwardCell(1), reads=["x"]), Part(FeedForwardCell(3), drive, [0], level=1)], in_channels=1
     ).double()
     data = to_graph(picture)
     z = GraphDEQ(cell)(*arguments(data))[data.level == 1]

@@ -1,7 +1,7 @@
 """Cells: one local rule a file."""
 
 from gncadeq.cell import Cell
-from gncadeq.cells.cascade import CascadeCell, Part, ReluCell, StencilDrive
+from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part, StencilDrive
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
@@ -26,6 +26,7 @@ from gncadeq.cells.stencil import (
     stencil_norm,
     stencil_to_conv2d,
 )
+from gncadeq.cells.sweep import SweepCell
 from gncadeq.cells.totalistic import TotalisticCell
 from gncadeq.cells.typed import TypedCell
 from gncadeq.graph.adjacency import WeightedAdjacency
@@ -36,6 +37,7 @@ __all__ = [
     "Cell",
     "ConvCell",
     "EquivariantCell",
+    "FeedForwardCell",
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
@@ -48,10 +50,10 @@ __all__ = [
     "Perception",
     "PropagationCell",
     "RelationCell",
-    "ReluCell",
     "ScaledConvCell",
     "StencilConv",
     "StencilDrive",
+    "SweepCell",
     "TotalisticCell",
     "TypedCell",
     "WeightedAdjacency",

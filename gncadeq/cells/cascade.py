@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
 from gncadeq.cell import Cell, check_graph
+from gncadeq.cells.relation import Activation
 from gncadeq.cells.stencil import StencilConv
-from gncadeq.check import check_count, check_type
+from gncadeq.check import check_choice, check_count, check_type
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor, Step
@@ -68,16 +69,18 @@ class StencilDrive(nn.Module):
         self.norm = nn.Identity()
 
 
-class ReluCell(Cell):
-    r"""A cell without memory, :math:`\mathbf{z}' = \mathrm{ReLU}(\mathbf{x})`.
+class FeedForwardCell(Cell):
+    r"""A cell without memory, :math:`\mathbf{z}' = \phi(\mathbf{x})`.
 
     Args:
         channels: Channels of injection and state.
+        activation: :math:`\phi`: ``"relu"``, ``"tanh"`` or ``"identity"``.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: Activation = "relu") -> None:
         super().__init__()
         self.channels = self.in_channels = check_count("channels", channels, 1)
+        self.activation: Activation = check_choice("activation", activation, get_args(Activation))
 
     def reset_parameters(self) -> None:
         """There are none."""
@@ -88,8 +91,12 @@ class ReluCell(Cell):
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
         """Bind the injection; see :class:`Cell`."""
-        out = x.relu()
+        out = x if self.activation == "identity" else getattr(x, self.activation)()
         return lambda z: out
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        return f"{self.channels}, activation={self.activation!r}"
 
 
 class Part(nn.Module):

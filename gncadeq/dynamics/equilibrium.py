@@ -28,7 +28,7 @@ from gncadeq.dynamics.torchdeq_bridge import PREFIX
 from gncadeq.graph.layout import FlatGraph, device_of
 from gncadeq.graph.neighborhood import transforms_active
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import Adj, EdgeType, OptTensor, StagedStep, Step
+from gncadeq.typing import Adj, EdgeType, OptTensor, OrderedStep, StagedStep, Step
 
 _HALF = (torch.float16, torch.bfloat16)
 _NO_GRAPH = (
@@ -416,7 +416,8 @@ def _prepare(cell: Cell, graph: FlatGraph, frozen: Frozen | None) -> Step:
         return cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
     with frozen.evaluation(graph.x.device, stream=1):
         step = cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
-    return step if isinstance(step, StagedStep) else frozen.step(step)
+    # These draw when they are bound, and are bound once for a solve.
+    return step if isinstance(step, StagedStep | OrderedStep) else frozen.step(step)
 
 
 __all__ = ["GraphDEQ"]

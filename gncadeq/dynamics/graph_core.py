@@ -26,6 +26,7 @@ from torchdeq.utils.layer_utils import deq_decorator
 from gncadeq.check import check_count, check_flag, check_number
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
+from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import check_criterion
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver
@@ -37,7 +38,7 @@ from gncadeq.dynamics.torchdeq_bridge import (
     solver_stat,
 )
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import RestrictableStep, Step
+from gncadeq.typing import OrderedStep, RestrictableStep, Step
 
 _PICARD = ("fixed_point_iter", "simple_fixed_point_iter")  # TorchDEQ's names of plain steps
 OWN_OPTIONS = ("criterion", "atol", "check_every", "compact", "on_failure", "solver_options")
@@ -176,6 +177,8 @@ class GraphCore(DEQBase):  # type: ignore[misc]
             changes: Arguments of :meth:`GraphSolver.solve` that differ from the core's.
         """
         solver: GraphSolver = self.f_solver
+        if isinstance(step, OrderedStep) and solver.name == "auto":
+            return substituted(step, partition, self.f_tol)
         settings = {
             "tol": self.f_tol, "atol": self.atol, "criterion": self.criterion,
             "max_steps": self.max_steps, "check_every": self.check_every, "compact": self.compact,

@@ -27,7 +27,7 @@ from gncadeq.choices import Criterion
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.solution import OnFailure, Solution
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import AdjointStep, RestrictableStep, Step
+from gncadeq.typing import AdjointStep, OrderedStep, RestrictableStep, Step
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -138,7 +138,7 @@ def implicit(
     if not inputs and not step(z).requires_grad:
         return z
     # Only automatic differentiation needs to know how F depends on the state.
-    h = z.detach().requires_grad_(not isinstance(step, AdjointStep))
+    h = z.detach().requires_grad_(not isinstance(step, AdjointStep | OrderedStep))
     fh = step(h)
     if not fh.requires_grad:
         return z
@@ -222,6 +222,8 @@ class _Equation:
 
     def adjoint(self, cotangent: Tensor) -> Tensor:
         """Solve ``u = v + Jᵀ u``."""
+        if isinstance(self.step, OrderedStep):
+            return self.step.substitute_adjoint(self.h.detach(), cotangent)
         if isinstance(self.step, AdjointStep):
             with torch.no_grad():
                 product = self.step.adjoint(self.h.detach(), self.fh.detach())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cell import check_graph
-from gncadeq.cells.cascade import CascadeCell, Part, ReluCell, StencilDrive
+from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part, StencilDrive
 from gncadeq.cells.conv import ConvCell
 from gncadeq.check import check_count, check_options
 from gncadeq.dynamics import GraphDEQ, GraphNCA
@@ -89,7 +89,9 @@ class PyramidClassifier(ImageClassifier):
         }  # fmt: skip
         self.in_channels, self.card = in_channels, {}
         self.to_graph = ImageToGraph(**transform)
-        parts = [Part(ReluCell(channels[0]), StencilDrive(in_channels, channels[0], norm), ["x"])]
+        parts = [
+            Part(FeedForwardCell(channels[0]), StencilDrive(in_channels, channels[0], norm), ["x"])
+        ]
         for level, (below, here) in enumerate(pairwise(channels), 1):
             cell = ConvCell(
                 here, here, injection="additive", contraction=contraction, scale_spread=0.0,

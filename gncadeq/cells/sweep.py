@@ -1,0 +1,258 @@
+"""Sweeps: rules that read along the directed edges of an acyclic graph, with weights of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gncadeq.cell import Cell, check_graph
+from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.choices import Injection
+from gncadeq.graph.neighborhood import check_edge_index
+from gncadeq.graph.order import Layers
+from gncadeq.typing import Adj, OptTensor
+
+SweepInit = Literal["orthogonal", "identity"]
+
+
+@dataclass
+class _Group:
+    """The edges along which a group of channels reads, in the order of their targets' layers."""
+
+    layers: Layers
+    source: Tensor
+    target: Tensor
+    weight: Tensor  # [num_edges, num_kernels]
+
+    def sense(self, z: Tensor) -> Tensor:
+        """What each node reads, ``[num_nodes, num_kernels * channels]``."""
+        sent = self.weight.to(z.dtype).unsqueeze(2) * z[self.source].unsqueeze(1)
+        out = z.new_zeros(z.size(0), *sent.shape[1:]).index_add(0, self.target, sent)
+        return out.flatten(1)
+
+
+class SweepStep:
+    """One step of a :class:`SweepCell` with graph and injection bound.
+
+    Args:
+        groups: Where each group of channels reads.
+        weight: ``[num_groups, num_kernels, channels, channels]``.
+        drive: ``[num_nodes, num_groups * channels]``.
+    """
+
+    def __init__(self, groups: list[_Group], weight: Tensor, drive: Tensor) -> None:
+        self.groups, self.weight, self.drive = groups, weight, drive
+        # A snapshot, so that in-place updates before backward() cannot change the equation.
+        self._bound = weight.detach().clone()
+
+    @property
+    def depth(self) -> Tensor:
+        """``[num_nodes]``, after how many steps each node is at rest."""
+        return torch.stack([group.layers.layer for group in self.groups]).amax(0) + 1
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        # tanh(Σ_k W_kᵀ Σ_j a^k_ij z_j + d_i)  group by group
+        parts = zip(self.groups, self.weight, z.chunk(len(self.groups), 1), strict=True)
+        sensed = [group.sense(own) @ weight.flatten(0, 1) for group, weight, own in parts]
+        return (torch.cat(sensed, 1) + self.drive).tanh()
+
+    @torch.no_grad()
+    def substitute(self) -> Tensor:
+        """The equilibrium, layer by layer: every edge is used once."""
+        drives = self.drive.detach().chunk(len(self.groups), 1)
+        states = []
+        for group, weight, drive in zip(self.groups, self._bound, drives, strict=True):
+            weight, z = weight.flatten(0, 1), torch.empty_like(drive)
+            edge_weight = group.weight.to(z.dtype).unsqueeze(2)
+            for nodes, edges, place in group.layers:
+                y = drive[nodes]
+                if edges.stop > edges.start:
+                    sent = edge_weight[edges] * z[group.source[edges]].unsqueeze(1)
+                    read = sent.new_zeros(nodes.numel(), *sent.shape[1:]).index_add(0, place, sent)
+                    y = torch.addmm(y, read.flatten(1), weight)
+                z[nodes] = y.tanh_()
+            states.append(z)
+        return torch.cat(states, 1)
+
+    @torch.no_grad()
+    def substitute_adjoint(self, z: Tensor, cotangent: Tensor) -> Tensor:
+        """The solution of ``u = v + Jᵀ u`` at the equilibrium ``z``, from the last layer back."""
+        found = []
+        size = len(self.groups)
+        for group, weight, own, v in zip(
+            self.groups, self._bound, z.chunk(size, 1), cotangent.chunk(size, 1), strict=True
+        ):
+            kernels, channels, _ = weight.shape
+            weight, u = weight.flatten(0, 1), v.clone()
+            slope = 1 - own.square()
+            edge_weight = group.weight.to(z.dtype).unsqueeze(2)
+            for k in reversed(range(len(group.layers))):
+                nodes, edges, place = group.layers[k]
+                if edges.stop > edges.start:
+                    back = ((u[nodes] * slope[nodes]) @ weight.t()).view(-1, kernels, channels)
+                    sent = (back[place] * edge_weight[edges]).sum(1)
+                    u.index_add_(0, group.source[edges], sent)
+            found.append(u)
+        return torch.cat(found, 1)
+
+
+class SweepCell(Cell):
+    r"""A rule that reads along acyclic edges: one equilibrium whatever its weights.
+
+    .. math::
+        \mathbf{z}_{p,i}' = \tanh \Big( \sum_k \mathbf{W}_{p,k}^\top \sum_{e = (j \to i)}
+        a_{e}^{p,k} \, \mathbf{z}_{p,j} + \mathbf{U}_p \mathbf{x}_i + \mathbf{b}_p \Big)
+
+    Each group :math:`p` of channels reads along the edges of which its own weights are not zero.
+    If these have no cycle, the Jacobian of a step is nilpotent: from every start and in every
+    order of updates, the state is exactly at rest after as many steps as the longest path has
+    nodes. Nothing bounds the matrices, so signals need not fade on their way. The four groups of
+    :class:`gncadeq.transforms.Sweeps` read from the four diagonal directions of a grid, as the
+    2-D recurrences of `Graves et al. 2007 <https://arxiv.org/abs/0705.2011>`_ do; with one group
+    on a directed acyclic graph it is a recurrence along the graph.
+
+    :class:`gncadeq.GraphDEQ` solves it by substitution, layer after layer, and its gradient by
+    substitution back.
+
+    Args:
+        in_channels: Channels of the injection ``x``.
+        channels: Channels of a group; the state has ``groups`` times as many.
+        groups: Number of groups.
+        kernels: Number of weights that each edge has for a group, ``edge_attr`` being
+            ``[num_edges, groups * kernels]``, group by group; without ``edge_attr`` all are one.
+        injection: ``"superposed"`` learns :math:`\mathbf{U}`; ``"additive"`` adds ``x`` itself,
+            and needs as many channels as the state has.
+        gain: Size :math:`g` of the matrices at the start.
+        init: ``"orthogonal"`` matrices times :math:`g`, those of all kernels but the first divided
+            by :math:`\sqrt{3}`; or ``"identity"``, :math:`g \mathbf{I}` and Gaussian noise of 0.05,
+            which keeps what tells signals apart over hundreds of nodes.
+        bias: Whether to add :math:`\mathbf{b}`. Without one, nodes that no signal reaches stay zero.
+        noise: Standard deviation of Gaussian noise on the drive :math:`\mathbf{U} \mathbf{x} +
+            \mathbf{b}` in training, drawn once a solve: signals are learned that survive it.
+
+    Shapes:
+        - **input:** state :math:`(|\mathcal{V}|, P C)`, injection :math:`(|\mathcal{V}|, F)`, edge
+          indices :math:`(2, |\mathcal{E}|)`, edge weights :math:`(|\mathcal{E}|, P K)`
+        - **output:** state :math:`(|\mathcal{V}|, P C)`
+
+    Raises:
+        ValueError: If an argument is out of range, or the edges of a group have a cycle.
+
+    Example:
+        >>> from gncadeq import GraphDEQ
+        >>> chain = torch.tensor([[0, 1, 2], [1, 2, 3]])
+        >>> deq = GraphDEQ(SweepCell(2, channels=8, init="identity", gain=2.0))
+        >>> z, solution = deq(torch.rand(4, 2), chain, return_solution=True)
+        >>> z.shape, float(solution.residual), int(solution.num_steps)
+        (torch.Size([4, 8]), 0.0, 4)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        groups: int = 1,
+        kernels: int = 1,
+        injection: Injection = "superposed",
+        gain: float = 1.0,
+        init: SweepInit = "orthogonal",
+        bias: bool = True,
+        noise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_channels = check_count("in_channels", in_channels, 1)
+        self.group_channels = check_count("channels", channels, 1)
+        self.groups = check_count("groups", groups, 1)
+        self.kernels = check_count("kernels", kernels, 1)
+        self.channels = groups * channels
+        self.gain = check_number("gain", gain, above=0.0)
+        self.init: SweepInit = check_choice("init", init, get_args(SweepInit))
+        self.noise = check_number("noise", noise, least=0.0)
+        self.injection: Injection = check_choice("injection", injection, get_args(Injection))
+        if injection == "additive" and in_channels != self.channels:
+            raise ValueError(
+                "Expected 'in_channels' equal to 'groups' times 'channels' with "
+                f"injection='additive' (got {in_channels} and {self.channels})"
+            )
+        self.weight = nn.Parameter(torch.empty(groups, kernels, channels, channels))
+        superposed = injection == "superposed"
+        self.weight_x = (
+            nn.Parameter(torch.empty(in_channels, self.channels)) if superposed else None
+        )
+        self.bias = nn.Parameter(torch.empty(self.channels)) if check_flag("bias", bias) else None
+        self.reset_parameters()
+
+    @property
+    def draws_randomness(self) -> bool:
+        """Whether an evaluation in training mode draws noise."""
+        return self.noise > 0.0
+
+    def reset_parameters(self) -> None:
+        """Draw fresh parameters."""
+        for group in self.weight.data:
+            for k, matrix in enumerate(group):
+                if self.init == "orthogonal":
+                    nn.init.orthogonal_(matrix, self.gain / (1.0 if k == 0 else 3.0**0.5))
+                else:
+                    nn.init.normal_(matrix, std=0.05)
+                    if k == 0:
+                        matrix += self.gain * torch.eye(matrix.size(0))
+        if self.weight_x is not None:
+            nn.init.normal_(self.weight_x)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> SweepStep:
+        """Bind graph and injection; see :class:`Cell`."""
+        check_graph(x, edge_index, self.in_channels, self.weight.dtype)
+        step: SweepStep = self.driven(x.size(0), edge_index, edge_attr)(x)
+        return step
+
+    def driven(self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None):  # type: ignore[no-untyped-def]
+        """Bind the graph; see :class:`Cell`."""
+        check_edge_index(edge_index)
+        assert isinstance(edge_index, Tensor)
+        groups = self._orient(edge_index, edge_attr, num_nodes)
+
+        def bind(x: Tensor) -> SweepStep:
+            drive = x if self.weight_x is None else x @ self.weight_x
+            drive = drive if self.bias is None else drive + self.bias
+            if self.noise and self.training:
+                drive = drive + self.noise * torch.randn_like(drive)
+            return SweepStep(groups, self.weight, drive)
+
+        return bind
+
+    def _orient(self, edge_index: Tensor, edge_attr: OptTensor, num_nodes: int) -> list[_Group]:
+        """Where each group reads.
+
+        Raises:
+            ValueError: If the weights are of another shape, or the edges of a group have a cycle.
+        """
+        width = self.groups * self.kernels
+        if edge_attr is None:
+            edge_attr = self.weight.new_ones(edge_index.size(1), width)
+        if edge_attr.shape != (edge_index.size(1), width) or not edge_attr.is_floating_point():
+            raise ValueError(
+                f"Expected weights 'edge_attr' of shape [num_edges, groups * kernels] = "
+                f"[{edge_index.size(1)}, {width}] (got {edge_attr.dtype} {list(edge_attr.shape)})"
+            )
+        found = []
+        for weight in edge_attr.view(-1, self.groups, self.kernels).unbind(1):
+            used = weight.ne(0).any(1).nonzero().flatten()
+            edges = edge_index[:, used]
+            layers = Layers(edges, num_nodes)
+            order = layers.order
+            found.append(_Group(layers, layers.source, edges[1][order], weight[used][order]))
+        return found
+
+    def extra_repr(self) -> str:
+        """The arguments, shown by ``repr``."""
+        text = f"{self.in_channels}, {self.group_channels}"
+        if self.groups > 1 or self.kernels > 1:
+            text += f", groups={self.groups}, kernels={self.kernels}"
+        return text + (f", noise={self.noise:g}" if self.noise else "")
