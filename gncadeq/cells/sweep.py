@@ -1,4 +1,4 @@
-"""Sweeps: rules that read along the directed edges of an acyclic graph, with weights of any size."""
+"""Sweeps: rules that read along acyclic edges, with weights of any size."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class SweepCell(Cell):
         init: ``"orthogonal"`` matrices times :math:`g`, those of all kernels but the first divided
             by :math:`\sqrt{3}`; or ``"identity"``, :math:`g \mathbf{I}` and Gaussian noise of 0.05,
             which keeps what tells signals apart over hundreds of nodes.
-        bias: Whether to add :math:`\mathbf{b}`. Without one, nodes that no signal reaches stay zero.
+        bias: Whether to add :math:`\mathbf{b}`; without it, nodes that no signal reaches stay zero.
         noise: Standard deviation of Gaussian noise on the drive :math:`\mathbf{U} \mathbf{x} +
             \mathbf{b}` in training, drawn once a solve: signals are learned that survive it.
 

@@ -10,6 +10,7 @@ from gncadeq.transforms.neighbors import NeighborKernels
 from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
 from gncadeq.transforms.superpixels import ImageToSuperpixels
+from gncadeq.transforms.sweeps import NonBacktracking, SurfaceSweeps, Sweeps
 
 __all__ = [
     "Coarsen",
@@ -20,8 +21,11 @@ __all__ = [
     "ImageToSuperpixels",
     "MeshToGraph",
     "NeighborKernels",
+    "NonBacktracking",
     "PixelKernels",
     "PointsToGraph",
+    "SurfaceSweeps",
+    "Sweeps",
     "graph_to_image",
     "halo",
     "partition",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import coalesce
 
-from gncadeq.graph.neighborhood import check_edge_index
+from gncadeq.check import check_number
+from gncadeq.graph.neighborhood import check_edge_index, check_range
+from gncadeq.transforms.mesh import check_mesh
+from gncadeq.transforms.surface_operators import mesh_edges, vertex_areas, vertex_normals
 
 
 class Sweeps(BaseTransform):  # type: ignore[misc]
@@ -45,8 +51,108 @@ class Sweeps(BaseTransform):  # type: ignore[misc]
         return data
 
 
+class SurfaceSweeps(BaseTransform):  # type: ignore[misc]
+    r"""Let one group of channels sweep a surface from each of some anchors.
+
+    With the length :math:`l`, a vertex can read those within :math:`2 l` in space on the same side
+    of the surface, and its neighbours on the mesh. The group of anchor :math:`p` reads those that
+    are nearer to it by :math:`l / 2` or more, by shortest ways :math:`D_p` along these edges, so
+    that its edges have no cycle, and no path more than about :math:`2 \max D_p / l` of them,
+    whatever the resolution; a vertex for which that leaves none reads all that are nearer. With
+    the vertex areas :math:`A` (a third of the faces around),
+
+    .. math::
+        w_{ij} \propto e^{-\lVert \mathbf{p}_i - \mathbf{p}_j \rVert^2 / 2 l^2} \, A_j
+        \max \big( (D_p(i) - D_p(j)) / l - 1/2, \; 10^{-3} \big) , \qquad \sum_j w_{ij} = 1 .
+
+    The four kernels are :math:`w_{ij}` and its products with the three coordinates of the offset
+    :math:`(\mathbf{p}_j - \mathbf{p}_i) / l` along the surface.
+
+    Args:
+        scale: The length :math:`l`, in the units of ``pos``; at least that of most edges.
+        anchors: The vertices that sweeps start from.
+
+    Returns (when called with a mesh):
+        ``Data`` with ``edge_index``, ``edge_attr`` ``[E, 4 P]`` for ``SweepCell(groups=P,
+        kernels=4)``, and ``x`` ``[N, P]``, a Gaussian of width :math:`l` around each anchor.
+
+    Raises:
+        ValueError: If the data are no mesh, or a vertex is out of reach of an anchor.
+
+    Example:
+        >>> from gncadeq.datasets import primitives
+        >>> SurfaceSweeps(0.6, anchors=[0])(primitives.icosphere(1)).x.shape
+        torch.Size([42, 1])
+    """
+
+    def __init__(self, scale: float, anchors: Sequence[int]) -> None:
+        self.scale, self.anchors = check_number("scale", scale, above=0.0), list(anchors)
+        if not self.anchors:
+            raise ValueError("Expected at least one vertex in 'anchors' (got none)")
+
+    def forward(self, data: Data) -> Data:
+        """Return the graph of the sweeps."""
+        check_mesh(data)
+        pos, face, scale = data.pos.double(), data.face, self.scale
+        check_range("anchors", torch.tensor(self.anchors), pos.size(0), "num_nodes")
+        edge_index, length = self._near(pos, face)
+        source, target = edge_index
+        area = vertex_areas(pos, face)[source]
+        normal = vertex_normals(pos, face)
+        offset = pos[source] - pos[target]
+        along = offset - (offset * normal[target]).sum(1, keepdim=True) * normal[target]
+        bell = (-0.5 * (length / scale) ** 2).exp() * area
+        columns, marks = [], []
+        for anchor in self.anchors:
+            far = _distances(edge_index, length, pos.size(0), anchor)
+            gain = far[target] - far[source]
+            chosen = gain > scale / 2
+            alone = torch.bincount(target[chosen], minlength=pos.size(0)) == 0
+            chosen |= alone[target] & (gain > 0)
+            weight = bell * (gain / scale - 0.5).clamp(min=1e-3) * chosen
+            total = torch.zeros(pos.size(0), dtype=pos.dtype).index_add(0, target, weight)
+            weight = weight / total[target].clamp(min=torch.finfo(pos.dtype).tiny)
+            columns += [weight[:, None], weight[:, None] * along / scale]
+            around = (pos - pos[anchor]).norm(dim=1)
+            marks.append((-0.5 * (around / scale) ** 2).exp() * (around <= 3 * scale))
+        out = data.clone()
+        out.edge_index, out.edge_attr = edge_index, torch.cat(columns, 1).to(data.pos)
+        out.x = torch.stack(marks, 1).to(data.pos)
+        return out
+
+    def _near(self, pos: Tensor, face: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges between vertices that can read each other, and their lengths."""
+        from scipy.spatial import cKDTree
+
+        pairs = torch.from_numpy(
+            cKDTree(pos.numpy()).query_pairs(2 * self.scale, output_type="ndarray")
+        )
+        pairs = pairs.long().T
+        normal = vertex_normals(pos, face)
+        pairs = pairs[:, (normal[pairs[0]] * normal[pairs[1]]).sum(1) > 0]
+        edges = torch.cat([pairs, pairs.flip(0), mesh_edges(face, pos.size(0))], 1)
+        edges = coalesce(edges, num_nodes=pos.size(0))
+        return edges, (pos[edges[0]] - pos[edges[1]]).norm(dim=1)
+
+
+def _distances(edge_index: Tensor, length: Tensor, size: int, start: int) -> Tensor:
+    """The shortest ways from a vertex to all."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import dijkstra
+
+    entries = length.clamp(min=torch.finfo(length.dtype).tiny).numpy()
+    graph = coo_matrix((entries, tuple(edge_index.numpy())), (size, size))
+    found = torch.from_numpy(dijkstra(graph.tocsr(), indices=start))
+    if bool(found.isinf().any()):
+        raise ValueError(
+            f"Expected a connected surface (got {int(found.isinf().sum())} vertices out of reach "
+            f"of vertex {start}). Keep one part, or enlarge 'scale'"
+        )
+    return found
+
+
 class NonBacktracking(BaseTransform):  # type: ignore[misc]
-    r"""The graph of the directed edges: messages, each of which reads those that lead to its source.
+    r"""The graph of the directed edges: messages that read those which lead to their sources.
 
     The message along :math:`i \to j` reads those along :math:`k \to i`, :math:`k \ne j`: it never
     turns back. On a tree this graph has no cycle, and its equilibrium is belief propagation's
