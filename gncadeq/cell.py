@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.data.data import BaseData
 
-from gncadeq.certificate import Certificate
+from gncadeq.certificate import Certificate, StructuralCertificate
 from gncadeq.check import check_type
 from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
@@ -132,9 +132,14 @@ class Cell(nn.Module, ABC):
         """
         return torch.tensor(float("inf"))
 
+    def injection_bound(self) -> float:
+        """How much a change of the injection changes the next state at most, in Euclidean norms
+        over a graph; infinite where that isn't known, as here."""
+        return float("inf")
+
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
-    ) -> Certificate | None:
+    ) -> Certificate | StructuralCertificate | None:
         """What is proven of a step on this graph, with the norm in which it holds.
 
         Args:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,8 @@ class Certificate:
     groups: int = 1
     node_weight: OptTensor = None
     channel_weight: OptTensor = None
+
+    kind: ClassVar[str] = "norm"
 
     @property
     def promises(self) -> bool:
@@ -123,4 +126,97 @@ class Certificate:
     def __repr__(self) -> str:
         rates = self.rate.tolist() if isinstance(self.rate, Tensor) else [self.rate]
         shown = ", ".join(f"{rate:.3g}" for rate in rates)
-        return f"{self.__class__.__name__}(rate={shown})"
+        return f"{self.__class__.__name__}(kind={self.kind!r}, rate={shown})"
+
+
+@dataclass(frozen=True)
+class CertifiedPart:
+    """What is proven of a part of a cascade.
+
+    Attributes:
+        certificate: Of its own step.
+        take: From the state of all parts to its own.
+        rows: Which rows those are, ``None`` for all.
+        drives: The parts that drive it, by number, with how much a change of their states, in
+            Euclidean norms over a graph, changes the part's injection, times how much that changes
+            its next state.
+    """
+
+    certificate: Certificate | StructuralCertificate
+    take: Callable[[Tensor], Tensor]
+    rows: OptTensor
+    drives: dict[int, float]
+
+
+@dataclass(frozen=True)
+class StructuralCertificate:
+    r"""A proof by structure: parts in an order, each at rest by itself once those before are.
+
+    The Jacobian of a step is block-triangular. There is one equilibrium, and every start and every
+    order of updates in which each node is updated again and again reaches it: by induction over
+    the parts. Where every part is acyclic, the state is exactly at rest after ``steps`` steps;
+    else distances shrink, in the end, by any rate above the largest of the parts'.
+
+    With the residual :math:`r_p` of part :math:`p`, its rate :math:`\kappa_p` and the bounds
+    :math:`L_{pq}` on what part :math:`q` does to it, errors are at most
+
+    .. math::
+        e_p = \frac{r_p + \sum_{q < p} L_{pq} \, e_q}{1 - \kappa_p} .
+
+    Attributes:
+        rate: ``[num_graphs]`` or a number, the largest rate of a part; 1 where nothing is promised.
+        steps: ``[num_graphs]``, plain steps from any start to exact rest; ``None`` if that takes
+            infinitely many.
+        parts: What is proven of each part; empty for a rule along acyclic edges, which is a part
+            for each node.
+    """
+
+    rate: float | Tensor
+    steps: OptTensor = None
+    parts: tuple[CertifiedPart, ...] = ()
+    kind: ClassVar[str] = "structure"
+
+    @property
+    def promises(self) -> bool:
+        """Whether it promises anything, of any graph."""
+        return bool(torch.as_tensor(self.rate).lt(1.0).any())
+
+    def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
+        r"""How far states are from the equilibrium at most, relative to :math:`\lVert f(\mathbf{z})
+        \rVert`: ``[num_graphs]``, infinite where that is not known, as along acyclic edges."""
+        infinite = z.new_full((partition.num_graphs,), float("inf"))
+        errors: list[Tensor] = []
+        for part in self.parts:
+            own = partition if part.rows is None else partition.part(part.rows)
+            if not isinstance(part.certificate, Certificate):
+                return infinite
+            errors.append(self._error(part, part.take(z), part.take(fz), own, errors))
+        if not errors:
+            return infinite
+        total = torch.stack(errors).square().sum(0).sqrt()
+        size = partition.norm(fz)
+        return torch.where((total == 0) & (size == 0), 0.0, total / size).nan_to_num(
+            nan=float("inf"), posinf=float("inf")
+        )
+
+    def _error(
+        self, part: CertifiedPart, z: Tensor, fz: Tensor, own: Any, errors: list[Tensor]
+    ) -> Tensor:
+        c = part.certificate
+        assert isinstance(c, Certificate)
+        weight = torch.ones(1) if c.channel_weight is None else c.channel_weight
+        if c.over_nodes != "sum" or c.groups != 1 or c.node_weight is not None:
+            return torch.full_like(own.norm(fz), float("inf"))
+        low, high = float(weight.min()), float(weight.max())
+        residual = c.norm(fz - z, own) + torch.finfo(z.dtype).eps * c.norm(fz, own)
+        for q, gain in part.drives.items():
+            residual = residual + high * gain * errors[q]
+        rates = c.rates(residual)
+        bound = residual / (1.0 - rates).to(residual.dtype) / low
+        return torch.where(rates < 1.0, bound, float("inf"))
+
+    def __repr__(self) -> str:
+        rest = "" if self.steps is None else f", steps={int(self.steps.max())}"
+        rates = torch.as_tensor(self.rate)
+        worst = float(rates.max()) if rates.numel() else 0.0
+        return f"{self.__class__.__name__}(kind={self.kind!r}, rate={worst:.3g}{rest})"

@@ -154,7 +154,8 @@ def test_a_full_pyramid_is_strided_convolution():
     to_graph = ImageToGraph(levels=2)
     drive = StencilDrive(1, 3, norm=False).double()
     cell = CascadeCell(
-        [Part(FeedForwardCell(1), reads=["x"]), Part(FeedForwardCell(3), drive, [0], level=1)], in_channels=1
+        [Part(FeedForwardCell(1), reads=["x"]), Part(FeedForwardCell(3), drive, [0], level=1)],
+        in_channels=1,
     ).double()
     data = to_graph(picture)
     z = GraphDEQ(cell)(*arguments(data))[data.level == 1]

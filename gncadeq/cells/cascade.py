@@ -12,7 +12,8 @@ from torch_geometric.nn import MLP
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.relation import Activation
-from gncadeq.cells.stencil import StencilConv
+from gncadeq.cells.stencil import StencilConv, stencil_bound
+from gncadeq.certificate import Certificate, CertifiedPart, StructuralCertificate
 from gncadeq.check import check_choice, check_count, check_type
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.neighborhood import Neighborhood
@@ -56,6 +57,17 @@ class StencilDrive(nn.Module):
         return out
 
     @torch.no_grad()
+    def bound(self) -> float:
+        """How much it stretches Euclidean distances at most; infinite in training, where it depends
+        on the batch."""
+        weight: Tensor = self.conv.weight
+        if isinstance(self.norm, nn.BatchNorm1d):
+            if self.norm.training or self.norm.running_var is None:
+                return float("inf")
+            weight = weight * (self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt())
+        return float(stencil_bound(weight, 64))
+
+    @torch.no_grad()
     def fold(self) -> None:
         """Move the normalisation into the stencil and a bias; evaluations stay the same."""
         norm, conv = self.norm, self.conv
@@ -88,6 +100,16 @@ class FeedForwardCell(Cell):
     def lipschitz_bound(self, graph: Any = None) -> Tensor:
         """Zero: the next state depends on the injection alone."""
         return torch.zeros(())
+
+    def injection_bound(self) -> float:
+        """One: no activation stretches distances."""
+        return 1.0
+
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> Certificate:
+        """At rest after a step."""
+        return Certificate(0.0)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
         """Bind the injection; see :class:`Cell`."""
@@ -134,12 +156,14 @@ class Stage:
         cell: Its rule.
         rows: The rows of the state that are its own, ``None`` for all.
         channels: Its channels.
+        graph: Its edges and what is known of them.
         bind: From the states of earlier parts to its step, on its own rows and channels.
     """
 
     cell: Cell
     rows: OptTensor
     channels: slice
+    graph: tuple[Adj, OptTensor]
     bind: Callable[[Sequence[Tensor]], Step]
 
     def take(self, z: Tensor) -> Tensor:
@@ -288,9 +312,50 @@ class CascadeCell(Cell):
         ]
         return CascadeStep(stages, x.size(0), self.channels)
 
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> StructuralCertificate | None:
+        """One equilibrium for every start and order of updates, if each part has one."""
+        x = next(self.parameters()).new_zeros(num_nodes, self.in_channels)
+        stages = self.prepare(x, edge_index, edge_attr).stages
+        batch = context.get("batch")
+        parts, steps, rates = [], [], []
+        for part, stage, reads in zip(self.parts, stages, self._reads, strict=True):
+            rows, own = stage.rows, {}
+            if batch is not None:
+                own = {"batch": batch if rows is None else batch[rows]}
+            size = num_nodes if rows is None else rows.numel()
+            found = part.cell.certificate(*stage.graph, num_nodes=size, **own)
+            if found is None or not found.promises:
+                return None
+            gain = part.cell.injection_bound() * _drive_bound(part.drive)
+            drives = {q: gain for q in reads if q != "x"}
+            parts.append(CertifiedPart(found, stage.take, rows, drives))
+            rates.append(torch.as_tensor(found.rate, dtype=torch.double))
+            feeds = isinstance(part.cell, FeedForwardCell)
+            steps.append(torch.ones(()) if feeds else getattr(found, "steps", None))
+        size = max(rate.numel() for rate in rates)
+        rate = torch.stack([r.expand(size) if r.dim() == 0 else r for r in rates]).amax(0)
+        total = None if any(s is None for s in steps) else torch.stack(
+            torch.broadcast_tensors(*steps)  # type: ignore[arg-type, no-untyped-call]
+        ).sum(0).long()  # fmt: skip
+        return StructuralCertificate(rate, total, tuple(parts))
+
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
         return f"in_channels={self.in_channels}, channels={self.channels}"
+
+
+def _drive_bound(drive: nn.Module | None) -> float:
+    """How much a drive stretches Euclidean distances at most."""
+    if drive is None:
+        return 1.0
+    if isinstance(drive, StencilDrive):
+        return drive.bound()
+    if type(drive) is nn.Linear:
+        return float(torch.linalg.matrix_norm(drive.weight, 2))
+    return float("inf")
 
 
 @dataclass
@@ -313,7 +378,8 @@ def _stage(
     if source < part.level:
         assert level.up is not None
         edges = (level.up, None)
-    bind = part.cell.driven(level.x.size(0), level.edge_index, level.edge_attr)
+    graph = level.edge_index, level.edge_attr
+    bind = part.cell.driven(level.x.size(0), *graph)
 
     def driven(states: Sequence[Tensor]) -> Step:
         read = [level.x if q == "x" else states[q] for q in reads]
@@ -324,5 +390,5 @@ def _stage(
 
     if all(q == "x" for q in reads):
         step = driven([])
-        return Stage(part.cell, level.rows, channels, lambda states: step)
-    return Stage(part.cell, level.rows, channels, driven)
+        return Stage(part.cell, level.rows, channels, graph, lambda states: step)
+    return Stage(part.cell, level.rows, channels, graph, driven)

@@ -240,6 +240,11 @@ class ConvCell(Cell):
         return (1 + stencil_bound(weight, 64) ** 2).sqrt()
 
     @torch.no_grad()
+    def injection_bound(self) -> float:
+        """One for the additive injection, else the bound of its stencil."""
+        return 1.0 if self.weight_x is None else float(stencil_bound(self.weight_x, 64))
+
+    @torch.no_grad()
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> Certificate | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
+from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection
 from gncadeq.graph.neighborhood import check_edge_index
@@ -226,6 +227,19 @@ class SweepCell(Cell):
             return SweepStep(groups, self.weight, drive)
 
         return bind
+
+    @torch.no_grad()
+    def certificate(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
+    ) -> StructuralCertificate | None:
+        """At rest after as many steps as the longest path has nodes."""
+        assert isinstance(edge_index, Tensor)
+        groups = self._orient(edge_index, edge_attr, num_nodes)
+        depth = torch.stack([group.layers.layer for group in groups]).amax(0) + 1
+        batch = context.get("batch", torch.zeros_like(depth))
+        graphs = int(batch.max()) + 1 if batch.numel() else 0
+        steps = depth.new_zeros(graphs).scatter_reduce(0, batch, depth, "amax")
+        return StructuralCertificate(torch.zeros(graphs, dtype=torch.double), steps)
 
     def _orient(self, edge_index: Tensor, edge_attr: OptTensor, num_nodes: int) -> list[_Group]:
         """Where each group reads.

@@ -13,6 +13,7 @@ import torchdeq
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell
+from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics.evidence import Evidence
@@ -250,7 +251,9 @@ class GraphDEQ(Dynamics):
             partition.check_edges(edge_index, flat.layout)
         evidence = Evidence(self.cell, graph, partition, exact=frozen is None)
         if isinstance(step, StagedStep):
-            return self._by_parts(step, _widen(z0.detach(), dtype), partition, graph, frozen, gates)
+            z0 = _widen(z0.detach(), dtype)
+            z, solution = self._by_parts(step, z0, partition, graph, frozen, gates)
+            return z, replace(solution, evidence=evidence)
         solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace, evidence)
         solution.report(
             self.on_failure,
@@ -272,6 +275,8 @@ class GraphDEQ(Dynamics):
         self, step: Step, z0: Tensor, partition: Partition, trace: bool, evidence: Evidence
     ) -> Solution:
         certificate = evidence.certificate() if self.criterion == "error" else None
+        if isinstance(certificate, StructuralCertificate):
+            certificate = None  # is of parts, each with a norm of its own
         solution = self.core.solve(step, z0, partition, trace=trace, certificate=certificate)
         return replace(solution, evidence=evidence)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.certificate import Certificate
+from gncadeq.certificate import Certificate, StructuralCertificate
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.implicit import full_precision
 from gncadeq.dynamics.solution import Solution, Status
@@ -39,7 +39,7 @@ class Evidence:
         self.graph = graph.map(Tensor.detach)
         self._versions = self._current()
 
-    def certificate(self) -> Certificate | None:
+    def certificate(self) -> Certificate | StructuralCertificate | None:
         """What is proven of the step.
 
         Raises:
@@ -55,7 +55,7 @@ class Evidence:
         g, context = self.graph, self.graph.context
         if self.partition.num_graphs > 1:
             context = {**context, "batch": self.partition.batch}
-        found: Certificate | None = self.cell.certificate(
+        found: Certificate | StructuralCertificate | None = self.cell.certificate(
             g.edge_index, g.edge_attr, num_nodes=g.x.size(0), **context
         )
         return found
@@ -92,7 +92,7 @@ class Evidence:
         """
         certificate = self.certificate()
         rate = math.inf
-        if certificate is not None:
+        if isinstance(certificate, Certificate):
             rate = float(certificate.rates(solution.residual)[~solution.converged].max())
         bounded = rate < 1.0 or getattr(self.cell, "contraction", None) is not None
         bound = "" if bounded else ", or bound the cell (contraction=0.95)"

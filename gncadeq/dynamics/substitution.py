@@ -52,8 +52,7 @@ def solve_parts(
     for stage in step.stages:
         own = partition
         if stage.rows is not None:
-            batch = partition.batch[stage.rows]
-            own = Partition(batch, batch.numel(), partition.num_graphs)
+            own = partition.part(stage.rows)
         if frozen is None:
             part = stage.bind(states)
         else:  # statistics are those at the equilibrium of the parts before, counted once

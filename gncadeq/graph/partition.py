@@ -112,6 +112,10 @@ class Partition:
         """Number of nodes."""
         return self.batch.numel()
 
+    def part(self, nodes: Tensor) -> Partition:
+        """Some nodes of every graph, given their ascending indices."""
+        return Partition(self.batch[nodes], nodes.numel(), self.num_graphs)
+
     def sum(self, value: Tensor) -> Tensor:
         """Sum ``[num_nodes, ...]`` over the nodes of each graph: ``[num_graphs, ...]``."""
         if self.num_graphs == 1:
