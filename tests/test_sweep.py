@@ -175,9 +175,8 @@ def test_the_error_bound_of_a_cascade_holds(spread):
 
 
 def test_messages_do_not_turn_back():
-    star = Data(
-        x=torch.rand(4, 2), edge_index=torch.tensor([[0, 0, 0, 1, 2, 3], [1, 2, 3, 0, 0, 0]])
-    )
+    edge_index = torch.tensor([[0, 0, 0, 1, 2, 3], [1, 2, 3, 0, 0, 0]])
+    star = Data(x=torch.rand(4, 2), edge_index=edge_index)
     star.y = torch.arange(4)
     messages = NonBacktracking()(star)
     ends = list(zip(*star.edge_index.tolist(), strict=True))
