@@ -126,7 +126,7 @@ class Certificate:
     def __repr__(self) -> str:
         rates = self.rate.tolist() if isinstance(self.rate, Tensor) else [self.rate]
         shown = ", ".join(f"{rate:.3g}" for rate in rates)
-        return f"{self.__class__.__name__}(kind={self.kind!r}, rate={shown})"
+        return f"{self.__class__.__name__}(rate={shown})"
 
 
 @dataclass(frozen=True)
@@ -219,4 +219,4 @@ class StructuralCertificate:
         rest = "" if self.steps is None else f", steps={int(self.steps.max())}"
         rates = torch.as_tensor(self.rate)
         worst = float(rates.max()) if rates.numel() else 0.0
-        return f"{self.__class__.__name__}(kind={self.kind!r}, rate={worst:.3g}{rest})"
+        return f"{self.__class__.__name__}(rate={worst:.3g}{rest})"
