@@ -81,6 +81,30 @@ class StencilDrive(nn.Module):
         self.norm = nn.Identity()
 
 
+class FeedForwardStep:
+    """One step of a :class:`FeedForwardCell` with the injection bound: the same from all states."""
+
+    def __init__(self, out: Tensor) -> None:
+        self.out = out
+
+    @property
+    def depth(self) -> Tensor:
+        """``[num_nodes]``, after how many steps each node is at rest: one."""
+        return self.out.new_ones(self.out.size(0), dtype=torch.long)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        return self.out
+
+    def substitute(self) -> Tensor:
+        """The equilibrium."""
+        return self.out.detach()
+
+    def substitute_adjoint(self, z: Tensor, cotangent: Tensor) -> Tensor:
+        """The solution of ``u = v + Jᵀ u``, where the Jacobian is zero."""
+        return cotangent
+
+
 class FeedForwardCell(Cell):
     r"""A cell without memory, :math:`\mathbf{z}' = \phi(\mathbf{x})`.
 
@@ -113,8 +137,9 @@ class FeedForwardCell(Cell):
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
         """Bind the injection; see :class:`Cell`."""
-        out = x if self.activation == "identity" else getattr(x, self.activation)()
-        return lambda z: out
+        return FeedForwardStep(
+            x if self.activation == "identity" else getattr(x, self.activation)()
+        )
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.graph_core import GraphCore
 from gncadeq.dynamics.implicit import Gates
+from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import StagedStep
+from gncadeq.typing import OrderedStep, StagedStep, Step
 
 # From the worst to the best.
 _RANK = (
@@ -49,6 +50,7 @@ def solve_parts(
     """
     states: list[Tensor] = []
     solutions: list[Solution] = []
+    sizes: list[tuple[Tensor, Tensor]] = []
     for stage in step.stages:
         own = partition
         if stage.rows is not None:
@@ -63,15 +65,25 @@ def solve_parts(
             z, solution = solve_parts(part, stage.take(z0), own, core, inputs, gates, frozen)
         else:
             with torch.no_grad():
-                solution = core.solve(part, stage.take(z0), own)
+                fixed = isinstance(part, OrderedStep) and not bool((part.depth > 1).any())
+                solution = (
+                    substituted(part, own, core.f_tol)  # it doesn't depend on its own state
+                    if isinstance(part, OrderedStep) and fixed
+                    else core.solve(part, stage.take(z0), own)
+                )
             z = solution.state
             if torch.is_grad_enabled():
                 known = [*inputs, *(s for s in states if s.requires_grad)]
                 z = core.attach(part, z, own, known, gates)
+        if core.criterion in ("graph", "error"):
+            with torch.no_grad():
+                value = z.detach()
+                image = part(value)
+                sizes.append((own.norm(image - value), own.norm(image)))
         states.append(gates(z))
         solutions.append(solution)
     state = step.join(states)
-    return state, _together(step, state.detach(), partition, core, solutions, frozen)
+    return state, _together(step, state.detach(), partition, core, solutions, sizes, frozen)
 
 
 @torch.no_grad()
@@ -81,14 +93,22 @@ def _together(
     partition: Partition,
     core: GraphCore,
     solutions: Sequence[Solution],
+    sizes: Sequence[tuple[Tensor, Tensor]],
     frozen: Frozen | None,
 ) -> Solution:
-    """The parts' solutions as one, with the residual of the whole state."""
-    if frozen is not None:
-        step = frozen.step(step)  # type: ignore[assignment]
-    criterion = "graph" if core.criterion == "error" else core.criterion
-    residual = Residual(criterion, 0.0 if core.atol is None else core.atol / core.f_tol)
-    rel, diff, _ = residual(state, step(state), partition)
+    """The parts' solutions as one, with the residual of the whole state.
+
+    Its norms are those of the parts together, as the drives are those of the solutions.
+    """
+    if sizes:
+        diff, size = (torch.stack(part).square().sum(0).sqrt() for part in zip(*sizes, strict=True))
+        if core.atol is not None:
+            size = size.clamp(min=core.atol / core.f_tol)
+        rel = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
+    else:
+        whole: Step = step if frozen is None else frozen.step(step)
+        floor = 0.0 if core.atol is None else core.atol / core.f_tol
+        rel, diff, _ = Residual(core.criterion, floor)(state, whole(state), partition)
     rank = {status: number for number, status in enumerate(_RANK)}
     order = torch.tensor([rank[s] for s in Status], device=state.device)
     worst = torch.stack([order[s.status] for s in solutions]).amin(0)
