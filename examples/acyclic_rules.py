@@ -10,6 +10,9 @@ differentiation from the first step on, and measured as an automaton that update
 
 - ``mazes``: is a pixel on the way from start to goal? Messages that don't turn back
   (``NonBacktracking``) on mazes of 9 × 9; tested on 25 × 25 and 59 × 59.
+- ``loops``: the same where 10 or 20 % of the walls between rooms are open as well, so that there
+  are loops. Two distances, to start and goal, are a part of the state (``DistanceCell``); they
+  order the nodes for sweeps away from both and back.
 - ``picture``: a gecko of 24 × 24 pixels grown from a seed, by sweeps from four corners
   (``Sweeps``).
 - ``spots``: a pattern grown on a sphere of 642 vertices, by sweeps from one vertex
@@ -37,7 +40,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from gncadeq import CascadeCell, GraphDEQ, GraphNCA, Part, SweepCell
-from gncadeq.cells import FeedForwardCell
+from gncadeq.cells import DistanceCell, FeedForwardCell
 from gncadeq.datasets import maze, primitives
 from gncadeq.files.json_files import write_json
 from gncadeq.training.surfaces import pattern_color
@@ -100,6 +103,41 @@ class MazeSolver(nn.Module):
         return logits
 
 
+class Columns(nn.Module):
+    """Some channels of the injection."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The channels from the first on."""
+        return x[:, self.first :]
+
+
+class LoopSolver(nn.Module):
+    """Distances to start and goal, and four groups that read farther or nearer neighbours."""
+
+    def __init__(self, channels: int = 8, hidden: int = 16) -> None:
+        super().__init__()
+        sweeps = SweepCell(5, channels, distances=2, gain=1.5, noise=0.3)
+        nn.init.normal_(sweeps.weight_x, std=3**-0.5)
+        marks = Part(DistanceCell(2), nn.Sequential(Columns(1)), ["x"])
+        self.deq = GraphDEQ(CascadeCell([marks, Part(sweeps, reads=[0, "x"])], in_channels=3))
+        self.readout = nn.Sequential(
+            nn.Linear(4 * channels + 3, hidden), nn.Tanh(), nn.Linear(hidden, 2)
+        )
+
+    def forward(self, data: Batch) -> tuple[Tensor, Any]:
+        """Logits of the nodes, and the solution."""
+        z, solution = self.deq(
+            data.x, data.edge_index, None, data.batch, batch_size=data.num_graphs,
+            return_solution=True,
+        )  # fmt: skip
+        logits: Tensor = self.readout(torch.cat([z[:, 2:], data.x], 1))
+        return logits, solution
+
+
 def grower(in_channels: int, groups: int, kernels: int, channels: int) -> CascadeCell:
     """Two stages of sweeps, a hidden layer and four colours; no biases: what no signal reaches is
     zero, and grows from the seed."""
@@ -141,10 +179,24 @@ def train(
 
 
 def mazes(seed: int, smoke: bool) -> dict[str, Any]:
-    """Train on 9 × 9, test on larger ones."""
-    generator, to_messages = torch.Generator().manual_seed(seed), NonBacktracking()
-    examples = [to_messages(maze(9, generator)) for _ in range(8 if smoke else 1000)]
-    model = MazeSolver()
+    """Mazes that are trees: messages that don't turn back."""
+    to_messages = NonBacktracking()
+    return ways(seed, smoke, MazeSolver(), to_messages, (0.0,), (0.0,))
+
+
+def loops(seed: int, smoke: bool) -> dict[str, Any]:
+    """Mazes with loops: distances order the nodes."""
+    return ways(seed, smoke, LoopSolver(), lambda data: data, (0.1, 0.2), (0.0, 0.1, 0.2))
+
+
+def ways(
+    seed: int, smoke: bool, model: nn.Module, prepare: Callable[[Data], Data],
+    train_loops: tuple[float, ...], test_loops: tuple[float, ...],
+) -> dict[str, Any]:  # fmt: skip
+    """Train on mazes of 9 × 9, test on larger ones."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = train_loops * (8 if smoke else 1000 // len(train_loops))
+    examples = [prepare(maze(9, generator, opened)) for opened in kinds]
 
     def loss() -> Tensor:
         chosen = torch.randint(len(examples), (32,), generator=generator).tolist()
@@ -154,19 +206,21 @@ def mazes(seed: int, smoke: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"parameters": count(model)}
     row["CPU s"] = train(loss, list(model.parameters()), 2 if smoke else 1000, 0.01, 1.0, 0.1)
     model.eval()
-    for size, number in ((9, 2),) if smoke else ((25, 32), (59, 64)):
+    sizes = ((9, 2),) if smoke else ((25, 32), (59, 64))
+    for size, number, opened in ((*s, o) for s in sizes for o in test_loops):
         right, nodes, steps, residual = 0, [], 0, 0.0
         for _ in range(number):
-            data = Batch.from_data_list([to_messages(maze(size, generator))])
+            data = Batch.from_data_list([prepare(maze(size, generator, opened))])
             with torch.no_grad():
                 logits, solution = model(data)
             good = logits.argmax(1) == data.y.long()
             right, steps = right + int(good.all()), max(steps, int(solution.num_steps))
             residual = max(residual, float(solution.residual))
             nodes.append(float(good.float().mean()))
-        row[f"{size}: mazes right"] = f"{right} of {number}"
-        row[f"{size}: nodes right"] = sum(nodes) / number
-        row[f"{size}: most steps"], row[f"{size}: residual"] = steps, residual
+        name = f"{size}" if len(test_loops) == 1 else f"{size}, {opened:.0%} open"
+        row[f"{name}: mazes right"] = f"{right} of {number}"
+        row[f"{name}: nodes right"] = f"{sum(nodes) / number:.5f}"
+        row[f"{name}: most steps"], row[f"{name}: residual"] = steps, residual
     return row
 
 
@@ -263,7 +317,7 @@ def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-TASKS = {"mazes": mazes, "picture": picture, "spots": spots, "chains": chains}
+TASKS = {"mazes": mazes, "loops": loops, "picture": picture, "spots": spots, "chains": chains}
 
 
 def shown(value: Any) -> str:

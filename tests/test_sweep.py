@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import networkx
 import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Batch, Data
 
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status, SweepCell
-from gncadeq.cells import FeedForwardCell
+from gncadeq.cells import DistanceCell, FeedForwardCell
 from gncadeq.certificate import StructuralCertificate
 from gncadeq.datasets import maze, primitives
 from gncadeq.graph.order import Layers
@@ -225,3 +226,55 @@ def test_bad_input_is_refused():
     apart.face = torch.cat([apart.face, apart.face + 42], 1)
     with pytest.raises(ValueError, match="42 vertices out of reach"):
         SurfaceSweeps(0.6, anchors=[0])(apart)
+
+
+def walled(loops=0.3, size=7, seed=0):
+    data = maze(size, torch.Generator().manual_seed(seed), loops)
+    data.x = data.x.double()
+    data.edge_attr = None
+    return data
+
+
+class Marks(nn.Module):
+    def forward(self, x):
+        return x[:, 1:]
+
+
+def solver():
+    torch.manual_seed(0)
+    sweeps = SweepCell(5, 3, distances=2, gain=1.5)
+    return CascadeCell(
+        [Part(DistanceCell(2), nn.Sequential(Marks()), ["x"]), Part(sweeps, reads=[0, "x"])], 3
+    ).double()
+
+
+def test_distances_are_shortest_ways():
+    data = walled()
+    graph = networkx.Graph(data.edge_index.T.tolist())
+    far = GraphDEQ(DistanceCell(2))(data.x[:, 1:], data.edge_index)
+    for k in range(2):
+        start = int(data.x[:, 1 + k].argmax())
+        expected = networkx.single_source_shortest_path_length(graph, start)
+        assert far[:, k].tolist() == [expected[i] for i in range(data.num_nodes)]
+    start, goal = (int(data.x[:, k].argmax()) for k in (1, 2))
+    on_a_way = {i for way in networkx.all_shortest_paths(graph, start, goal) for i in way}
+    assert set(data.y.nonzero().flatten().tolist()) == on_a_way
+    apart = DistanceCell(1, ceiling=7.0)
+    x = torch.tensor([[1.0], [0.0]])
+    z = GraphDEQ(apart)(x, torch.empty(2, 0, dtype=torch.long))
+    assert z.flatten().tolist() == [0.0, 7.0]
+
+
+def test_sweeps_along_distances_on_a_graph_with_loops():
+    cell, data = solver(), walled()
+    assert cell.certificate(data.edge_index, None, num_nodes=data.num_nodes).promises
+    z, solution = GraphDEQ(cell)(data.x, data.edge_index, return_solution=True)
+    assert float(solution.residual) < 1e-14
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(z.shape, dtype=torch.double, generator=generator) * 20
+    with torch.no_grad():
+        for rate in (1.0, 0.5):
+            nca = GraphNCA(cell, steps=400, fire_rate=rate)
+            end = nca(data.x, data.edge_index, z0=start, generator=generator)
+            assert torch.allclose(end, z, atol=1e-12)
+    assert_gradients_exact(GraphDEQ(cell), data, steps=100)

@@ -3,6 +3,7 @@
 from gncadeq.cell import Cell
 from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part, StencilDrive
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.distance import DistanceCell
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
@@ -36,6 +37,7 @@ __all__ = [
     "CascadeCell",
     "Cell",
     "ConvCell",
+    "DistanceCell",
     "EquivariantCell",
     "FeedForwardCell",
     "GrowingCell",

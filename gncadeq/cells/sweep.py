@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -19,14 +19,24 @@ from gncadeq.typing import Adj, OptTensor
 SweepInit = Literal["orthogonal", "identity"]
 
 
-@dataclass
 class _Group:
-    """The edges along which a group of channels reads, in the order of their targets' layers."""
+    """The edges along which a group of channels reads.
 
-    layers: Layers
-    source: Tensor
-    target: Tensor
-    weight: Tensor  # [num_edges, num_kernels]
+    Args:
+        edge_index: ``[2, num_edges]``.
+        weight: ``[num_edges, num_kernels]``.
+        num_nodes: Number of nodes.
+    """
+
+    def __init__(self, edge_index: Tensor, weight: Tensor, num_nodes: int) -> None:
+        used = weight.detach().ne(0).any(1).nonzero().flatten()
+        (self.source, self.target), self.weight = edge_index[:, used], weight[used]
+        self.num_nodes = num_nodes
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The order of the nodes, of which only substitution knows."""
+        return Layers(torch.stack([self.source, self.target]), self.num_nodes)
 
     def sense(self, z: Tensor) -> Tensor:
         """What each node reads, ``[num_nodes, num_kernels * channels]``."""
@@ -67,12 +77,12 @@ class SweepStep:
         drives = self.drive.detach().chunk(len(self.groups), 1)
         states = []
         for group, weight, drive in zip(self.groups, self._bound, drives, strict=True):
-            weight, z = weight.flatten(0, 1), torch.empty_like(drive)
-            edge_weight = group.weight.to(z.dtype).unsqueeze(2)
-            for nodes, edges, place in group.layers:
+            weight, z, layers = weight.flatten(0, 1), torch.empty_like(drive), group.layers
+            edge_weight = group.weight[layers.order].detach().to(z.dtype).unsqueeze(2)
+            for nodes, edges, place in layers:
                 y = drive[nodes]
                 if edges.stop > edges.start:
-                    sent = edge_weight[edges] * z[group.source[edges]].unsqueeze(1)
+                    sent = edge_weight[edges] * z[layers.source[edges]].unsqueeze(1)
                     read = sent.new_zeros(nodes.numel(), *sent.shape[1:]).index_add(0, place, sent)
                     y = torch.addmm(y, read.flatten(1), weight)
                 z[nodes] = y.tanh_()
@@ -89,14 +99,14 @@ class SweepStep:
         ):
             kernels, channels, _ = weight.shape
             weight, u = weight.flatten(0, 1), v.clone()
-            slope = 1 - own.square()
-            edge_weight = group.weight.to(z.dtype).unsqueeze(2)
-            for k in reversed(range(len(group.layers))):
-                nodes, edges, place = group.layers[k]
+            slope, layers = 1 - own.square(), group.layers
+            edge_weight = group.weight[layers.order].detach().to(z.dtype).unsqueeze(2)
+            for k in reversed(range(len(layers))):
+                nodes, edges, place = layers[k]
                 if edges.stop > edges.start:
                     back = ((u[nodes] * slope[nodes]) @ weight.t()).view(-1, kernels, channels)
                     sent = (back[place] * edge_weight[edges]).sum(1)
-                    u.index_add_(0, group.source[edges], sent)
+                    u.index_add_(0, layers.source[edges], sent)
             found.append(u)
         return torch.cat(found, 1)
 
@@ -134,6 +144,11 @@ class SweepCell(Cell):
         bias: Whether to add :math:`\mathbf{b}`; without it, nodes that no signal reaches stay zero.
         noise: Standard deviation of Gaussian noise on the drive :math:`\mathbf{U} \mathbf{x} +
             \mathbf{b}` in training, drawn once a solve: signals are learned that survive it.
+        distances: The first so many channels of ``x`` are distances :math:`D_p` to marked nodes, as
+            of a :class:`DistanceCell`, and order the nodes of any graph: for each there are two
+            groups, with the weights :math:`a_e = \mathrm{clamp}(D_{p,j} - D_{p,i}, 0, 1)` and
+            :math:`\mathrm{clamp}(D_{p,i} - D_{p,j}, 0, 1)`, which read farther and nearer
+            neighbours.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, P C)`, injection :math:`(|\mathcal{V}|, F)`, edge
@@ -163,9 +178,17 @@ class SweepCell(Cell):
         init: SweepInit = "orthogonal",
         bias: bool = True,
         noise: float = 0.0,
+        distances: int = 0,
     ) -> None:
         super().__init__()
-        self.in_channels = check_count("in_channels", in_channels, 1)
+        self.distances = check_count("distances", distances)
+        if distances and (kernels, injection) != (1, "superposed"):
+            raise ValueError(
+                "Expected kernels=1 and injection='superposed' with 'distances' (got "
+                f"{kernels} and {injection!r})"
+            )
+        groups = 2 * distances if distances else groups
+        self.in_channels = check_count("in_channels", in_channels, 1 + distances)
         self.group_channels = check_count("channels", channels, 1)
         self.groups = check_count("groups", groups, 1)
         self.kernels = check_count("kernels", kernels, 1)
@@ -182,7 +205,9 @@ class SweepCell(Cell):
         self.weight = nn.Parameter(torch.empty(groups, kernels, channels, channels))
         superposed = injection == "superposed"
         self.weight_x = (
-            nn.Parameter(torch.empty(in_channels, self.channels)) if superposed else None
+            nn.Parameter(torch.empty(in_channels - distances, self.channels))
+            if superposed
+            else None
         )
         self.bias = nn.Parameter(torch.empty(self.channels)) if check_flag("bias", bias) else None
         self.reset_parameters()
@@ -217,9 +242,13 @@ class SweepCell(Cell):
         """Bind the graph; see :class:`Cell`."""
         check_edge_index(edge_index)
         assert isinstance(edge_index, Tensor)
-        groups = self._orient(edge_index, edge_attr, num_nodes)
+        fixed = [] if self.distances else self._orient(edge_index, edge_attr, num_nodes)
 
         def bind(x: Tensor) -> SweepStep:
+            groups = fixed
+            if self.distances:
+                groups = self._downhill(edge_index, x[:, : self.distances])
+                x = x[:, self.distances :]
             drive = x if self.weight_x is None else x @ self.weight_x
             drive = drive if self.bias is None else drive + self.bias
             if self.noise and self.training:
@@ -228,12 +257,20 @@ class SweepCell(Cell):
 
         return bind
 
+    def _downhill(self, edge_index: Tensor, far: Tensor) -> list[_Group]:
+        """For each distance, a group that reads farther neighbours, and one that reads nearer."""
+        rise = (far[edge_index[0]] - far[edge_index[1]]).t()
+        gates = [gate.clamp(0, 1).unsqueeze(1) for r in rise for gate in (r, -r)]
+        return [_Group(edge_index, gate, far.size(0)) for gate in gates]
+
     @torch.no_grad()
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> StructuralCertificate | None:
         """At rest after as many steps as the longest path has nodes."""
         assert isinstance(edge_index, Tensor)
+        if self.distances:  # whatever they are, they order the nodes
+            return StructuralCertificate(0.0)
         groups = self._orient(edge_index, edge_attr, num_nodes)
         depth = torch.stack([group.layers.layer for group in groups]).amax(0) + 1
         batch = context.get("batch", torch.zeros_like(depth))
@@ -255,13 +292,10 @@ class SweepCell(Cell):
                 f"Expected weights 'edge_attr' of shape [num_edges, groups * kernels] = "
                 f"[{edge_index.size(1)}, {width}] (got {edge_attr.dtype} {list(edge_attr.shape)})"
             )
-        found = []
-        for weight in edge_attr.view(-1, self.groups, self.kernels).unbind(1):
-            used = weight.ne(0).any(1).nonzero().flatten()
-            edges = edge_index[:, used]
-            layers = Layers(edges, num_nodes)
-            order = layers.order
-            found.append(_Group(layers, layers.source, edges[1][order], weight[used][order]))
+        parts = edge_attr.view(-1, self.groups, self.kernels).unbind(1)
+        found = [_Group(edge_index, weight, num_nodes) for weight in parts]
+        for group in found:
+            _ = group.layers  # refuses a cycle
         return found
 
     def extra_repr(self) -> str:

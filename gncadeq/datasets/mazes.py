@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.check import check_count
+from gncadeq.check import check_count, check_number
 from gncadeq.transforms import ImageToGraph
 
 _NEIGHBORS = ((-2, 0), (2, 0), (0, -2), (0, 2))
 _TO_GRAPH = ImageToGraph("von_neumann", living_threshold=0.5)
 
 
-def maze(size: int, generator: torch.Generator | None = None) -> Data:
-    r"""A maze without loops, in which a random start has one way to a random goal.
+def maze(size: int, generator: torch.Generator | None = None, loops: float = 0.0) -> Data:
+    r"""A maze, in which a random start has one way to a random goal; or more, with loops.
 
     Rooms lie at the even rows and columns of a picture; a random depth-first search from the start
     opens the walls between them. Open pixels are nodes. (Task and sizes are those of `"End-to-end
@@ -23,6 +24,8 @@ def maze(size: int, generator: torch.Generator | None = None) -> Data:
     Args:
         size: Height and width of the picture, odd and at least 3; there is no outer wall.
         generator: Source of randomness.
+        loops: Probability that a wall between two rooms is opened as well. The way is then all
+            nodes on any of the shortest ways.
 
     Returns:
         ``Data`` with ``x`` ``[N, 3]`` (open, start, goal), ``y`` ``[N]`` booleans (on the way,
@@ -49,6 +52,8 @@ def maze(size: int, generator: torch.Generator | None = None) -> Data:
     for (row, column), (up, left) in parent.items():
         image[0, row, column] = image[0, (row + up) // 2, (column + left) // 2] = 1
     image[1][start] = image[2][goal] = 1
+    if loops > 0.0:
+        return _with_loops(image, check_number("loops", loops, most=1.0), generator)
     here = goal
     while here != start:
         there = parent[here]
@@ -57,6 +62,29 @@ def maze(size: int, generator: torch.Generator | None = None) -> Data:
     image[3][start] = 1
     data = _TO_GRAPH(image)
     data.x, data.y = data.x[:, :3].contiguous(), data.x[:, 3] > 0.5
+    return data
+
+
+def _with_loops(image: Tensor, loops: float, generator: torch.Generator | None) -> Data:
+    """Open more walls of a maze, and mark the nodes on any shortest way."""
+    size = image.size(1)
+    wall = torch.zeros(size, size, dtype=torch.bool)
+    wall[::2, 1::2] = wall[1::2, ::2] = True
+    opened = wall & (torch.rand(size, size, generator=generator) < loops)
+    image[0][opened] = 1
+    data = _TO_GRAPH(image)
+    data.x = data.x[:, :3].contiguous()
+    far = []
+    for mark in data.x[:, 1:].T:
+        z = torch.where(mark > 0.5, 0.0, 1e9)
+        for _ in range(data.num_nodes):
+            sent = z[data.edge_index[0]] + 1
+            after = z.scatter_reduce(0, data.edge_index[1], sent, "amin")
+            if torch.equal(after, z):
+                break
+            z = after
+        far.append(z)
+    data.y = far[0] + far[1] == far[0][data.x[:, 2] > 0.5]
     return data
 
 
