@@ -46,8 +46,10 @@ def settled_growth(
 
     Example:
         >>> label, degree = torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0])
-        >>> settled_growth(lambda z: 3 * z, torch.tanh, torch.ones(3, 2), degree, label, 2, 4)
-        tensor(3.)
+        >>> drive = torch.ones(3, 2)
+        >>> rate = settled_growth(lambda z: 3 * z, torch.tanh, drive, degree, label, 2, 4)
+        >>> round(rate.item(), 3)
+        3.0
     """
     tiny = torch.finfo(drive.dtype).tiny
 
@@ -135,8 +137,9 @@ def stretch(
     Example:
         >>> matrix = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
         >>> label = torch.zeros(3, dtype=torch.long)
-        >>> stretch(lambda z: z @ matrix, torch.rand(3, 2), torch.ones(3), label, 1, 4)
-        tensor([2.])
+        >>> norm = stretch(lambda z: z @ matrix, torch.rand(3, 2), torch.ones(3), label, 1, 4)
+        >>> round(norm.item(), 3)
+        2.0
     """
     p, tiny = weight.unsqueeze(1), torch.finfo(start.dtype).tiny
     with torch.enable_grad():
