@@ -21,6 +21,7 @@ differentiation from the first step on, and measured as an automaton that update
 
 *error* is the mean squared error of four colours after so many steps; *cut*, with a third of the
 nodes reset; *fire ½*, with every node updated with probability ½ a step, for twice as many steps.
+*BPTT* is the same training step through as many steps as rest takes, relative to the implicit one.
 Prints Markdown tables and writes ``runs/acyclic_rules/table.json``; CPU seconds are this process's.
 """
 
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from gncadeq import CascadeCell, GraphDEQ, GraphNCA, Part, SweepCell
+from gncadeq.analysis import saved_bytes
 from gncadeq.cells import DistanceCell, FeedForwardCell
 from gncadeq.datasets import maze, primitives
 from gncadeq.files.json_files import write_json
@@ -178,6 +180,33 @@ def train(
     return time.process_time() - begin
 
 
+def against_bptt(
+    loss: Callable[[Any], Tensor], deq: GraphDEQ, steps: int, given: list[Tensor]
+) -> dict[str, Any]:
+    """A training step by the implicit gradient, and through as many steps as rest takes.
+
+    The gradients are the same: what differs is the time, and the memory that autograd keeps.
+    """
+    ways, cell = {"implicit": deq, "bptt": GraphNCA(deq.cell, steps)}, deq.cell
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    gradients: dict[str, Tensor] = {}
+    for _ in range(3):
+        for name, dynamics in ways.items():
+            cell.zero_grad()
+            begin = time.process_time()
+            loss(dynamics).backward()
+            seconds[name].append(time.process_time() - begin)
+            gradients[name] = torch.cat([p.grad.flatten() for p in cell.parameters()])
+    kept = {name: saved_bytes(lambda d=d: loss(d), given) for name, d in ways.items()}
+    first, second = gradients.values()
+    time_ = {name: sorted(each)[1] for name, each in seconds.items()}
+    return {
+        "BPTT: CPU time of a step": f"{time_['bptt'] / time_['implicit']:.1f} times",
+        "memory kept": f"{kept['bptt'] / kept['implicit']:.1f} times",
+        "gradient, relative difference": float((first - second).norm() / second.norm()),
+    }
+
+
 def mazes(seed: int, smoke: bool) -> dict[str, Any]:
     """Mazes that are trees: messages that don't turn back."""
     to_messages = NonBacktracking()
@@ -206,6 +235,15 @@ def ways(
     row: dict[str, Any] = {"parameters": count(model)}
     row["CPU s"] = train(loss, list(model.parameters()), 2 if smoke else 1000, 0.01, 1.0, 0.1)
     model.eval()
+    batch = Batch.from_data_list(examples[:32])
+    deq, most = model.deq, int(model(batch)[1].num_steps.max())
+
+    def by(dynamics: Any) -> Tensor:
+        model.deq = dynamics
+        return F.cross_entropy(model(batch)[0], batch.y.long())
+
+    row |= against_bptt(by, deq, most, [*model.parameters(), batch.x, batch.edge_index])
+    model.deq = deq
     sizes = ((9, 2),) if smoke else ((25, 32), (59, 64))
     for size, number, opened in ((*s, o) for s in sizes for o in test_loops):
         right, nodes, steps, residual = 0, [], 0, 0.0
@@ -248,8 +286,11 @@ def grow(data: Data, cell: CascadeCell, steps: int) -> dict[str, Any]:
     graph = data.x, data.edge_index, data.edge_attr
     deq = GraphDEQ(cell)
 
+    def by(dynamics: Any) -> Tensor:
+        return F.mse_loss(dynamics(*graph)[:, -4:], data.color)
+
     def loss() -> Tensor:
-        return F.mse_loss(deq(*graph)[:, -4:], data.color)
+        return by(deq)
 
     row: dict[str, Any] = {"parameters": count(cell)}
     row["CPU s"] = train(loss, list(cell.parameters()), steps, 5e-3, 0.1, 0.15)
@@ -261,6 +302,8 @@ def grow(data: Data, cell: CascadeCell, steps: int) -> dict[str, Any]:
     with torch.no_grad():
         end, solution = deq(*graph, return_solution=True)
         row["error"], row["steps to rest"] = error(end), int(solution.num_steps)
+    row |= against_bptt(by, deq, row["steps to rest"], [*cell.parameters(), *graph])
+    with torch.no_grad():
         for number in (32, 64, 10_000) if steps > 2 else (32,):
             z, found = GraphNCA(cell, number)(*graph, return_solution=True)
             row[f"{number} steps"] = error(z)
@@ -294,17 +337,18 @@ def chains(seed: int, smoke: bool) -> dict[str, Any]:
     readout = nn.Linear(16, classes)
     x = x.view(-1, classes)
 
-    def logits() -> Tensor:
-        out: Tensor = readout(deq(x, edge_index, None, batch, batch_size=len(kind)))
+    def logits(dynamics: Any = deq) -> Tensor:
+        out: Tensor = readout(dynamics(x, edge_index, None, batch, batch_size=len(kind)))
         return out
 
-    def loss() -> Tensor:
-        return F.cross_entropy(logits()[labelled], y[labelled])
+    def loss(dynamics: Any = deq) -> Tensor:
+        return F.cross_entropy(logits(dynamics)[labelled], y[labelled])
 
     parameters = [*deq.parameters(), *readout.parameters()]
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in parameters)}
     row["CPU s"] = train(loss, parameters, 2 if smoke else 100, 0.01, 1.0, 0.3)
     deq.eval()
+    row |= against_bptt(loss, deq, length, [*parameters, x, edge_index])
     with torch.no_grad():
         right = logits().argmax(1) == y
     row["test accuracy"] = float(right[test].float().mean())
