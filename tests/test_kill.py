@@ -21,8 +21,8 @@ import torch
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.tensors import read_tensors
 from gncadeq.training import GrowConfig, TrainConfig
-from gncadeq.training.config import run_id
 from gncadeq.training.grow import Growth, grow
+from gncadeq.training.run_config import run_id
 from gncadeq.training.targets import picture_target
 from gncadeq.training.textures import TextureConfig, TextureTraining, train_texture
 

@@ -163,8 +163,8 @@ class SweepCell(Cell):
         >>> chain = torch.tensor([[0, 1, 2], [1, 2, 3]])
         >>> deq = GraphDEQ(SweepCell(2, channels=8, init="identity", gain=2.0))
         >>> z, solution = deq(torch.rand(4, 2), chain, return_solution=True)
-        >>> z.shape, float(solution.residual), int(solution.num_steps)
-        (torch.Size([4, 8]), 0.0, 4)
+        >>> z.shape, bool(solution.residual < 1e-6), int(solution.num_steps)
+        (torch.Size([4, 8]), True, 4)
     """
 
     def __init__(

@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import typer
 
 from gncadeq.choices import DatasetName
-from gncadeq.training.config import RunConfig, TrainConfig, option_name
+from gncadeq.training.config import TrainConfig
+from gncadeq.training.run_config import RunConfig, option_name
 
 Config = TypeVar("Config", bound=RunConfig)
 

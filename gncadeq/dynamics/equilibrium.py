@@ -5,50 +5,36 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
-import torchdeq
-from torch import Tensor, nn
+from torch import Tensor
 
 from gncadeq.cell import Cell
 from gncadeq.certificate import StructuralCertificate
-from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion, Gradient
+from gncadeq.dynamics.deq_core import (
+    NO_GRAPH,
+    check_core,
+    check_transforms,
+    make_core,
+    of_core,
+    precision,
+    widen,
+)
 from gncadeq.dynamics.evidence import Evidence
 from gncadeq.dynamics.frozen import Frozen
-from gncadeq.dynamics.graph_core import OWN_OPTIONS, GraphCore
-from gncadeq.dynamics.implicit import Gates, full_precision
+from gncadeq.dynamics.graph_core import GraphCore
+from gncadeq.dynamics.implicit import full_precision
+from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.dynamics.substitution import solve_parts
-from gncadeq.dynamics.torchdeq_bridge import PREFIX
 from gncadeq.graph.layout import FlatGraph, device_of
-from gncadeq.graph.neighborhood import transforms_active
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, OrderedStep, StagedStep, Step
-
-_HALF = (torch.float16, torch.bfloat16)
-_NO_GRAPH = (
-    "a solve looks at residuals to decide when it ends. Export the steps of its rule "
-    "(gncadeq.export.to_exported_program, gncadeq.export.to_onnx), or compile without "
-    "fullgraph=True, or compile deq.as_nca()"
-)
-
-
-def _of_core(name: str, doc: str) -> Any:
-    """An attribute that the core holds."""
-
-    def get(deq: GraphDEQ) -> Any:
-        return getattr(deq.core, name)
-
-    def set_(deq: GraphDEQ, value: Any) -> None:
-        setattr(deq.core, name, value)
-
-    return property(get, set_, doc=doc)
 
 
 class GraphDEQ(Dynamics):
@@ -160,26 +146,28 @@ class GraphDEQ(Dynamics):
             "solver_options": solver_options, "check_every": check_every, "compact": compact,
             "atol": atol,
         }  # fmt: skip
-        self.core = _make_core(given) if core is None else _check_core(core, given)
+        self.core = make_core(given)
+        if core is not None:
+            self.core = check_core(core, given, inspect.signature(GraphDEQ).parameters)
 
-    solver = _of_core("solver", "The name of the solver.")
-    tol = _of_core("f_tol", "Bound on each graph's relative residual.")
-    criterion = _of_core("criterion", "Whose relative residual it bounds.")
-    max_steps = _of_core("f_max_iter", "Most solver steps.")
-    gradient = _of_core("gradient", "Which gradient the solution has.")
-    backward_tol = _of_core(
+    solver = of_core("solver", "The name of the solver.")
+    tol = of_core("f_tol", "Bound on each graph's relative residual.")
+    criterion = of_core("criterion", "Whose relative residual it bounds.")
+    max_steps = of_core("f_max_iter", "Most solver steps.")
+    gradient = of_core("gradient", "Which gradient the solution has.")
+    backward_tol = of_core(
         "b_tol", "Relative tolerance of the gradient's system; ``None`` for `tol`."
     )
-    backward_max_steps = _of_core("b_max_iter", "Its step limit; set ``None`` for `max_steps`.")
-    phantom_steps = _of_core("phantom_steps", "Steps of the phantom gradient.")
-    phantom_damping = _of_core("phantom_damping", "Its damping.")
-    on_failure = _of_core("on_failure", "What happens when graphs don't converge.")
-    solver_options = _of_core("solver_options", "Options of the solver.")
-    check_every = _of_core("check_every", "Residuals are looked at every so many steps.")
-    compact = _of_core("compact", "Whether converged graphs leave the batch.")
-    atol = _of_core("atol", "The absolute residual at which a graph has converged as well.")
+    backward_max_steps = of_core("b_max_iter", "Its step limit; set ``None`` for `max_steps`.")
+    phantom_steps = of_core("phantom_steps", "Steps of the phantom gradient.")
+    phantom_damping = of_core("phantom_damping", "Its damping.")
+    on_failure = of_core("on_failure", "What happens when graphs don't converge.")
+    solver_options = of_core("solver_options", "Options of the solver.")
+    check_every = of_core("check_every", "Residuals are looked at every so many steps.")
+    compact = of_core("compact", "Whether converged graphs leave the batch.")
+    atol = of_core("atol", "The absolute residual at which a graph has converged as well.")
 
-    @torch.compiler.disable(reason=_NO_GRAPH)  # type: ignore[no-untyped-call, untyped-decorator]
+    @torch.compiler.disable(reason=NO_GRAPH)  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
         self,
         x: Tensor | Mapping[str, Tensor],
@@ -219,7 +207,7 @@ class GraphDEQ(Dynamics):
             TypeError: If the parameters of the cell are in half precision.
             RuntimeError: Within a transform of ``torch.func`` or forward-mode differentiation.
         """
-        _check_transforms()
+        check_transforms()
         with full_precision(device_of(x)):
             graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
             z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, trace)
@@ -235,9 +223,9 @@ class GraphDEQ(Dynamics):
         trace: bool,
     ) -> tuple[Tensor, Solution]:
         partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
-        dtype = _precision(self.cell)
+        dtype = precision(self.cell)
         gates = Gates()
-        graph = flat.map(lambda value: gates(_widen(value, dtype)))
+        graph = flat.map(lambda value: gates(widen(value, dtype)))
         x, edge_index, edge_attr = graph.x, graph.edge_index, graph.edge_attr
         if "batch" in self.cell.context:
             graph.context["batch"] = partition.batch
@@ -251,10 +239,10 @@ class GraphDEQ(Dynamics):
             partition.check_edges(edge_index, flat.layout)
         evidence = Evidence(self.cell, graph, partition, exact=frozen is None)
         if isinstance(step, StagedStep):
-            z0 = _widen(z0.detach(), dtype)
+            z0 = widen(z0.detach(), dtype)
             z, solution = self._by_parts(step, z0, partition, graph, frozen, gates)
             return z, replace(solution, evidence=evidence)
-        solution = self._solve(step, _widen(z0.detach(), dtype), partition, trace, evidence)
+        solution = self._solve(step, widen(z0.detach(), dtype), partition, trace, evidence)
         solution.report(
             self.on_failure,
             advice=lambda: (
@@ -344,78 +332,6 @@ class GraphDEQ(Dynamics):
         return GraphNCA(self.cell, **{**mine, **options})
 
 
-def _make_core(given: dict[str, Any]) -> GraphCore:
-    """The core of ``GraphDEQ``'s own arguments, which are checked under their own names."""
-    hint = "Train GraphNCA (deq.as_nca()) for 'bptt'" if str(given["gradient"]) == "bptt" else ""
-    gradient = check_choice("gradient", given["gradient"], get_args(Gradient), hint)
-    core: GraphCore = torchdeq.get_deq(
-        core="graph", f_solver=f"{PREFIX}{given['solver']}",
-        f_tol=check_number("tol", given["tol"], above=0),
-        f_max_iter=check_count("max_steps", given["max_steps"]),
-        ift=gradient == "ift",
-        grad=check_count("phantom_steps", given["phantom_steps"], least=1),
-        tau=check_number("phantom_damping", given["phantom_damping"], above=0, most=1),
-        **{name: given[name] for name in OWN_OPTIONS},
-    )  # fmt: skip
-    core.gradient = gradient
-    for name, option, check in (
-        ("b_tol", "backward_tol", partial(check_number, above=0)),
-        ("b_max_iter", "backward_max_steps", check_count),
-    ):
-        if given[option] is not None:
-            setattr(core, name, check(option, given[option]))
-    return core
-
-
-def _check_core(core: GraphCore, given: dict[str, Any]) -> GraphCore:
-    """Refuse other cores, and arguments that the core has already."""
-    if not isinstance(core, GraphCore):
-        raise TypeError(
-            "Expected a core made by torchdeq.get_deq(core='graph', ...) (got "
-            f"{type(core).__name__}): TorchDEQ's own take every node for a sample"
-        )
-    if core.n_states > 1 or core.indexing:
-        raise ValueError(
-            "Expected a core for one state, as GraphDEQ returns (got n_states="
-            f"{core.n_states}, indexing={core.indexing}). Call the core itself for several"
-        )
-    defaults = inspect.signature(GraphDEQ).parameters
-    twice = [name for name, value in given.items() if value != defaults[name].default]
-    if twice:
-        raise TypeError(f"Expected {twice} from the core alone (got them as arguments as well)")
-    return core
-
-
-def _check_transforms() -> None:
-    # The solve looks at values to decide when a graph ends; transforms and tracers have none.
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
-        raise RuntimeError(f"Expected a call that is not traced for export, as {_NO_GRAPH}")
-    if transforms_active():
-        raise RuntimeError(
-            "Expected plain tensors (got those of a torch.func transform or of forward-mode "
-            "differentiation). Use torch.autograd.grad, with create_graph=True for higher orders "
-            "and a batch of graphs instead of vmap; torch.func.functional_call works"
-        )
-
-
-def _precision(cell: nn.Module) -> torch.dtype:
-    """The floating-point type of a cell's parameters."""
-    for parameter in cell.parameters():
-        if parameter.dtype in _HALF:
-            raise TypeError(
-                f"Expected a cell in float32 or float64 (got {parameter.dtype} parameters, whose "
-                "rounding hides the equilibrium). Use cell.float(), under torch.autocast if the "
-                "rest of the model should be in half precision"
-            )
-        if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.get_default_dtype()
-
-
-def _widen(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.dtype in _HALF else value
-
-
 def _prepare(cell: Cell, graph: FlatGraph, frozen: Frozen | None) -> Step:
     if frozen is None:
         return cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
@@ -423,6 +339,3 @@ def _prepare(cell: Cell, graph: FlatGraph, frozen: Frozen | None) -> Step:
         step = cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
     # These draw when they are bound, and are bound once for a solve.
     return step if isinstance(step, StagedStep | OrderedStep) else frozen.step(step)
-
-
-__all__ = ["GraphDEQ"]

@@ -6,10 +6,7 @@ imported; :class:`gncadeq.GraphDEQ` solves and differentiates with one.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -19,29 +16,25 @@ from torch import Tensor
 from torchdeq.core import DEQBase, register_deq
 from torchdeq.solver import get_solver
 from torchdeq.solver.stat import SolverStat
-from torchdeq.utils import add_deq_args
 from torchdeq.utils.config import DEQConfig
 from torchdeq.utils.layer_utils import deq_decorator
 
 from gncadeq.check import check_count, check_flag, check_number
 from gncadeq.choices import Criterion, Gradient
-from gncadeq.dynamics.implicit import Gates, LinearSolver, first_order, full_precision, implicit
+from gncadeq.dynamics.core_options import check_options, solver_name
+from gncadeq.dynamics.implicit import LinearSolver, full_precision, implicit
+from gncadeq.dynamics.implicit_checks import Gates, first_order
 from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import check_criterion
 from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
 from gncadeq.dynamics.solvers import make_solver
 from gncadeq.dynamics.torchdeq_bridge import (
-    PREFIX,
     GraphSolver,
-    check_stop_mode,
     register,
     solver_stat,
 )
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import OrderedStep, RestrictableStep, Step
-
-_PICARD = ("fixed_point_iter", "simple_fixed_point_iter")  # TorchDEQ's names of plain steps
-OWN_OPTIONS = ("criterion", "atol", "check_every", "compact", "on_failure", "solver_options")
 
 
 class GraphCore(DEQBase):  # type: ignore[misc]
@@ -94,9 +87,9 @@ class GraphCore(DEQBase):  # type: ignore[misc]
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         options = {**DEQConfig(args).config, **kwargs}  # TorchDEQ would write into the caller's
-        _check_options(options)
+        check_options(options)
         get, b_solver = options.get, options.get("b_solver")
-        solver = GraphSolver(_name(get("f_solver", "auto")))
+        solver = GraphSolver(solver_name(get("f_solver", "auto")))
         solver.check(get("criterion", "graph"), get("solver_options"))
         key = register(solver.name)
         super().__init__(
@@ -116,7 +109,7 @@ class GraphCore(DEQBase):  # type: ignore[misc]
         self.solver_options = dict(get("solver_options") or {})
         self.b_solver: GraphSolver | None = None
         if b_solver is not None:
-            self.b_solver = GraphSolver(_name(b_solver))
+            self.b_solver = GraphSolver(solver_name(b_solver))
             make_solver(self.b_solver.name)  # refuses TorchDEQ's own as well
         grad = get("grad", 1)
         self.grad = [check_count("grad", k, least=1) for k in _as_list(grad)]
@@ -341,47 +334,4 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _name(solver: str) -> str:
-    """This library's name of a solver that TorchDEQ's users may call by TorchDEQ's."""
-    return "picard" if solver in _PICARD else str(solver).removeprefix(PREFIX)
-
-
-@cache
-def _parser_options() -> frozenset[str]:
-    parser = argparse.ArgumentParser()
-    add_deq_args(parser)
-    return frozenset(vars(parser.parse_args([])))
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what this core doesn't know, and what it doesn't honour."""
-    names = _parser_options()
-    if not names <= options.keys():
-        known = names | {"no_stat", *OWN_OPTIONS}
-        for name in options:
-            if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f". Did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"Unknown option {name!r} of core='graph'{hint}")
-    for name in ("f_stop_mode", "b_stop_mode"):
-        check_stop_mode(name, options.get(name, "rel"))
-    remedies = {
-        "hook_ift": "Use ift=True, whose memory doesn't grow with the number of steps either",
-        "no_stat": "The residual of every graph is what its solve ends by",
-        "sup_loc": "Use n_states or indexing for states on the way",
-    }
-    for name, remedy in remedies.items():
-        if options.get(name):
-            raise ValueError(
-                f"Expected no {name!r} with core='graph' (got {options[name]!r}). {remedy}"
-            )
-    if (options.get("sup_gap") or 0) > 0:
-        raise ValueError(
-            f"Expected no 'sup_gap' with core='graph' (got {options['sup_gap']}). "
-            f"{remedies['sup_loc']}"
-        )
-
-
 register_deq("graph", GraphCore)
-
-__all__ = ["OWN_OPTIONS", "GraphCore"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.graph_core import GraphCore
-from gncadeq.dynamics.implicit import Gates
+from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status

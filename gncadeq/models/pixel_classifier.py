@@ -56,6 +56,7 @@ class PixelGraphClassifier(ImageClassifier):
         - **output:** logits :math:`(|\mathcal{G}|, \text{num\_classes})`
 
     Example:
+        >>> import torch
         >>> model = PixelGraphClassifier().eval()
         >>> data = model.to_graph(torch.rand(1, 28, 28))
         >>> model(data.x, data.edge_index, data.edge_attr).shape

@@ -16,11 +16,11 @@ from gncadeq.files.run_lock import run_lock
 from gncadeq.files.weights import load_pretrained, save_pretrained
 from gncadeq.growth import color_error
 from gncadeq.progress import progress_bar
-from gncadeq.training.config import extended_from
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
+from gncadeq.training.run_config import extended_from
 from gncadeq.training.step_log import StepLog
 from gncadeq.training.stopping import run_steps
 from gncadeq.training.surfaces import is_graph, is_surface

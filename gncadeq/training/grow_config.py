@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gncadeq.check import check_count
 from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
-from gncadeq.training.config import MAX_SEED, RunConfig, option
+from gncadeq.training.run_config import MAX_SEED, RunConfig, option
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data

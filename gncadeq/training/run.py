@@ -25,10 +25,11 @@ from gncadeq.files.json_files import write_json
 from gncadeq.files.run_lock import run_lock
 from gncadeq.models import ImageClassifier
 from gncadeq.progress import shows_progress
-from gncadeq.training.config import TrainConfig, extended_from, run_id
+from gncadeq.training.config import TrainConfig
 from gncadeq.training.data import EpochBatches, batch_loader
 from gncadeq.training.describe import describe_inputs
 from gncadeq.training.processes import Processes, launch
+from gncadeq.training.run_config import extended_from, run_id
 from gncadeq.training.synced_norm import SyncedBatchNorm1d
 from gncadeq.transforms import ImageToGraph
 

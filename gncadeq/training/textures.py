@@ -18,8 +18,8 @@ from gncadeq.dynamics import GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
 from gncadeq.progress import progress_bar
-from gncadeq.training.config import MAX_SEED, RunConfig, option
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
+from gncadeq.training.run_config import MAX_SEED, RunConfig, option
 from gncadeq.training.stopping import run_steps
 from gncadeq.training.texture_loss import PatchLoss
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters

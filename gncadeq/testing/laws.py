@@ -1,21 +1,8 @@
-r"""The laws of cells and dynamics, as assertions for any cell and any graph.
-
-Each raises ``AssertionError`` where its law is broken. Use them in the tests of your own cells, in
-float64, where rounding hides nothing:
-
->>> from gncadeq import ConvCell, GraphDEQ
->>> from gncadeq.testing import assert_gradients_exact, assert_permutation_equivariant
->>> from gncadeq.transforms import ImageToGraph
->>> data = ImageToGraph()(torch.rand(1, 4, 5, dtype=torch.double))
->>> cell = ConvCell(1, 3, contraction=0.5).double()
->>> assert_permutation_equivariant(cell, data)
->>> assert_gradients_exact(GraphDEQ(cell, tol=1e-11), data, steps=80)
-"""
+"""The laws of cells and dynamics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,75 +10,8 @@ from torch_geometric.data import Batch, Data
 
 from gncadeq.cells import Cell
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Status
-from gncadeq.graph.rows import Part, declared_rows, rows_of
-from gncadeq.typing import OptTensor
-
-Dynamics = GraphDEQ | GraphNCA
-
-
-def graph_of(data: Data) -> tuple[Tensor, Tensor, OptTensor]:
-    """The arguments ``(x, edge_index, edge_attr)`` of cells and dynamics.
-
-    Example:
-        >>> data = Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]]))
-        >>> [None if value is None else list(value.shape) for value in graph_of(data)]
-        [[2, 1], [2, 1], None]
-    """
-    return data.x, data.edge_index, data.edge_attr
-
-
-def context_of(cell: Cell, data: Data) -> dict[str, Tensor]:
-    """What else the cell takes by name (:attr:`gncadeq.Cell.context`), as far as the data have it.
-
-    Example:
-        >>> from torch_geometric.nn import PointTransformerConv
-        >>> from gncadeq import WrappedConvCell
-        >>> cell = WrappedConvCell(PointTransformerConv(4, 4), in_channels=1)
-        >>> list(context_of(cell, Data(x=torch.rand(2, 1), pos=torch.rand(2, 3))))
-        ['pos']
-    """
-    return {name: data[name] for name in cell.context if name != "batch" and name in data}
-
-
-def graphs_of(batch: Data, cell: Cell | None = None) -> list[Data]:
-    """Every graph of a batch alone, those without nodes included.
-
-    Args:
-        batch: The batch.
-        cell: The cell that declares what the rows of further tensors belong to.
-
-    Example:
-        >>> a = Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]]))
-        >>> [data.num_nodes for data in graphs_of(Batch.from_data_list([a, a]))]
-        [2, 2]
-    """
-    if getattr(batch, "batch", None) is None:
-        return [batch]
-    declared = {} if cell is None else declared_rows(cell.context)
-    graphs = []
-    for k in range(batch.num_graphs):
-        part = Part(batch.batch == k, batch.edge_index, batch.batch)
-        graph = Data(edge_index=part.edges())
-        for name, value in batch.to_dict().items():
-            if isinstance(value, Tensor) and name not in ("edge_index", "batch", "ptr"):
-                rows = declared.get(name)
-                if rows is None:
-                    of_edge = batch.is_edge_attr(name)
-                    rows = "edge" if of_edge else "node" if batch.is_node_attr(name) else "all"
-                graph[name] = part.take(value, rows)
-        graphs.append(graph)
-    return graphs
-
-
-def _batch_of(data: Data) -> tuple[OptTensor, int | None]:
-    batch = getattr(data, "batch", None)
-    return batch, None if batch is None else int(data.num_graphs)
-
-
-def _solve(dynamics: Dynamics, data: Data, **options: Any) -> Any:
-    batch, size = _batch_of(data)
-    context = context_of(dynamics.cell, data)
-    return dynamics(*graph_of(data), batch, batch_size=size, **context, **options)
+from gncadeq.graph.rows import declared_rows, rows_of
+from gncadeq.testing.graphs import batch_of, context_of, graph_of, graphs_of, solve_on
 
 
 def assert_permutation_equivariant(cell: Cell, data: Data, atol: float = 1e-10) -> None:
@@ -240,7 +160,7 @@ def assert_batch_independent(
     def run(data: Data) -> tuple[Tensor, Tensor, list[int], list[int]]:
         data = data.clone()
         data.x = data.x.clone().requires_grad_()
-        z, solution = _solve(deq, data, return_solution=True)
+        z, solution = solve_on(deq, data, return_solution=True)
         grad = torch.zeros_like(data.x)
         if z.requires_grad:
             finite = z.pow(3)[data.x.isfinite().all(1)]
@@ -287,7 +207,7 @@ def assert_one_rule(deq: GraphDEQ, data: Data, steps: int = 400, atol: float = 1
         >>> assert_one_rule(GraphDEQ(ConvCell(1, 2, contraction=0.5).double(), tol=1e-10), data)
     """
     with torch.no_grad():
-        z, context = _solve(deq, data), context_of(deq.cell, data)
+        z, context = solve_on(deq, data), context_of(deq.cell, data)
         for fire_rate in (1.0, 0.5):
             rest = deq.as_nca(fire_rate=fire_rate, steps=5)
             assert rest.cell is deq.cell, "The automaton has a copy of the cell"
@@ -317,8 +237,8 @@ def assert_honest_residual(deq: GraphDEQ, batch: Data, atol: float = 1e-12) -> N
         >>> assert_honest_residual(GraphDEQ(ConvCell(1, 2, contraction=0.5).double()), data)
     """
     with torch.no_grad():
-        z, solution = _solve(deq, batch, return_solution=True)
-        context, of_node = context_of(deq.cell, batch), _batch_of(batch)[0]
+        z, solution = solve_on(deq, batch, return_solution=True)
+        context, of_node = context_of(deq.cell, batch), batch_of(batch)[0]
         if of_node is not None and "batch" in deq.cell.context:
             context["batch"] = of_node
         fz = deq.cell(z, *graph_of(batch), **context)
@@ -352,137 +272,7 @@ def assert_deterministic(deq: GraphDEQ, data: Data, seed: int = 0) -> None:
     """
     state = torch.get_rng_state()
     first, second = (
-        _solve(deq, data, generator=torch.Generator().manual_seed(seed)) for _ in range(2)
+        solve_on(deq, data, generator=torch.Generator().manual_seed(seed)) for _ in range(2)
     )
     assert torch.equal(first, second), "Two solves from one seed differ"
     assert torch.equal(torch.get_rng_state(), state), "A solve moved torch's random state"
-
-
-def gradients(
-    dynamics: Dynamics,
-    data: Data,
-    nodes: Tensor | slice | None = None,
-    scale: float = 1.0,
-    order: int = 1,
-) -> list[Tensor]:
-    r"""Gradients of a loss on some nodes, to the injection, edge attributes and parameters.
-
-    .. math::
-        \mathcal{L} = s \sum_{i \in \mathcal{S}} \sum_c z_{ic} + z_{ic}^2 ,
-
-    and, for each further order, those of the squared norm of all gradients of the order before.
-
-    Args:
-        dynamics: Implicit or explicit.
-        data: A graph, or a batch; floating-point edge attributes are differentiated.
-        nodes: The nodes :math:`\mathcal{S}`; by default all.
-        scale: The scale :math:`s` of the loss, divided out of the result (order 1).
-        order: How often to differentiate.
-
-    Returns:
-        One gradient each, zeros where nothing depends.
-
-    Example:
-        >>> from gncadeq import ConvCell
-        >>> from gncadeq.transforms import ImageToGraph
-        >>> data = ImageToGraph()(torch.rand(1, 3, 3))
-        >>> [list(g.shape) for g in gradients(GraphDEQ(ConvCell(1, 2, contraction=0.5)), data)]
-        [[9, 1], [9, 1, 2], [9, 2, 2], [2]]
-    """
-    data = data.clone()
-    data.x = data.x.detach().clone().requires_grad_()
-    inputs = [data.x]
-    if data.edge_attr is not None and data.edge_attr.is_floating_point():
-        data.edge_attr = data.edge_attr.detach().clone().requires_grad_()
-        inputs.append(data.edge_attr)
-    inputs += [p for p in dynamics.parameters() if p.requires_grad]
-    z = _solve(dynamics, data)
-    picked = z if nodes is None else z[nodes]
-    value = scale * (picked.pow(2) + picked).sum()
-    found: Sequence[Tensor | None] = ()
-    for k in range(order):
-        more = k + 1 < order
-        found = torch.autograd.grad(value, inputs, create_graph=more, allow_unused=True)
-        if more:
-            value = torch.stack([g.square().sum() for g in found if g is not None]).sum()
-    return [
-        torch.zeros_like(t) if g is None else g.detach() / scale
-        for t, g in zip(inputs, found, strict=True)
-    ]
-
-
-def assert_gradients_close(
-    left: Sequence[Tensor], right: Sequence[Tensor], rtol: float = 1e-6, atol: float = 1e-14
-) -> None:
-    """Two lists of gradients agree, each within a relative error of its norm.
-
-    Args:
-        left: One list.
-        right: The other, which errors are relative to.
-        rtol: Largest relative error.
-        atol: Added to it, for gradients that vanish.
-
-    Raises:
-        AssertionError: If two gradients differ by more.
-
-    Example:
-        >>> assert_gradients_close([torch.ones(2)], [torch.ones(2)])
-    """
-    assert len(left) == len(right), f"{len(left)} gradients against {len(right)}"
-    for k, (a, b) in enumerate(zip(left, right, strict=True)):
-        error, size = float((a - b).norm()), float(b.norm())
-        assert error <= rtol * size + atol, (
-            f"Gradient {k} of shape {list(a.shape)} is off by {error:.3e} of {size:.3e}"
-        )
-
-
-def assert_gradients_exact(
-    deq: GraphDEQ,
-    data: Data,
-    nodes: Tensor | slice | None = None,
-    scale: float = 1.0,
-    order: int = 1,
-    steps: int = 300,
-    rtol: float = 1e-6,
-) -> None:
-    """The implicit gradient is that of the rollout unrolled to convergence.
-
-    Args:
-        deq: The dynamics, with tight tolerances.
-        data: A graph, or a batch.
-        nodes: The nodes with a loss; by default all.
-        scale: Scale of the loss.
-        order: 1 for gradients, 2 for gradients of their squared norm.
-        steps: Steps of the rollout, enough to converge.
-        rtol: Largest relative error of each gradient.
-
-    Raises:
-        AssertionError: If a gradient differs by more.
-
-    Example:
-        >>> from gncadeq import ConvCell
-        >>> from gncadeq.transforms import ImageToGraph
-        >>> data = ImageToGraph()(torch.rand(1, 3, 3, dtype=torch.double))
-        >>> deq = GraphDEQ(ConvCell(1, 2, contraction=0.5).double(), tol=1e-11)
-        >>> assert_gradients_exact(deq, data, nodes=torch.tensor([4]), scale=1e-6, steps=60)
-        >>> assert_gradients_exact(deq, data, order=2, steps=60, rtol=1e-5)
-    """
-    unrolled = gradients(deq.as_nca(steps=steps), data, nodes, 1.0, order)
-    assert_gradients_close(gradients(deq, data, nodes, scale, order), unrolled, rtol)
-
-
-__all__ = [
-    "assert_batch_independent",
-    "assert_bounded_perception",
-    "assert_deterministic",
-    "assert_gradients_close",
-    "assert_gradients_exact",
-    "assert_honest_residual",
-    "assert_local",
-    "assert_one_rule",
-    "assert_permutation_equivariant",
-    "context_of",
-    "gradients",
-    "graph_of",
-    "graphs_of",
-]

@@ -1,0 +1,57 @@
+"""The options of TorchDEQ that the core ``"graph"`` honours, and those that it refuses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from torchdeq.utils import add_deq_args
+
+from gncadeq.dynamics.torchdeq_bridge import PREFIX, check_stop_mode
+
+_PICARD = ("fixed_point_iter", "simple_fixed_point_iter")  # TorchDEQ's names of plain steps
+OWN_OPTIONS = ("criterion", "atol", "check_every", "compact", "on_failure", "solver_options")
+
+
+def solver_name(solver: str) -> str:
+    """This library's name of a solver that TorchDEQ's users may call by TorchDEQ's."""
+    return "picard" if solver in _PICARD else str(solver).removeprefix(PREFIX)
+
+
+@cache
+def _parser_options() -> frozenset[str]:
+    parser = argparse.ArgumentParser()
+    add_deq_args(parser)
+    return frozenset(vars(parser.parse_args([])))
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what this core doesn't know, and what it doesn't honour."""
+    names = _parser_options()
+    if not names <= options.keys():
+        known = names | {"no_stat", *OWN_OPTIONS}
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f". Did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"Unknown option {name!r} of core='graph'{hint}")
+    for name in ("f_stop_mode", "b_stop_mode"):
+        check_stop_mode(name, options.get(name, "rel"))
+    remedies = {
+        "hook_ift": "Use ift=True, whose memory doesn't grow with the number of steps either",
+        "no_stat": "The residual of every graph is what its solve ends by",
+        "sup_loc": "Use n_states or indexing for states on the way",
+    }
+    for name, remedy in remedies.items():
+        if options.get(name):
+            raise ValueError(
+                f"Expected no {name!r} with core='graph' (got {options[name]!r}). {remedy}"
+            )
+    if (options.get("sup_gap") or 0) > 0:
+        raise ValueError(
+            f"Expected no 'sup_gap' with core='graph' (got {options['sup_gap']}). "
+            f"{remedies['sup_loc']}"
+        )
