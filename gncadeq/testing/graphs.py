@@ -50,6 +50,7 @@ def graphs_of(batch: Data, cell: Cell | None = None) -> list[Data]:
 
     Example:
         >>> import torch
+        >>> from torch_geometric.data import Batch
         >>> a = Data(x=torch.rand(2, 1), edge_index=torch.tensor([[0], [1]]))
         >>> [data.num_nodes for data in graphs_of(Batch.from_data_list([a, a]))]
         [2, 2]
