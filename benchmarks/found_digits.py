@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks._measure import save, show
 from gncadeq.datasets import PixelGraphs
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.models.inputs import doubts
 from gncadeq.transforms import FindDigits
 
@@ -124,7 +124,7 @@ def on_paper(root: str | None, count: int, seed: int) -> Pictures:
 
 
 @torch.no_grad()
-def measure(model: PixelGraphClassifier, name: str, pictures: Pictures) -> dict[str, Any]:
+def measure(model: ImageClassifier, name: str, pictures: Pictures) -> dict[str, Any]:
     """How many pictures are read right: the largest digit found, or none."""
     find = FindDigits.from_card(model.card)
     right = one = total = warned = warned_wrong = wrong = 0
@@ -138,9 +138,9 @@ def measure(model: PixelGraphClassifier, name: str, pictures: Pictures) -> dict[
         largest = max(found, key=lambda d: (d.box[2] - d.box[0]) * (d.box[3] - d.box[1]))
         data = model.to_graph(largest.image)
         z, partition, _ = model.settle(data.x, data.edge_index, data.edge_attr)
-        pooled = partition.mean(z)
+        pooled = model.pool(z, partition, data.edge_index, data.edge_attr)
         correct = int(model.readout.decode(pooled).argmax()) == digit
-        doubt = bool(doubts(model.card["inputs"], largest.image, data.num_nodes, pooled[0]))
+        doubt = bool(doubts(model.card["inputs"], model.to_graph, largest.image, pooled[0]))
         right, one, warned = right + correct, one + (len(found) == 1), warned + doubt
         wrong, warned_wrong = wrong + (not correct), warned_wrong + (doubt and not correct)
     return {
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="one in so many of the fonts")
     parser.add_argument("--seed", type=int, default=20_000)
     args = parser.parse_args()
-    model = PixelGraphClassifier.from_pretrained(args.weights)
+    model = ImageClassifier.from_pretrained(args.weights)
     sets = {f"fonts, {share:.0%} of the height": rendered(share, args.seed + k)
             for k, share in enumerate((0.2, 0.35, 0.5, 0.75, 0.9))}  # fmt: skip
     sets |= {

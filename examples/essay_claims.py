@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.files.json_files import write_json
+from gncadeq.models import ImageClassifier
 from gncadeq.viz import figures as draw
 
 RADII = (0, 6, 10, 14)
 
 
 @torch.no_grad()
-def accuracy(model: PixelGraphClassifier, images: Tensor, labels: Tensor, title: str) -> float:
+def accuracy(model: ImageClassifier, images: Tensor, labels: Tensor, title: str) -> float:
     """Accuracy on equally large images; one without a living pixel counts as wrong."""
     threshold = model.to_graph.living_threshold or -1.0
     living = (images > threshold).flatten(1).any(1)
@@ -60,7 +60,7 @@ def panorama(images: Tensor, labels: Tensor, pick: Tensor) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def panoramas(
-    model: PixelGraphClassifier, images: Tensor, labels: Tensor, count: int, seed: int
+    model: ImageClassifier, images: Tensor, labels: Tensor, count: int, seed: int
 ) -> tuple[dict[str, float], list[Tensor]]:
     """How many of the digits' pixels decode to their own digit.
 
@@ -78,11 +78,12 @@ def panoramas(
             picture, truth = panorama(images, labels, pick)
             data = model.to_graph(picture)
             z, _, _ = model.settle(data.x, data.edge_index, data.edge_attr)
-            col, row = data.pos.long().unbind(1)
-            total += len(z)
-            for radius in RADII:
-                label = draw.local_labels(model, z, data, radius)
-                right[radius] += int((label == truth[row, col]).sum())
+            found = {radius: model.local_labels(z, data, radius) for radius in RADII}
+            label = found[RADII[-1]]
+            col, row = data.pos[: len(label)].long().unbind(1)  # of a pyramid the pixels
+            total += len(label)
+            for radius, decoded in found.items():
+                right[radius] += int((decoded == truth[row, col]).sum())
             for d in range(digits):
                 mine = col // images.size(3) == d
                 vote = torch.bincount(label[mine], minlength=10).argmax() if mine.any() else -1
@@ -113,7 +114,7 @@ def main() -> None:
     weights = args.weights or ("digits" if args.smoke else "mnist")
     if Path(weights).is_dir():
         weights = str(Path(weights) / "model.safetensors")
-    model = PixelGraphClassifier.from_pretrained(weights)
+    model = ImageClassifier.from_pretrained(weights)
     images, labels = dataset.images.float() / 255, dataset.labels
     if args.smoke:
         images, labels, args.count = images[:100], labels[:100], 5

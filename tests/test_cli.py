@@ -25,14 +25,20 @@ from gncadeq.viz.images import read_image
 runner = CliRunner()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A small run on digits, by the command line."""
+RECIPES = {
+    "conv": ["--channels", "8", "--hidden", "32", "--epochs", "3"],
+    "pyramid": ["--levels", "2,3", "--epochs", "2"],
+}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def run(request, tmp_path_factory):
+    """A small run on digits, by the command line, of either classifier."""
     place = tmp_path_factory.mktemp("cli")
     result = runner.invoke(
         app,
-        ["train", "digits", "--recipe", "conv", "--channels", "8", "--hidden", "32",
-         "--epochs", "3", "--data-root", str(place / "data"), "--out", str(place / "run")],
+        ["train", "digits", "--recipe", request.param, *RECIPES[request.param],
+         "--data-root", str(place / "data"), "--out", str(place / "run")],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return place
@@ -125,6 +131,7 @@ def test_analyze_writes_a_page_that_loads_nothing(run):
     assert result.exit_code == 0, result.output
     page = (run / "run" / "analysis.html").read_text()
     assert page.count("data:image/png;base64,") >= 6
+    assert "Not measured" not in page
     assert 'src="http' not in page
     assert 'href="http' not in page
     assert "spectral radius" in page.lower()
@@ -144,6 +151,18 @@ def test_predict_images_of_any_size(run, tmp_path):
     assert "inverted" in result.output
     with Image.open(tmp_path / "maps" / "one_labels.png") as image:
         assert image.width > 300
+
+
+def test_predict_finds_the_digits_of_a_picture(run, tmp_path):
+    page = np.full((120, 200), 230, np.uint8)
+    page[20:90, 30:42] = page[20:90, 140:152] = 10
+    Image.fromarray(page).save(tmp_path / "bars.png")
+    result = runner.invoke(
+        app, ["predict", str(run / "run"), str(tmp_path / "bars.png"), "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.count(" at (") == 2
+    assert (tmp_path / "bars_labels.png").exists()
 
 
 def test_a_large_picture_is_scaled_by_its_longer_side(tmp_path):
@@ -173,7 +192,7 @@ def test_errors_are_a_line_that_names_the_remedy(run, tmp_path, call):
         (("evaluate", tmp_path / "nothing"), "shipped weights"),
         (("evaluate", tmp_path), "model.safetensors"),
         (("show", "mnst"), "Did you mean 'mnist'?"),
-        (("run", run / "run"), "for the commands evaluate, show"),
+        (("run", run / "run"), "evaluate, show, analyze and export take them"),
         (("predict", run / "run", text), "Expected an image file"),
         (("predict", run / "run", tmp_path / "gone.png"), "does not exist"),
         (("predict", run / "run", blank), "nothing stands out from the paper"),
@@ -252,6 +271,8 @@ CONFIGS = [
                 augment=True, standardize=False, train_limit=64, hidden_channels=7),
     TrainConfig.recipe("pyramid", dataset="mnist", out="runs/p", seed=3),
     TrainConfig.recipe("pyramid", dataset="mnist", out="runs/q", lr=0.01, levels="4,8"),
+    TrainConfig.recipe("pyramid", dataset="digits", out="runs/r"),
+    TrainConfig.recipe("pyramid", dataset="digits", out="runs/t", batch_size=128, levels="8,16,27"),
     TrainConfig("kmnist", dynamics="nca", gradient="bptt", living_threshold=0.1, out="r"),
     TrainConfig.essay(dataset="mnist", out="runs/essay", contraction=None),
     GrowConfig("spots", on="torus:8,4", kernels="harmonics", scale=0.2, up="z", out="runs/x y",

@@ -16,6 +16,7 @@ from torch_geometric.nn import GATConv, GCNConv, GINConv
 from typer.testing import CliRunner
 
 from gncadeq import (
+    CascadeCell,
     Cell,
     ConvCell,
     EquivariantCell,
@@ -24,10 +25,12 @@ from gncadeq import (
     GrowingCell,
     IGNNCell,
     MonotoneCell,
+    Part,
     PixelGraphClassifier,
     PropagationCell,
     WrappedConvCell,
 )
+from gncadeq.cells import FeedForwardCell, StencilDrive
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import Partition
@@ -41,6 +44,7 @@ from gncadeq.export import (
     to_exported_program,
     to_onnx,
 )
+from gncadeq.models import ImageClassifier, PyramidClassifier
 from gncadeq.transforms import ImageToGraph
 
 onnx = pytest.importorskip("onnx")
@@ -160,8 +164,13 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     mnist = PixelGraphClassifier.from_pretrained("mnist")
     masked = GraphNCA(growing(in_channels=2), steps=6, fire_rate=0.5, step_size=0.75)
+    pyramid = PyramidClassifier(channels=(2, 3, 4)).train()
+    batch = pyramid.to_graph.batch(torch.rand(8, 1, 12, 9))
+    pyramid(batch.x, batch.edge_index, batch.edge_attr, batch.batch)  # statistics to be folded
     plan = {
         "classifier": (mnist, "pixels", {}),
+        "pyramid": (pyramid, "pixels", {}),
+        "pyramid-gather": (pyramid, "pixels", {"form": "gather", "program": "step"}),
         "classifier-gather": (mnist, "pixels", {"form": "gather", "steps": 60, "tol": 1e-6}),
         "growing": (masked, "kernels", {"form": "gather"}),
         "growing-step": (GraphNCA(growing(), fire_rate=0.5), "kernels", {"program": "step"}),
@@ -187,11 +196,11 @@ def files(tmp_path_factory):
     }
 
 
-NAMES = ("classifier", "classifier-gather", "growing", "growing-step", "ignn", "monotone", "gcn",
-         "propagation", "gat", "gat-state", "gin")  # fmt: skip
+NAMES = ("classifier", "classifier-gather", "pyramid", "pyramid-gather", "growing", "growing-step",
+         "ignn", "monotone", "gcn", "propagation", "gat", "gat-state", "gin")  # fmt: skip
 
 
-def pixels(model: PixelGraphClassifier, *sizes: tuple[int, int]) -> Batch:
+def pixels(model: ImageClassifier, *sizes: tuple[int, int]) -> Batch:
     return Batch.from_data_list([model.to_graph(torch.rand(1, *size)) for size in sizes])
 
 
@@ -520,3 +529,40 @@ def test_which_convs_of_pyg_are_exported(tmp_path):
             wrong.append((name, "exported"))
         check_onnx(path, nca, data)
     assert not wrong
+
+
+def test_cascades_are_exported_with_their_drives():
+    """On one graph and up a pyramid, in both forms: one step is the cell's own."""
+    torch.manual_seed(0)
+    relu = {"injection": "additive", "contraction": 0.8, "activation": "relu"}
+    flat = CascadeCell(
+        [
+            ConvCell(1, 3, contraction=0.6),
+            Part(ConvCell(2, 2, **relu), StencilDrive(4, 2), ["x", 0]),
+            Part(FeedForwardCell(2, "tanh"), torch.nn.Linear(5, 2), reads=[0, 1]),
+        ],
+        in_channels=1,
+    )
+    high = CascadeCell(
+        [
+            Part(FeedForwardCell(3), StencilDrive(1, 3), ["x"]),
+            Part(ConvCell(2, 2, **relu), torch.nn.Linear(3, 2), [0]),
+            Part(ConvCell(4, 4, **relu), StencilDrive(2, 4), [1], level=1),
+            Part(ConvCell(2, 2, **relu), StencilDrive(4, 2), [2], level=2),
+        ],
+        in_channels=1,
+    )
+    for cell, levels in ((flat, 1), (high, 3)):
+        cell = cell.double().eval()
+        data = ImageToGraph(living_threshold=0.3, levels=levels)(torch.rand(1, 9, 7).double())
+        z = torch.rand(data.num_nodes, cell.channels, dtype=torch.double)
+        for form in ("scatter", "gather"):
+            given = {k: torch.from_numpy(v) for k, v in graph_inputs(data, form).items()}
+            edges = given.pop("edge_index" if form == "scatter" else "neighbors")
+            del given["batch"]
+            (new,) = StepProgram(cell, form)(z, edges, **given)
+            expected = cell(z, data.x, data.edge_index, data.edge_attr)
+            assert torch.allclose(new, expected, atol=1e-10)
+    driven = CascadeCell([ConvCell(1, 2), Part(ConvCell(2, 2), GCNConv(3, 2))], 1)
+    with pytest.raises(ValueError, match="got GCNConv"):
+        StepProgram(driven)

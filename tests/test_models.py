@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from gncadeq import ConvCell, GraphDEQ, GraphNCA, PixelGraphClassifier, StencilConv
 from gncadeq.cells import stencil_norm
 from gncadeq.dynamics import Partition
-from gncadeq.models import MeanReadout
+from gncadeq.models import MeanReadout, PyramidClassifier
 from gncadeq.transforms import ImageToGraph
 
 
@@ -84,15 +84,39 @@ def test_one_graph_cannot_be_standardised():
 
 
 def test_local_labels_of_a_wide_window_are_the_graphs():
-    from gncadeq.viz.figures import local_labels
-
     model = PixelGraphClassifier(contraction=0.9).eval()
     data = model.to_graph(torch.rand(1, 6, 7))
     z, _, _ = model.settle(data.x, data.edge_index, data.edge_attr)
     whole = int(model(data.x, data.edge_index, data.edge_attr).argmax())
-    assert set(local_labels(model, z, data, radius=7).tolist()) == {whole}
+    assert set(model.local_labels(z, data, radius=7).tolist()) == {whole}
     own = model.readout.decode(z).argmax(1)
-    assert torch.equal(local_labels(model, z, data, radius=0), own)
+    assert torch.equal(model.local_labels(z, data, radius=0), own)
+
+
+def test_pixels_of_a_pyramid_are_decoded_from_the_nodes_above_the_window():
+    model = PyramidClassifier(channels=(2, 3, 4)).eval()
+    image = torch.rand(1, 9, 14)
+    image[:, :, 6:9] = 0.0
+    data = model.to_graph(image)
+    z, partition, _ = model.settle(data.x, data.edge_index, data.edge_attr)
+    whole = model.pool(z, partition, data.edge_index, data.edge_attr)
+    around = model.pool_around(z, data, radius=16)
+    assert torch.allclose(around, whole.expand_as(around), atol=1e-5)
+    top = data.level == 2
+    own = model.pool_around(z, data, radius=0)
+    for pixel in (0, 40, len(own) - 1):  # mean and maximum of one node are its state
+        above = top & (data.pos == data.pos[pixel] // 4 * 4).all(1)
+        assert torch.allclose(own[pixel], z[above].expand(2, -1).flatten(), atol=1e-6)
+    near = model.pool_around(z, data, radius=2)[0]  # pixels 0 to 2 are below the first node alone
+    assert torch.allclose(near, own[0], atol=1e-6)
+    far = model.pool_around(z, data, radius=4)[0]  # 4 of its 5 columns, and 1 of the second node
+    first, right, below, diagonal = (
+        z[top & (data.pos == torch.tensor(place)).all(1)][0]
+        for place in ((0.0, 0.0), (4.0, 0.0), (0.0, 4.0), (4.0, 4.0))
+    )
+    mean = (16 * first + 4 * right + 4 * below + diagonal) / 25
+    assert torch.allclose(far[:4], mean, atol=1e-6)
+    assert torch.allclose(far[4:], torch.stack([first, right, below, diagonal]).amax(0))
 
 
 def test_stencil_norm_bounds_every_graph():

@@ -237,7 +237,7 @@ def test_doubts_name_what_is_unlike(mnist):
     def of(image):
         data = model.to_graph(image)
         z, partition, _ = model.settle(data.x, data.edge_index, data.edge_attr)
-        return doubts(inputs, image, data.num_nodes, partition.mean(z)[0])
+        return doubts(inputs, model.to_graph, image, partition.mean(z)[0])
 
     assert sum(bool(of(image)) for image in images) <= 2
     noise = " ".join(of(torch.rand(1, 28, 28)))

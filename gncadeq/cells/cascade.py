@@ -20,7 +20,7 @@ from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.typing import Adj, OptTensor, Step
 
 Read = int | Literal["x"]
-_POINTWISE = (nn.Linear, nn.Sequential, MLP)  # called without edges
+POINTWISE = (nn.Linear, nn.Sequential, MLP)  # called without edges
 
 
 class StencilDrive(nn.Module):
@@ -267,13 +267,13 @@ class CascadeCell(Cell):
         made = [p if isinstance(p, Part) else Part(p) for p in parts]
         self.parts: Any = nn.ModuleList(made)
         self.in_channels = check_count("in_channels", in_channels, 1)
-        self._reads = [self._check_reads(p, part) for p, part in enumerate(made)]
+        self.reads = [self._check_reads(p, part) for p, part in enumerate(made)]
         used: dict[int, int] = {}
-        self._channels: list[slice] = []
+        self.places: list[slice] = []
         for part in made:
             first = used.get(part.level, 0)
             used[part.level] = first + part.cell.channels
-            self._channels.append(slice(first, used[part.level]))
+            self.places.append(slice(first, used[part.level]))
         if sorted(used) != list(range(len(used))):
             raise ValueError(f"Expected parts on the levels 0, 1, … (got {sorted(used)})")
         self.levels, self.channels = len(used), max(used.values())
@@ -333,7 +333,7 @@ class CascadeCell(Cell):
             levels = [_Level(x[v.rows], v.rows, v.within, None, v.up) for v in pyramid.levels]
         stages = [
             _stage(part, reads, self._level(reads[0]), channels, levels)
-            for part, reads, channels in zip(self.parts, self._reads, self._channels, strict=True)
+            for part, reads, channels in zip(self.parts, self.reads, self.places, strict=True)
         ]
         return CascadeStep(stages, x.size(0), self.channels)
 
@@ -346,7 +346,7 @@ class CascadeCell(Cell):
         stages = self.prepare(x, edge_index, edge_attr).stages
         batch = context.get("batch")
         parts, steps, rates = [], [], []
-        for part, stage, reads in zip(self.parts, stages, self._reads, strict=True):
+        for part, stage, reads in zip(self.parts, stages, self.reads, strict=True):
             rows, own = stage.rows, {}
             if batch is not None:
                 own = {"batch": batch if rows is None else batch[rows]}
@@ -410,7 +410,7 @@ def _stage(
         read = [level.x if q == "x" else states[q] for q in reads]
         y = read[0] if len(read) == 1 else torch.cat(read, 1)
         if part.drive is not None:
-            y = part.drive(y) if isinstance(part.drive, _POINTWISE) else part.drive(y, *edges)
+            y = part.drive(y) if isinstance(part.drive, POINTWISE) else part.drive(y, *edges)
         return bind(y)
 
     if all(q == "x" for q in reads):

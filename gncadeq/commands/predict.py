@@ -56,7 +56,7 @@ def predict(
         int | None,
         typer.Option(
             min=0,
-            help="Decode the mean state of a window of this radius around each pixel; 0 decodes "
+            help="Decode the states in a window of this radius around each pixel; 0 decodes "
             "each pixel's own state. By default 14.",
             show_default=False,
             rich_help_panel=_AS_IS,
@@ -125,8 +125,8 @@ class Answer:
         probabilities: Of the classes that are most likely, by name, from the largest on.
         unlike: What is unlike the training images.
         box: Where the digit is in the picture: left, top, right and bottom in pixels.
-        pixels: Number of living pixels of a picture as it is.
-        agreeing: Share of them whose own states say the same.
+        pixels: Number of pixels that are nodes, of a picture as it is.
+        agreeing: Share of them around which the states say the same.
         inverted: Whether its grey levels were inverted.
     """
 
@@ -214,8 +214,7 @@ def _as_is(
         picture = 1 - picture
     noise = LOSSY if Path(name).suffix.lower() in (".jpg", ".jpeg", ".webp") else 0.0
     picture = picture * (picture > (noise if floor is None else floor))
-    threshold = model.to_graph.living_threshold
-    living = picture[0].numel() if threshold is None else int((picture.amax(0) > threshold).sum())
+    living = int(model.to_graph.living(picture.unsqueeze(0)).sum())
     if living > MOST_LIVING:
         raise ValueError(
             f"Expected a picture with at most {MOST_LIVING:,} living pixels as it is (got "

@@ -20,7 +20,7 @@ from gncadeq.commands.printing import (
     write_numbers,
 )
 from gncadeq.training import TrainConfig
-from gncadeq.training.config import RECIPES
+from gncadeq.training.recipes import recipe_options
 
 
 @with_options(TrainConfig)
@@ -51,7 +51,9 @@ def train(
     if options.get("dynamics") == "nca":
         options.setdefault("gradient", "bptt")
     options.setdefault("out", f"runs/{options['dataset']}")
-    config = configure(TrainConfig, options if resume else {**RECIPES[recipe], **options}, resume)
+    if not resume:
+        options = {**recipe_options(recipe, options["dataset"]), **options}
+    config = configure(TrainConfig, options, resume)
     _train(config, resume, json_file)
 
 

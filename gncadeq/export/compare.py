@@ -17,7 +17,7 @@ from gncadeq.dynamics.rollout import advance
 from gncadeq.export.onnx_file import import_extra
 from gncadeq.export.plain import neighbor_table
 from gncadeq.export.program import Model, as_automaton, float_type
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.typing import OptTensor
 
 
@@ -115,9 +115,10 @@ def check_onnx(
         if masks is None and moved <= tol:
             break
     expected = {"z_last" if rollout else "z_next": z}
-    if isinstance(model, PixelGraphClassifier):
+    if isinstance(model, ImageClassifier):
         partition = Partition(data.get("batch"), n)
-        expected["logits"] = model.readout(z if rollout else start, partition)
+        pooled = model.pool(z if rollout else start, partition, data.edge_index, data.edge_attr)
+        expected["logits"] = model.readout.decode(pooled)
     worst = max(_difference(found[k], v) for k, v in expected.items())
     tolerance = max(tolerance, tol)  # the two may end a step apart
     if not worst <= tolerance:
@@ -133,7 +134,7 @@ def _graph(model: Model, in_channels: int, data: Data, z: Tensor) -> tuple[Any, 
     x = data.get("x")
     if in_channels == 0 or x is None:
         x = z[:, :0]
-    if isinstance(model, PixelGraphClassifier):
+    if isinstance(model, ImageClassifier):
         x = model.encode(x, data.edge_index, data.edge_attr)
     return x, data.edge_index, data.edge_attr
 

@@ -18,7 +18,7 @@ from gncadeq.choices import Form, Program
 from gncadeq.export.loop import roll
 from gncadeq.export.program import Model, StepProgram, as_automaton, export_step
 from gncadeq.files.atomic import write_atomically
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier
 from gncadeq.typing import OptTensor
 
 OPSET = 20
@@ -47,7 +47,7 @@ def to_onnx(
 
     Args:
         model: A :class:`~gncadeq.Cell`, :class:`~gncadeq.GraphNCA`, :class:`~gncadeq.GraphDEQ`
-            (run as an automaton) or :class:`~gncadeq.PixelGraphClassifier`, whose encoder and
+            (run as an automaton) or :class:`~gncadeq.ImageClassifier`, whose encoder and
             readout are included.
         path: The file.
         program: ``"rollout"`` or ``"step"``.
@@ -173,6 +173,6 @@ def _metadata(
         "opset": str(OPSET),
     }  # fmt: skip
     found |= {k: str(v) for k, v in {"steps": steps, "tol": tol}.items() if v is not None}
-    if isinstance(model, PixelGraphClassifier):
+    if isinstance(model, ImageClassifier):
         found["transform"] = json.dumps(model.config["transform"], sort_keys=True)
     return found

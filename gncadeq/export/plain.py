@@ -47,6 +47,11 @@ class EdgeList:
         nodes = value.new_zeros(count, 1).index_add(0, batch, torch.ones_like(value[:, :1]))
         return total / nodes.clamp(min=1)
 
+    def peak(self, value: Tensor, batch: Tensor) -> Tensor:
+        """The maximum of ``[num_nodes, C]``, none of it negative, over the nodes of each graph."""
+        out = value.new_zeros(_num_graphs(batch), value.size(1))
+        return out.scatter_reduce(0, batch.unsqueeze(1).expand_as(value), value, "amax")
+
 
 class NeighborTable:
     """Every node's neighbours in a row: messages are gathered, and summed where they are.
@@ -70,12 +75,37 @@ class NeighborTable:
 
     def mean(self, value: Tensor, batch: Tensor) -> Tensor:
         """Average ``[num_nodes, C]`` over the nodes of each graph."""
-        graph = torch.arange(_num_graphs(batch), device=batch.device)
-        member = (graph.unsqueeze(1) == batch).to(value.dtype)  # [num_graphs, num_nodes]
+        member = self._member(value, batch)
         return member @ value / member.sum(1, keepdim=True).clamp(min=1)
 
+    def peak(self, value: Tensor, batch: Tensor) -> Tensor:
+        """The maximum of ``[num_nodes, C]``, none of it negative, over the nodes of each graph."""
+        return (self._member(value, batch).unsqueeze(2) * value).amax(1)
 
-Graph = EdgeList | NeighborTable
+    def _member(self, value: Tensor, batch: Tensor) -> Tensor:
+        graph = torch.arange(_num_graphs(batch), device=batch.device)
+        return (graph.unsqueeze(1) == batch).to(value.dtype)  # [num_graphs, num_nodes]
+
+
+class Among:
+    """Some edges of a graph: no messages go along the others.
+
+    Args:
+        graph: The graph.
+        kept: Which edges, booleans in the shape of the graph's ``source``.
+    """
+
+    def __init__(self, graph: EdgeList | NeighborTable, kept: Tensor) -> None:
+        self.graph, self.kept, self.num_nodes = graph, kept, graph.num_nodes
+        self.source, self.target = graph.source, graph.target
+
+    def total(self, message: Tensor) -> Tensor:
+        """Sum over the edges that are kept into every node: ``[num_nodes, ...]``."""
+        kept = self.kept.view(*self.kept.shape, *[1] * (message.dim() - self.kept.dim()))
+        return self.graph.total(torch.where(kept, message, 0.0))
+
+
+Graph = EdgeList | NeighborTable | Among
 
 
 def _num_graphs(batch: Tensor) -> int:
@@ -140,20 +170,23 @@ class PlainStencil:
         graph: The edges.
         relation: The relation of every edge, in the shape of the graph's ``source``.
         weight: ``[num_relations, in_channels, out_channels]``.
+        center: Whether a node senses itself without an edge.
     """
 
-    def __init__(self, graph: Graph, relation: Tensor, weight: Tensor) -> None:
-        self.graph, self.weight = graph, weight
-        r, center = weight.size(0), weight.size(0) // 2
+    def __init__(self, graph: Graph, relation: Tensor, weight: Tensor, center: bool = True) -> None:
+        self.graph, self.weight, self.center = graph, weight, center
+        r, middle = weight.size(0), weight.size(0) // 2
         self.slot = graph.source * r + relation
         # the node itself is sensed once, whatever the edges say
-        self.neighbor = (relation != center) | (graph.source != graph.target)
+        self.neighbor = (relation != middle) | (graph.source != graph.target)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Convolve ``z``."""
         r, c_in, c_out = self.weight.shape
         packed = self.weight.transpose(0, 1).reshape(c_in, r * c_out)
         message = take((z @ packed).view(-1, c_out), self.slot)
+        if not self.center:
+            return self.graph.total(message)
         message = torch.where(self.neighbor.unsqueeze(-1), message, 0.0)
         return self.graph.total(message) + z @ self.weight[r // 2]
 

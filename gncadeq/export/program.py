@@ -13,28 +13,28 @@ from gncadeq.check import check_choice
 from gncadeq.choices import Form
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.dynamics.rollout import advance
-from gncadeq.export.plain import EdgeList, Graph, NeighborTable, PlainStencil
+from gncadeq.export.cascade import on_levels
+from gncadeq.export.plain import EdgeList, NeighborTable, PlainStencil
 from gncadeq.export.rules import rule_of
-from gncadeq.models import PixelGraphClassifier
+from gncadeq.models import ImageClassifier, PixelGraphClassifier
 from gncadeq.typing import OptTensor
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-Model = Cell | GraphDEQ | GraphNCA | PixelGraphClassifier
+Model = Cell | GraphDEQ | GraphNCA | ImageClassifier
 
 
 def as_automaton(model: Model) -> GraphNCA:
     """The automaton of a cell, of an equilibrium or of a classifier; the cell is shared."""
-    nca: Any = model.dynamics if isinstance(model, PixelGraphClassifier) else model
+    nca: Any = model.dynamics if isinstance(model, ImageClassifier) else model
     if isinstance(nca, Cell):
         nca = GraphNCA(nca)
     elif isinstance(nca, GraphDEQ):
         nca = nca.as_nca()
     if not isinstance(nca, GraphNCA):
         raise TypeError(
-            "Expected a Cell, GraphNCA, GraphDEQ or PixelGraphClassifier (got "
-            f"{type(model).__name__})"
+            f"Expected a Cell, GraphNCA, GraphDEQ or ImageClassifier (got {type(model).__name__})"
         )
     return nca
 
@@ -77,7 +77,7 @@ class StepProgram(nn.Module):
         super().__init__()
         check_choice("form", form, ("scatter", "gather"))
         model = copy.deepcopy(model).cpu().eval()
-        if isinstance(model, PixelGraphClassifier):
+        if isinstance(model, ImageClassifier):
             model.fold()  # a batch norm's statistics, whose shapes don't trace
         nca = as_automaton(model)
         self.form, self.channels, self.step_size = form, nca.cell.channels, nca.step_size
@@ -89,10 +89,12 @@ class StepProgram(nn.Module):
                 "(got 'gather')"
             )
         self.encoder = self.readout = None
-        self.in_channels = nca.cell.in_channels
+        self.in_channels, self.levels = nca.cell.in_channels, 1
+        if isinstance(model, ImageClassifier):
+            self.readout, self.in_channels = model.readout, model.in_channels
+            self.levels = model.to_graph.levels
         if isinstance(model, PixelGraphClassifier):
-            self.encoder, self.readout = model.encoder, model.readout
-            self.in_channels = model.encoder.in_channels
+            self.encoder = model.encoder
         self.dtype = float_type(nca.cell)
         masked = nca.fire_rate < 1.0
         self.names = tuple(
@@ -131,7 +133,7 @@ class StepProgram(nn.Module):
             The next state, and of a classifier the logits of ``z`` ``[num_graphs, num_classes]``.
         """
         n = z.size(0)
-        graph: Graph = EdgeList(edges, n) if self.form == "scatter" else NeighborTable(edges)
+        graph = EdgeList(edges, n) if self.form == "scatter" else NeighborTable(edges)
         if x is None:
             x = z[:, :0]
         if self.encoder is not None:
@@ -143,7 +145,14 @@ class StepProgram(nn.Module):
         if self.readout is None:
             return (new,)
         assert batch is not None
-        return new, self.readout.decode(graph.mean(z, batch))
+        pooled = graph.mean(z, batch)
+        if self.levels > 1:  # the mean and the maximum of the top level
+            assert edge_attr is not None
+            top = on_levels(graph, edge_attr, self.levels, z)[-1]
+            z = top * z[:, : self.readout.channels]
+            pooled = graph.mean(z, batch) / graph.mean(top, batch)
+            pooled = torch.cat([pooled, graph.peak(z, batch)], 1)
+        return new, self.readout.decode(pooled)
 
     def example(self) -> dict[str, Tensor]:
         """Arguments of :meth:`forward` in the order of ``names``, of two small graphs."""

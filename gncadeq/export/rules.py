@@ -74,8 +74,9 @@ def rule(cell: Cell, edge_attr: OptTensor = None) -> Rule:
         ValueError: If the cell can't be exported; the message tells why.
     """
     raise ValueError(
-        "Expected a cell with an exportable rule: ConvCell, GrowingCell, MonotoneCell, IGNNCell, "
-        f"PropagationCell or WrappedConvCell (got {type(cell).__name__}). Teach it with "
+        "Expected a cell with an exportable rule: ConvCell, CascadeCell, GrowingCell, "
+        "MonotoneCell, IGNNCell, PropagationCell or WrappedConvCell (got "
+        f"{type(cell).__name__}). Teach it with "
         f"@gncadeq.export.rule.register({type(cell).__name__})"
     )
 

@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
     "GrowingCell": "run and export",
     "PixelGraphClassifier": "evaluate, show, analyze, predict and export",
-    "PyramidClassifier": "evaluate, show, analyze and predict",
+    "PyramidClassifier": "evaluate, show, analyze, predict and export",
 }
 _WEIGHTS = "a safetensors file of weights"
 _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"

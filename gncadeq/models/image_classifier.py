@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.graph.partition import Partition
@@ -43,6 +44,23 @@ class ImageClassifier(Classifier):
         self, z: Tensor, partition: Partition, edge_index: Adj, edge_attr: OptTensor = None
     ) -> Tensor:
         """What the readout sees of every graph's state."""
+
+    @abstractmethod
+    def pool_around(self, z: Tensor, data: Data, radius: int) -> Tensor:
+        """What the readout would see of the window of a radius around every pixel of an image's
+        graph, ``[num_pixels, ...]``; 0 is each pixel's own state."""
+
+    @torch.no_grad()
+    def local_labels(self, z: Tensor, data: Data, radius: int) -> Tensor:
+        """The label of every pixel ``[num_pixels]``, decoded from the states around it.
+
+        Args:
+            z: The state of the graph.
+            data: What :attr:`to_graph` made of one image.
+            radius: Half the window's width in pixels; 0 decodes each pixel's own state.
+        """
+        label: Tensor = self.readout.decode(self.pool_around(z, data, radius)).argmax(1)
+        return label
 
     @abstractmethod
     def fold(self) -> None:

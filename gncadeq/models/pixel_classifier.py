@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch_geometric.data import Data
 
 from gncadeq.cell import check_graph
 from gncadeq.cells.conv import ConvCell
@@ -14,7 +15,7 @@ from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
 from gncadeq.models.image_classifier import ImageClassifier
 from gncadeq.models.readout import MeanReadout
-from gncadeq.transforms import ImageToGraph
+from gncadeq.transforms import ImageToGraph, window_mean
 from gncadeq.typing import Adj, OptTensor
 
 _TRANSFORM = {"neighborhood": "moore", "periodic": False, "living_threshold": None}
@@ -118,6 +119,10 @@ class PixelGraphClassifier(ImageClassifier):
     ) -> Tensor:
         """The mean state ``[num_graphs, channels]``."""
         return partition.mean(z)
+
+    def pool_around(self, z: Tensor, data: Data, radius: int) -> Tensor:
+        """The mean state of the pixels in the window."""
+        return window_mean(z, data, radius)
 
     def fold(self) -> None:
         """Move the readout's standardisation into its first layer; eval outputs stay the same."""

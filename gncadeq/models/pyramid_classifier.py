@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 from gncadeq.cell import check_graph
 from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part, StencilDrive
@@ -18,6 +19,7 @@ from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.partition import Partition
 from gncadeq.models.image_classifier import ImageClassifier
 from gncadeq.transforms import ImageToGraph
+from gncadeq.transforms.pyramid import window_peaks
 from gncadeq.typing import Adj, OptTensor
 
 _TRANSFORM = {"living_threshold": 0.0, "halo": 1, "levels": 3}
@@ -131,6 +133,10 @@ class PyramidClassifier(ImageClassifier):
         peak = top.new_zeros(partition.num_graphs, top.size(1))
         peak = peak.scatter_reduce(0, graph[:, None].expand_as(top), top, "amax")
         return torch.cat([mean, peak], 1)
+
+    def pool_around(self, z: Tensor, data: Data, radius: int) -> Tensor:
+        """Mean and maximum over the pixels in the window, each with its state of the top level."""
+        return window_peaks(z[:, : self.readout.channels], data, radius)
 
     def fold(self) -> None:
         """Move the drives' normalisations into their stencils; eval outputs stay the same."""

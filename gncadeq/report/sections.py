@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from gncadeq.analysis.attractors import Attractor, classify_attractor
 from gncadeq.analysis.basin import basin_map
@@ -12,13 +12,15 @@ from gncadeq.analysis.independence import path_independence
 from gncadeq.analysis.lyapunov import lyapunov_exponents
 from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensitivity
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm
-from gncadeq.cells.conv import ConvCell, ConvStep
+from gncadeq.cell import Cell
+from gncadeq.cells.conv import ConvCell
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
 from gncadeq.dynamics.start import start_state
 from gncadeq.models import ImageClassifier
 from gncadeq.report.page import Section
+from gncadeq.typing import Step
 from gncadeq.viz.analysis import (
     basin_figure,
     census_figure,
@@ -42,15 +44,13 @@ class Bench:
     ) -> None:
         self.model, self.seed, self.name = model, seed, dataset.name
         self.total = len(dataset)
-        self.cell: ConvCell = model.dynamics.cell  # type: ignore[assignment]
+        self.cell: Cell = model.dynamics.cell
         self.generator = torch.Generator().manual_seed(check_seed(seed))
         index = torch.randperm(len(dataset), generator=self.generator)[:graphs]
         data = dataset.batch(index)
         self.graphs: list[Data] = data.to_data_list()
         self.batch: Tensor = data.batch
-        with torch.no_grad():
-            u = model.encode(data.x, data.edge_index, data.edge_attr)
-            self.step = self.cell.prepare(u, data.edge_index, data.edge_attr)
+        self.step, u = self.prepare(data)
         start = model.dynamics.start
         with torch.no_grad():
             self.z0 = start_state(
@@ -72,15 +72,21 @@ class Bench:
             f"residual {_TOL:g}, in {float(s.num_steps.double().mean()):.1f} steps on average",
         }
 
-    def few(self, count: int) -> tuple[ConvStep, Tensor, Tensor]:
+    @torch.no_grad()
+    def prepare(self, data: Data) -> tuple[Step, Tensor]:
+        """The step on graphs, and its injection."""
+        u = self.model.encode(data.x, data.edge_index, data.edge_attr)
+        return self.cell.prepare(u, data.edge_index, data.edge_attr), u
+
+    def few(self, count: int) -> tuple[Step, Tensor, Tensor]:
         """The step on the first few graphs, and their node indices and graph indices."""
         nodes = (self.batch < count).nonzero().flatten()
-        return self.step.restrict(nodes), nodes, self.batch[nodes]
+        step, _ = self.prepare(Batch.from_data_list(self.graphs[:count]))
+        return step, nodes, self.batch[nodes]
 
-    def one(self, i: int) -> tuple[ConvStep, Tensor]:
+    def one(self, i: int) -> tuple[Step, Tensor]:
         """The step on one graph, and its equilibrium."""
-        nodes = (self.batch == i).nonzero().flatten()
-        return self.step.restrict(nodes), self.solution.state[nodes]
+        return self.prepare(self.graphs[i])[0], self.solution.state[self.batch == i]
 
     def solved(self, count: int) -> list[int]:
         """The first few graphs whose equilibrium was reached."""
@@ -106,8 +112,9 @@ class Bench:
         norm = operator_norm(step, z, batch)
         measures = {"radius ρ": radius, "norm ‖J‖": norm}
         scaled = ""
-        if bool((self.cell.scale != self.cell.scale[0]).any()):
-            own = operator_norm(step, z, batch, scale=self.cell.scale)
+        scale = self.cell.scale if isinstance(self.cell, ConvCell) else None
+        if scale is not None and bool((scale != scale[0]).any()):
+            own = operator_norm(step, z, batch, scale=scale)
             measures["norm ‖D⁻¹JD‖"] = own
             scaled = f" In the cell's own norm they stretch it {float(own.max()):.3g}-fold at most."
         solved = int(((radius < 1) & self.solution.converged[:count]).sum())
@@ -215,38 +222,46 @@ class Bench:
 
     def reach(self) -> Section:
         """The sensitivity of central nodes."""
-        rows, reach = [], []
         shown = self.solved(6)
-        for i in shown:
-            data = self.graphs[i]
-            step, z = self.one(i)
-            middle = (data.pos - data.pos.mean(0)).norm(dim=1)
-            node = int(middle.argmin())
-            value = sensitivity(step, z, node, tol=_TOL)
-            hops = hop_distance(data.edge_index, node, data.num_nodes)
-            rows.append((value, hops))
-            profile = influence_by_hop(value, hops)
-            reach.append(int((profile >= 0.01 * profile[0]).nonzero().max()))
-        size = self.graphs[shown[0]].image_size.view(-1).tolist()
-        hop = 1.0 - float(torch.stack([_per_hop(v, h) for v, h in rows]).median())
+        pixels = [pixels_of(self.graphs[i]) for i in shown]
+        rows = [self.felt(i, ground) for i, ground in zip(shown, pixels, strict=True)]
+        profiles = [influence_by_hop(*row) for row in rows]
+        reach = sorted(int((p >= 0.01 * p.max()).nonzero().max()) for p in profiles)
+        size = pixels[0].image_size.view(-1).tolist()
+        hop = 1.0 - float(torch.stack([_per_hop(p) for p in profiles]).median())
+        longest = torch.full((len(profiles), max(map(len, profiles))), float("nan"))
+        for row, profile in zip(longest, profiles, strict=True):
+            row[: len(profile)] = profile / profile.max()
         return Section(
             "How far information travels",
-            f"A central node feels changes up to {max(reach)} hops away with at least 1 % of the "
-            f"strength with which it feels its own (median {sorted(reach)[len(reach) // 2]}); "
-            f"influence falls by {hop:.0%} a hop.",
-            f"Response of the equilibrium at the circled node of {len(rows)} graphs to a lasting "
-            "change at every other node, by the implicit function theorem; cut off at 1e-5 of the "
-            "largest.",
-            sensitivity_figure(
-                *rows[0], self.graphs[shown[0]].pos, (int(size[0]), int(size[1])), rows[1:]
-            ),
-            {"reach": reach, "profile": influence_by_hop(*rows[0]).tolist()},
+            f"A central node feels changes of pixels up to {reach[-1]} hops away with at least 1 % "
+            f"of the strength of the nearest (median {reach[len(reach) // 2]}); influence falls by "
+            f"{hop:.0%} a hop.",
+            f"Response of the equilibrium at the circled node of {len(rows)} graphs, of a pyramid "
+            "one of the top level, to a lasting change at every pixel, by the implicit function "
+            "theorem; hops are from pixel to pixel; cut off at 1e-5 of the largest.",
+            sensitivity_figure(*rows[0], pixels[0].pos, (int(size[0]), int(size[1])), rows[1:]),
+            {"reach": reach, "profile": longest.nanmean(0).tolist()},
         )
 
+    def felt(self, i: int, pixels: Data) -> tuple[Tensor, Tensor]:
+        """How a central node of a graph feels each of its pixels, and their distances in hops."""
+        data, (step, z) = self.graphs[i], self.one(i)
+        top = data.level == data.level.max() if "level" in data else data.pos[:, 0] >= 0
+        away = (data.pos - pixels.pos.mean(0)).norm(dim=1).masked_fill(~top, float("inf"))
+        node = int(away.argmin())
+        below = int((pixels.pos - data.pos[node]).norm(dim=1).argmin())
+        value = sensitivity(step, z, node, tol=_TOL)[: pixels.num_nodes]
+        return value, hop_distance(pixels.edge_index, below, int(pixels.num_nodes or 0))
 
-def _per_hop(value: Tensor, hops: Tensor) -> Tensor:
+
+def pixels_of(data: Data) -> Data:
+    """The graph of the pixels alone, which come before the nodes of other levels."""
+    return data.subgraph(data.level == 0) if "level" in data else data
+
+
+def _per_hop(profile: Tensor) -> Tensor:
     """The mean factor by which influence changes a hop, over those above 1e-4 of the largest."""
-    profile = influence_by_hop(value, hops)
     above = int((profile >= 1e-4 * profile[0]).long().cumprod(0).sum()) - 1
     return (profile[above] / profile[0]) ** (1 / above) if above else profile.new_zeros(())
 

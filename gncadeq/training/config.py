@@ -18,6 +18,7 @@ from gncadeq.choices import (
     StartName,
     Update,
 )
+from gncadeq.training.recipes import recipe_options
 from gncadeq.training.run_config import MAX_SEED, RunConfig, option
 
 
@@ -149,14 +150,14 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def recipe(cls, name: str = "pyramid", **options: Any) -> Self:
-        """A recipe's configuration, with ``options`` in the place of some of its own.
+        """A recipe's configuration for a dataset, with ``options`` in the place of some of its own.
 
         Args:
             name: ``"pyramid"``, a cascade up a pyramid of pixels; ``"conv"``, the essay's cell with
                 a bound; or ``"essay"``, the essay's own recipe.
             options: Fields of the configuration.
         """
-        return cls(**{**RECIPES[name], **options})
+        return cls(**{**recipe_options(name, options.get("dataset", cls.dataset)), **options})
 
     @classmethod
     def essay(cls, **options: Any) -> Self:
@@ -166,7 +167,8 @@ class TrainConfig(RunConfig):
     def base(self) -> tuple[list[str], dict[str, Any]]:
         """The recipe that this is a variant of, as words of the command, and its options."""
         name = "conv" if self.levels is None else "pyramid"
-        return [] if name == "pyramid" else ["--recipe", name], RECIPES[name]
+        words = [] if name == "pyramid" else ["--recipe", name]
+        return words, recipe_options(name, self.dataset)
 
     def architecture(self) -> tuple[str, dict[str, Any]]:
         """The class of the model, of :mod:`gncadeq.models`, and its arguments."""
@@ -188,17 +190,3 @@ class TrainConfig(RunConfig):
 
 _ESSAYS_CELL = ("channels", "hidden_channels", "update", "injection", "standardize")
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-RECIPES: dict[str, dict[str, Any]] = {
-    "pyramid": {
-        "levels": "8,16,27", "contraction": 0.9, "optimizer": "adamw", "lr": 0.03,
-        "weight_decay": 1e-3, "batch_size": 128, "augment": True, "shift": 1.5,
-    },
-    "conv": {},
-    "essay": {
-        "update": "residual", "contraction": None, "standardize": False,
-        "living_threshold": None, "solver": "broyden", "tol": 1e-3, "max_steps": 30,
-        "start": "normal", "optimizer": "sgd", "lr": 5e-3, "momentum": 0.9,
-        "schedule": "constant", "clip": None, "epochs": 10,
-    },
-}  # fmt: skip
-"""What the recipes of ``gncadeq train`` change of the defaults."""

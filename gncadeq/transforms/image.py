@@ -82,7 +82,7 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         self, images: Tensor, written: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Any], Tensor]:
         """What is known of the nodes and the edges, and how many nodes each image has."""
-        living = self._living(images)
+        living = self.living(images)
         pixels, count = images.permute(0, 2, 3, 1)[living], living.flatten(1).sum(1)
         if self.levels > 1:
             pyramid = pixel_pyramids(living, self.levels)
@@ -100,8 +100,8 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
 
     __call__ = forward
 
-    def _living(self, images: Tensor) -> Tensor:
-        """Which pixels are nodes: ``[B, H, W]`` booleans."""
+    def living(self, images: Tensor) -> Tensor:
+        """Which pixels of images ``[B, C, H, W]`` are nodes: ``[B, H, W]`` booleans."""
         if self.living_threshold is None:
             return torch.ones_like(images[:, 0], dtype=torch.bool)
         living = (images > self.living_threshold).any(dim=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric.data import Data
 
+from gncadeq.check import check_count
 from gncadeq.graph.grid import GridShape
 from gncadeq.graph.levels import Pyramid
 
@@ -58,3 +60,38 @@ def pixel_places(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
         place = torch.stack([pixel % grid.width, pixel // grid.width], 1)
         pos[part.rows], level[part.rows] = place.float() * 2**number, number
     return pos, level
+
+
+def window_peaks(value: Tensor, data: Data, radius: int) -> Tensor:
+    """Mean and maximum ``[num_pixels, 2 C]`` of the top level in a square window around each pixel.
+
+    A node of level ``l`` stands for ``2**l`` × ``2**l`` pixels; those that the window holds count
+    in the mean. A window that holds those of all nodes gives the mean and the maximum over them.
+
+    Args:
+        value: Node values ``[N, C]`` that aren't negative.
+        data: The pyramid of one image.
+        radius: Half the window's width in pixels; 0 is the node above the pixel.
+
+    Example:
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph(levels=2)(torch.rand(1, 4, 6))
+        >>> value = torch.arange(30.0)[:, None]  # on the top level 24 to 29
+        >>> around = window_peaks(value, data, radius=5)
+        >>> around.shape, around[0]
+        (torch.Size([24, 2]), tensor([26.5000, 29.0000]))
+    """
+    check_count("radius", radius)
+    height, width = (int(s) for s in data.image_size.view(-1))
+    top, pixel = int(data.level.max()), data.level == 0
+    side, above = 2**top, data.level == top
+    coarse = value.new_zeros(value.size(1) + 1, -(-height // side), -(-width // side))
+    col, row = (data.pos[above] / side).long().unbind(1)
+    coarse[:-1, row, col], coarse[-1, row, col] = value[above].t(), 1.0
+    fine = coarse.repeat_interleave(side, 1).repeat_interleave(side, 2).unsqueeze(0)
+    size = 2 * radius + 1
+    mean = F.avg_pool2d(fine, size, stride=1, padding=radius)[0]
+    peak = F.max_pool2d(fine[:, :-1], (size, 1), 1, (radius, 0))
+    peak = F.max_pool2d(peak, (1, size), 1, (0, radius))[0]
+    col, row = data.pos[pixel].long().unbind(1)
+    return torch.cat([mean[:-1, row, col] / mean[-1, row, col], peak[:, row, col]]).t()

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from gncadeq.check import check_choice, check_number
 
@@ -200,3 +201,19 @@ def paint(color: Tensor, pos: Tensor, height: int, width: int, background: float
     col, row = pos.long().unbind(1)
     canvas[row, col] = color
     return canvas
+
+
+def drawn(value: Tensor, data: Data) -> Tensor:
+    """The rows of node values that pictures show: all, or of a pyramid those of level 1, the finest
+    on which nodes of a state sense each other."""
+    return value[data.level == 1] if "level" in data else value
+
+
+def paint_graph(color: Tensor, data: Data, background: float = 1.0) -> Tensor:
+    """Paint the colours of the :func:`drawn` nodes of an image's graph ``[height, width, 3]``: a
+    pixel each, or 2 × 2 pixels for a node of level 1."""
+    height, width = (int(s) for s in data.image_size.view(-1))
+    if "level" not in data:
+        return paint(color, data.pos, height, width, background)
+    coarse = paint(color, drawn(data.pos, data) / 2, -(-height // 2), -(-width // 2), background)
+    return coarse.repeat_interleave(2, 0).repeat_interleave(2, 1)[:height, :width]

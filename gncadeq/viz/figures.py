@@ -20,8 +20,8 @@ from gncadeq.evaluation import Evaluation
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.csv_rows import read_rows
 from gncadeq.models import ImageClassifier
-from gncadeq.transforms import window_mean
-from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint, rgb
+from gncadeq.transforms import graph_to_image
+from gncadeq.viz.colors import LABEL_COLORS, StateColors, drawn, paint, paint_graph, rgb
 from gncadeq.viz.images import write_gif
 
 STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 40)
@@ -63,11 +63,6 @@ def _solved(model: ImageClassifier, data: Data) -> Tensor:
     return z
 
 
-def _size(data: Data) -> tuple[int, int]:
-    height, width = (int(s) for s in data.image_size.view(-1))
-    return height, width
-
-
 def show_pixels(axis: Any, picture: Tensor, **style: Any) -> None:
     """Draw an image in a thin frame, without ticks."""
     axis.imshow(picture.numpy(), interpolation="nearest", **style)
@@ -92,22 +87,21 @@ def trajectory_figure(
     """The essay's Figure 1: the state after every step, from noise to stasis.
 
     The last column is the equilibrium that the solver finds from zeros. Beside it stands how far
-    the automaton's last state is from it, relative to its norm.
+    the automaton's last state is from it, relative to its norm. Of a pyramid level 1 is drawn.
 
     Returns:
         The strip, one row an image; and the frames of an animation of all images side by side.
     """
     runs = [_rollout(model, g, max(steps), fire_rate, seed + i) for i, g in enumerate(graphs)]
     solved = [_solved(model, g) for g in graphs]
-    colors = StateColors(torch.cat(solved))
+    colors = StateColors(torch.cat([drawn(z, g) for z, g in zip(solved, graphs, strict=True)]))
     rows, cols = len(graphs), len(steps) + 2
     figure = Figure(figsize=(cols * 0.95, rows * 0.95 + 0.35))
     axes = figure.subplots(rows, cols, squeeze=False)
     for line, graph, run, end in zip(axes, graphs, runs, solved, strict=True):
-        size = _size(graph)
-        show_pixels(line[0], paint(graph.x[:, :1].expand(-1, 3), graph.pos, *size, background=0.0))
+        show_pixels(line[0], graph_to_image(graph.x, graph)[0], cmap="gray", vmin=0, vmax=1)
         for axis, z in zip(line[1:], [*(run[t] for t in steps), end], strict=True):
-            show_pixels(axis, paint(colors(z), graph.pos, *size))
+            show_pixels(axis, paint_graph(colors(drawn(z, graph)), graph))
         distance = float((run[-1] - end).norm() / end.norm())
         line[-1].yaxis.set_label_position("right")
         line[-1].set_ylabel(
@@ -119,7 +113,7 @@ def trajectory_figure(
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
     pairs = list(zip(graphs, runs, strict=True))
     frames = [
-        torch.cat([paint(colors(run[t]), g.pos, *_size(g)) for g, run in pairs], dim=1)
+        torch.cat([paint_graph(colors(drawn(run[t], g)), g) for g, run in pairs], dim=1)
         for t in range(max(steps) + 1)
     ]
     return figure, frames
@@ -149,18 +143,18 @@ def truncation_figure(model: ImageClassifier, images: Sequence[Tensor]) -> Figur
         (r, name): _answer(model, image, *window(*image.shape[1:]))
         for r, image in enumerate(images) for name, window in CROPS.items()
     }  # fmt: skip
-    colors = StateColors(torch.cat([answer[1] for answer in answers.values() if answer]))
+    colors = StateColors(torch.cat([drawn(a[1], a[0]) for a in answers.values() if a]))
     figure = Figure(figsize=(len(CROPS) * 1.25, len(images) * 1.5 + 0.3))
     axes = figure.subplots(len(images), len(CROPS), squeeze=False)
     for axis, ((r, name), answer) in zip(axes.flat, answers.items(), strict=True):
         h, w = images[r].shape[1:]
         canvas = torch.full((h, w, 3), 0.9)
-        canvas[CROPS[name](h, w)] = 1.0
+        window = CROPS[name](h, w)
+        canvas[window] = 1.0
         text = "no pixel lives"
         if answer is not None:
             data, z, probability = answer
-            col, row = data.pos.long().unbind(1)
-            canvas[row, col] = colors(z)
+            canvas[window] = paint_graph(colors(drawn(z, data)), data)
             text = f"{int(probability.argmax())}  ({float(probability.max()):.0%})"
         show_pixels(axis, canvas)
         axis.set_xlabel(text, fontsize=8, labelpad=2)
@@ -178,10 +172,10 @@ def _answer(
         data = model.to_graph(image[:, height, width].contiguous())
     except ValueError:
         return None
-    data.pos += torch.tensor([width.start, height.start])
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     z = model.dynamics(u, data.edge_index, data.edge_attr)
-    return data, z, model.readout(z, Partition(None, z.size(0))).softmax(1)[0]
+    pooled = model.pool(z, Partition(None, z.size(0)), data.edge_index, data.edge_attr)
+    return data, z, model.readout.decode(pooled).softmax(1)[0]
 
 
 @torch.no_grad()
@@ -272,20 +266,21 @@ def confusion_figure(result: Evaluation) -> Figure:
 def label_map_figure(
     model: ImageClassifier, data: Data, z: Tensor, radius: int = 14
 ) -> tuple[Figure, Tensor]:
-    """The picture (input, state, labels) and the labels ``[num_nodes]`` that the states around each
-    node decode to, averaged over a window of a radius; 0 decodes every node's own.
+    """The picture (input, state, labels) and the labels ``[num_pixels]`` that the states around
+    each pixel decode to, in a window of a radius; 0 decodes every pixel's own.
     """
-    label = local_labels(model, z, data, radius)
-    height, width = _size(data)
+    label = model.local_labels(z, data, radius)
+    image, seen = graph_to_image(data.x, data)[:1], drawn(z, data)
+    height, width = image.shape[1:]
     wide = width > 1.5 * height
     tall = 3 * 8.0 * height / width + 1.3 if wide else 8.0 / 3 * height / width + 0.9
     figure = Figure(figsize=(8.0, tall))
     axes = figure.subplots(3, 1) if wide else figure.subplots(1, 3)
     palette = torch.tensor(rgb(LABEL_COLORS))
     pictures = (
-        paint(data.x[:, :1].expand(-1, 3), data.pos, height, width, background=0.0),
-        paint(StateColors(z)(z), data.pos, height, width),
-        paint(palette[label % 10], data.pos, height, width),
+        image.permute(1, 2, 0).expand(-1, -1, 3),
+        paint_graph(StateColors(seen)(seen), data),
+        paint(palette[label % 10], data.pos[: len(label)], height, width),
     )
     for axis, picture, name in zip(
         axes, pictures, ("input", "equilibrium", "local labels"), strict=True
@@ -299,10 +294,3 @@ def label_map_figure(
     ]
     figure.legend(handles=handles, loc="lower center", ncols=10, frameon=False, fontsize=8)
     return figure, label
-
-
-@torch.no_grad()
-def local_labels(model: ImageClassifier, z: Tensor, data: Data, radius: int) -> Tensor:
-    """The label of every node, decoded from the mean state of a window around it."""
-    logits: Tensor = model.readout.decode(window_mean(z, data, radius))
-    return logits.argmax(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.transforms import FoundDigit
-from gncadeq.viz.colors import LABEL_COLORS, StateColors, paint
+from gncadeq.viz.colors import LABEL_COLORS, StateColors, drawn, paint_graph
 from gncadeq.viz.figures import show_pixels
 
 _SHOWN = 12  # digits that are drawn on their own, beside the picture
@@ -64,7 +64,8 @@ def found_digits_figure(
     for k, (digit, z, graph) in enumerate(
         zip(digits[:columns], states[:columns], graphs[:columns], strict=True)
     ):
-        painted = paint(StateColors(z)(z), graph.pos, *digit.image.shape[1:])
+        seen = drawn(z, graph)
+        painted = paint_graph(StateColors(seen)(seen), graph)
         names = ("as the model\nsees it", "equilibrium")
         for row, (image, name) in enumerate(zip((digit.image[0], painted), names, strict=True), 1):
             small = figure.add_subplot(grid[row, k])
