@@ -202,6 +202,27 @@ def test_the_safeguard_belongs_to_each_graph(solver):
         assert int(together.num_evaluations[graph]) == int(alone.num_evaluations)
 
 
+@pytest.mark.parametrize("solver", ["anderson", "auto"])
+def test_more_differences_than_unknowns_do_not_enlarge_rounding(solver):
+    """Maps that differ in the last bit have the same solve: the least squares are of rank two."""
+
+    def solution(seed):
+        generator = torch.Generator().manual_seed(seed)
+
+        def step(z):
+            bits = torch.randint(-1, 2, z.shape, generator=generator).to(z) if seed else 0.0
+            return (0.95 * z.sin() + 0.1) * (1 + bits * torch.finfo(z.dtype).eps)
+
+        z0 = torch.tensor([[1.0], [-1.0]], dtype=torch.double)
+        return solve(step, z0, Partition(None, 2), solver=solver, tol=1e-8)
+
+    exact = solution(0)
+    for seed in range(1, 5):
+        other = solution(seed)
+        assert int(other.num_steps) == int(exact.num_steps)
+        torch.testing.assert_close(other.state, exact.state, rtol=0, atol=1e-10)
+
+
 def test_a_bad_proposal_is_replaced_by_a_plain_step():
     class Wild(Solver):
         def propose(self, z, fz):

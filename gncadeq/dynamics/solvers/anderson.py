@@ -25,7 +25,8 @@ class Anderson(Solver):
             the residual falls slowly, as on large graphs.
         damping: The step :math:`\tau` in (0, 1].
         ridge: Ridge of the least-squares problem, relative to :math:`\lVert \Delta g \rVert^2`; by
-            default what rounding allows.
+            default 1e-12 in double precision and 1e-8 in single. Where there are more differences
+            than unknowns, rounding reaches the step enlarged by its inverse.
     """
 
     growth = 2.0
@@ -45,7 +46,7 @@ class Anderson(Solver):
         self._gram = z.new_zeros(b, m, m, dtype=torch.float64)
         self._valid = torch.zeros(b, m, dtype=torch.bool, device=z.device)
         self._jumped = torch.zeros(b, dtype=torch.bool, device=z.device)
-        self._ridge = self.ridge or (1e-8 if z.dtype == torch.float32 else 1e-14)
+        self._ridge = self.ridge or (1e-8 if z.dtype == torch.float32 else 1e-12)
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the accelerated step."""
