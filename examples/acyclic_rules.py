@@ -33,50 +33,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from gncadeq import CascadeCell, GraphDEQ, GraphNCA, Part, SweepCell
 from gncadeq.analysis import saved_bytes
-from gncadeq.cells import DistanceCell, FeedForwardCell
+from gncadeq.cells import DistanceCell, SweepGrower
 from gncadeq.datasets import maze, primitives
 from gncadeq.files.json_files import write_json
 from gncadeq.training.surfaces import pattern_color
+from gncadeq.training.targets import read_rgba
 from gncadeq.transforms import ImageToGraph, NonBacktracking, SurfaceSweeps, Sweeps
 
-
-def gecko(size: int) -> Tensor:
-    """A picture ``[4, size, size]``, colours multiplied by alpha: a gecko seen from above."""
-    big = 16 * size
-    image = Image.new("RGBA", (big, big))
-    draw = ImageDraw.Draw(image)
-
-    def at(*numbers: float) -> list[float]:
-        return [number * big / 24 for number in numbers]
-
-    def limb(*points: float, width: float, fill: str) -> None:
-        draw.line(at(*points), fill=fill, width=int(width * big / 24), joint="curve")
-        for x, y in zip(points[::2], points[1::2], strict=True):
-            draw.ellipse(at(x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=fill)
-
-    for side in (-1, 1):
-        limb(12, 9, 12 + side * 4, 10, 12 + side * 5.5, 7.5, width=1.3, fill="#2e8b3d")
-        limb(12, 14, 12 + side * 4, 14, 12 + side * 5, 17, width=1.3, fill="#2e8b3d")
-    limb(12, 14, 12.5, 17, 15, 19.5, 18, 19, 19, 16.5, width=1.5, fill="#2e8b3d")
-    draw.ellipse(at(9.5, 6, 14.5, 16.5), fill="#4fc25b")
-    draw.ellipse(at(9.2, 2.5, 14.8, 8), fill="#4fc25b")
-    for y in (9, 11.5, 14):
-        draw.ellipse(at(11.2, y - 0.8, 12.8, y + 0.8), fill="#f2d94e")
-    for side in (-1, 1):
-        x = 12 + side * 1.7
-        draw.ellipse(at(x - 0.9, 3.6, x + 0.9, 5.4), fill="white")
-        draw.ellipse(at(x - 0.45, 4.0, x + 0.45, 4.9), fill="black")
-    small = image.convert("RGBa").resize((size, size), Image.Resampling.BOX)  # RGBa: premultiplied
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
+GECKO = Path(__file__).parents[1] / "datasets" / "gecko.png"
 
 
 class MazeSolver(nn.Module):
@@ -138,27 +109,6 @@ class LoopSolver(nn.Module):
         )  # fmt: skip
         logits: Tensor = self.readout(torch.cat([z[:, 2:], data.x], 1))
         return logits, solution
-
-
-def grower(in_channels: int, groups: int, kernels: int, channels: int) -> CascadeCell:
-    """Two stages of sweeps, a hidden layer and four colours; no biases: what no signal reaches is
-    zero, and grows from the seed."""
-    width = groups * channels
-    sweeps = {"groups": groups, "kernels": kernels, "bias": False}
-    cell = CascadeCell(
-        [
-            Part(SweepCell(in_channels, channels, gain=0.6, **sweeps), reads=["x"]),
-            Part(
-                SweepCell(width, channels, gain=0.4, injection="additive", **sweeps),
-                nn.Linear(width, width, bias=False), [0],
-            ),
-            Part(FeedForwardCell(48, "tanh"), nn.Linear(2 * width, 48, bias=False), [0, 1]),
-            Part(FeedForwardCell(4, "identity"), nn.Linear(48, 4, bias=False), [2]),
-        ],
-        in_channels,
-    )  # fmt: skip
-    nn.init.normal_(cell.parts[1].drive.weight, std=width**-0.5)
-    return cell
 
 
 def train(
@@ -264,12 +214,12 @@ def ways(
 
 def picture(seed: int, smoke: bool) -> dict[str, Any]:
     """Grow a picture from a seed in its middle."""
-    rgba = gecko(8 if smoke else 24)
+    rgba = read_rgba(GECKO, 8 if smoke else 24)
     height, width = rgba.shape[1:]
     data = Sweeps()(ImageToGraph()(torch.zeros(1, height, width)))
     data.x[(height // 2) * width + width // 2] = 1.0
     data.color = rgba.flatten(1).T.contiguous()
-    return grow(data, grower(1, 4, 3, 8), 2 if smoke else 2500)
+    return grow(data, SweepGrower(1, 4, 3, 8), 2 if smoke else 2500)
 
 
 def spots(seed: int, smoke: bool) -> dict[str, Any]:
@@ -278,16 +228,16 @@ def spots(seed: int, smoke: bool) -> dict[str, Any]:
     front = int(mesh.pos[:, 2].argmax())
     data = SurfaceSweeps(0.6 if smoke else 0.15, [front])(mesh)
     data.color = pattern_color("spots", mesh.pos)
-    return grow(data, grower(1, 1, 4, 16), 2 if smoke else 1000)
+    return grow(data, SweepGrower(1, 1, 4, 16), 2 if smoke else 1000)
 
 
-def grow(data: Data, cell: CascadeCell, steps: int) -> dict[str, Any]:
+def grow(data: Data, cell: SweepGrower, steps: int) -> dict[str, Any]:
     """Train a cell to end in the colours of a graph; run it as an automaton."""
     graph = data.x, data.edge_index, data.edge_attr
     deq = GraphDEQ(cell)
 
     def by(dynamics: Any) -> Tensor:
-        return F.mse_loss(dynamics(*graph)[:, -4:], data.color)
+        return F.mse_loss(dynamics(*graph)[:, :4], data.color)
 
     def loss() -> Tensor:
         return by(deq)
@@ -297,7 +247,7 @@ def grow(data: Data, cell: CascadeCell, steps: int) -> dict[str, Any]:
     cell.eval()
 
     def error(z: Tensor) -> float:
-        return float(F.mse_loss(z[:, -4:], data.color))
+        return float(F.mse_loss(z[:, :4], data.color))
 
     with torch.no_grad():
         end, solution = deq(*graph, return_solution=True)

@@ -34,7 +34,7 @@ Schedule: TypeAlias = Literal["one_cycle", "constant"]
 Accelerator: TypeAlias = Literal["cpu", "cuda", "mps", "auto"]
 """Where Lightning trains."""
 
-GrowMethod: TypeAlias = Literal["bptt", "implicit"]
+GrowMethod: TypeAlias = Literal["bptt", "implicit", "sweeps"]
 """The ways to train a growing automaton."""
 
 Kernels: TypeAlias = Literal["tangent", "harmonics", "isotropic"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
-from gncadeq.cells import GrowingCell
+from gncadeq.cells import GrowingCell, SweepGrower
 from gncadeq.check import check_choice, check_count, check_seed
 from gncadeq.choices import Damage
 from gncadeq.dynamics import GraphNCA
@@ -100,7 +100,7 @@ class Trial:
 
     def __init__(
         self,
-        cell: GrowingCell,
+        cell: GrowingCell | SweepGrower,
         data: Data,
         z0: Tensor,
         fire_rate: float = 0.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -139,6 +140,47 @@ def test_killed_and_resumed_gives_the_same_result(tmp_path, method, monkeypatch)
         grow(tiny(tmp_path, "none"), resume=True)
 
 
+@pytest.mark.parametrize("on", ["grid", "icosphere:2"])
+def test_sweeps_grow_keep_and_mend(tmp_path, picture, on):
+    """At rest by construction, and the same from a resumed run."""
+    target = {"target": "gradient", "on": on, "scale": 0.35} if on != "grid" else {
+        "target": str(picture), "size": None}  # fmt: skip
+    options = {**target, "method": "sweeps", "steps": 60, "channels": 8, "hidden_channels": 16,
+               "lr": 2e-2, "save_every": 10}  # fmt: skip
+    config = GrowConfig(out=str(tmp_path / "whole"), **options)
+    whole = grow(config, progress=False)
+    part = GrowConfig(out=str(tmp_path / "part"), **options)
+    _kill_in_step(25, part, "SweepGrowth", "grow_sweeps")
+    assert load_grown(tmp_path / "part")[3]["steps_done"] == 20
+    resumed = grow(part, resume=True, progress=False)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    cell, data, z0, _ = load_grown(tmp_path / "whole")
+    assert not z0.any()
+    for rate in (1.0, 0.5):
+        trial = Trial(cell, data, z0, fire_rate=rate)
+        grown = trial.run(300)
+        one_color = float((data.color - data.color.mean(0)).square().mean())
+        assert grown.error < 0.5 * one_color
+        assert trial.damage("third").error > grown.error
+        mended = trial.run(300, "recovery")
+        assert mended.error == pytest.approx(grown.error, rel=1e-4)
+        assert mended.residual < 1e-6
+    if on != "grid":
+        finer = load_grown(tmp_path / "whole", "icosphere:3")[1]
+        assert finer.num_nodes == 642
+    words = shlex.split(config.command_line())
+    assert "--method" in words
+    assert "--steps" in words
+    usual = GrowConfig("spots", method="sweeps", steps=1000, lr=5e-3, hidden_channels=48)
+    assert usual.command_line() == "gncadeq grow spots --method sweeps --out runs/grow"
+
+
+def test_sweeps_need_a_grid_or_a_mesh(tmp_path):
+    with pytest.raises(ValueError, match="grid or a mesh with faces"):
+        grow(tiny(tmp_path, method="sweeps"), triangle_fan(), progress=False)
+
+
 def test_a_finished_run_is_extended_by_more_steps(tmp_path):
     """The rate and the weight of rest go on as in a run of the new length."""
     data = picture_target(flag())
@@ -175,14 +217,15 @@ def test_the_anchor_is_the_only_thing_that_knows_a_place(tmp_path):
         assert (float((one - two).abs().max()) < 1e-4) == (not anchored)
 
 
-def _kill_in_step(step, config):
+def _kill_in_step(step, config, run="Growth", module="grow"):
     script = (
         "import os, signal; from gncadeq.training import GrowConfig;"
-        "from gncadeq.training.grow import Growth, grow; step = Growth.train_step\n"
+        f"from gncadeq.training.grow import grow; from gncadeq.training.{module} import {run};"
+        f"step = {run}.train_step\n"
         "def die(self):\n"
         f"    if self.step == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return step(self)\n"
-        "Growth.train_step = die\n"
+        f"{run}.train_step = die\n"
         f"grow(GrowConfig(**{config.__dict__!r}), progress=False)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)

@@ -28,6 +28,7 @@ from gncadeq.cells.stencil import (
     stencil_to_conv2d,
 )
 from gncadeq.cells.sweep import SweepCell
+from gncadeq.cells.sweep_grower import SweepGrower
 from gncadeq.cells.totalistic import TotalisticCell
 from gncadeq.cells.typed import TypedCell
 from gncadeq.graph.adjacency import WeightedAdjacency
@@ -56,6 +57,7 @@ __all__ = [
     "StencilConv",
     "StencilDrive",
     "SweepCell",
+    "SweepGrower",
     "TotalisticCell",
     "TypedCell",
     "WeightedAdjacency",

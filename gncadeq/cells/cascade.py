@@ -217,7 +217,8 @@ class CascadeStep:
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """The state of all parts, zero where there is none."""
         if all(stage.rows is None for stage in self.stages):
-            return torch.cat(list(states), 1)
+            pairs = sorted(zip(self.stages, states, strict=True), key=lambda p: p[0].channels.start)
+            return torch.cat([own for _, own in pairs], 1)
         out = states[0].new_zeros(self.num_nodes, self.width)
         for stage, own in zip(self.stages, states, strict=True):
             out[stage.rows, stage.channels] = own

@@ -12,6 +12,7 @@ from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import Resume, configure, folder_name, with_options
 from gncadeq.commands.printing import progress, remark, resumable
 from gncadeq.training import GrowConfig
+from gncadeq.training.grow_config import METHODS
 
 
 @with_options(GrowConfig)
@@ -24,7 +25,8 @@ def grow(resume: Resume = False, **options: Any) -> None:
     expect(on, "shape", "graph", "colored")
     name = Path(target).stem if on == "grid" else f"{folder_name(on)}-{Path(target).stem}"
     options.setdefault("out", f"runs/grow/{name}")
-    config = configure(GrowConfig, options, resume)
+    usual = {} if resume else METHODS.get(options.get("method", ""), {})
+    config = configure(GrowConfig, {**usual, **options}, resume)
     remark(config.command_line())
     lost = f"at most {config.save_every} training steps are"
     with resumable(lost, "grow", target, "--out", config.out, "--resume"):
@@ -45,6 +47,7 @@ def register(app: typer.Typer) -> None:
         "    gncadeq grow datasets/emoji/lizard.png --out runs/lizard --resume\n\n"
         "    gncadeq grow photo.png --size 48 --method implicit --steps 1000\n\n"
         "    gncadeq grow spots --on icosphere --scale 0.15 --out runs/spots\n\n"
+        "    gncadeq grow spots --on icosphere --method sweeps --out runs/sweeps\n\n"
         "    gncadeq grow photo.png --on torus\n\n"
         "    gncadeq grow color --on mesh.ply\n\n"
         "    gncadeq grow stripes --on graph.graphml"

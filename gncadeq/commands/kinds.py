@@ -82,7 +82,8 @@ def _of_weights(path: Path) -> Kind | None:
 
     shapes, header = read_header(path, "a safetensors file")
     if "architecture" in header:
-        return "growth" if header["architecture"] == "GrowingCell" else "classifier"
+        growing = header["architecture"] in ("GrowingCell", "SweepGrower")
+        return "growth" if growing else "classifier"
     if "z" in shapes:
         return "trajectory"
     return "colored" if "color" in shapes else None

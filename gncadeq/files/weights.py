@@ -15,6 +15,7 @@ from gncadeq.files import tensors as files
 M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
     "GrowingCell": "run and export",
+    "SweepGrower": "run",
     "PixelGraphClassifier": "evaluate, show, analyze, predict and export",
     "PyramidClassifier": "evaluate, show, analyze, predict and export",
 }

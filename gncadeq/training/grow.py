@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from gncadeq.cells import GrowingCell
+from gncadeq.cells import GrowingCell, SweepGrower
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
-from gncadeq.files.weights import load_pretrained, save_pretrained
+from gncadeq.files.weights import load_pretrained, read_header, save_pretrained
 from gncadeq.growth import color_error
 from gncadeq.progress import progress_bar
 from gncadeq.training.grow_config import GrowConfig
+from gncadeq.training.grow_sweeps import SweepGrowth, blank_state, mean_edge, sweep_graph
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
@@ -205,7 +206,7 @@ class Growth:
 
 def grow(
     config: GrowConfig, data: Data | None = None, *, resume: bool = False, progress: bool = True
-) -> GrowingCell:
+) -> GrowingCell | SweepGrower:
     """Train a rule that grows a target from a seed, keeps it and mends it.
 
     The run's folder receives ``config.json``, ``target.safetensors`` (the graph with its colours),
@@ -232,14 +233,16 @@ def grow(
         return _grow(config, data, resume, progress)
 
 
-def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -> GrowingCell:
+def _grow(
+    config: GrowConfig, data: Data | None, resume: bool, progress: bool
+) -> GrowingCell | SweepGrower:
     folder = Path(config.out)
     config.check_folder(folder, resume, places=("out",))
     if resume:
         data = read_graph(folder / "target.safetensors")
     elif data is None:
         data = config.read_target()
-    run = Growth(config, data)
+    run = SweepGrowth(config, data) if config.method == "sweeps" else Growth(config, data)
     log = StepLog(folder / "metrics.csv", _COLUMNS, every=25)
     if not resume:
         save_target(run.data, folder / "target.safetensors")
@@ -276,7 +279,7 @@ def _grow(config: GrowConfig, data: Data | None, resume: bool, progress: bool) -
 
 def load_grown(
     run: str | Path, on: str | None = None
-) -> tuple[GrowingCell, Data, Tensor, dict[str, Any]]:
+) -> tuple[GrowingCell | SweepGrower, Data, Tensor, dict[str, Any]]:
     """The rule of a run, its target graph (the injection as ``x``), its seed state, and its card.
 
     Args:
@@ -295,12 +298,15 @@ def load_grown(
             f"Expected a run of 'gncadeq grow' with {weights} (got no such file). It is written "
             "with the first checkpoint"
         )
-    cell = load_pretrained(GrowingCell, weights)
+    sweeps = read_header(weights)[1] == SweepGrower.__name__
+    kind: Any = SweepGrower if sweeps else GrowingCell
+    cell: GrowingCell | SweepGrower = load_pretrained(kind, weights)
     data = read_graph(folder / "target.safetensors")
     card: dict[str, Any] = cell.card  # type: ignore[assignment]
     node = card.get("seed_node")
+    config = GrowConfig.load(folder / "config.json")
+    scale = config.scale
     if on is not None:
-        config = GrowConfig.load(folder / "config.json")
         alike = config.on_graph() == is_graph(on)
         if not (config.on_surface() and is_surface(on) and alike):
             raise ValueError(
@@ -309,7 +315,11 @@ def load_grown(
                 "file for one on a graph; train on 'plane' instead of 'grid'"
             )
         trained, data = data, config.read_target(on)
+        scale = scale or (mean_edge(trained) if sweeps else None)
         if node is not None:
             node = int((data.pos - trained.pos[node]).norm(dim=1).argmin())
+    if isinstance(cell, SweepGrower):
+        data = sweep_graph(data, scale, node)
+        return cell, data, blank_state(data, cell), card
     data.x = anchor(data, node, cell.in_channels)
     return cell, data, seed_state(data, cell.channels, node), card
