@@ -28,6 +28,7 @@ Prints Markdown tables and writes ``runs/acyclic_rules/table.json``; CPU seconds
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -329,6 +330,8 @@ def main() -> None:
     parser.add_argument("--out", default="runs/acyclic_rules")
     parser.add_argument("--smoke", action="store_true", help="two training steps")
     args = parser.parse_args()
+    if args.smoke and args.out == parser.get_default("out"):
+        args.out = tempfile.mkdtemp(prefix="acyclic_")
     table: dict[str, list[dict[str, Any]]] = {}
     for name in args.tasks:
         rows = []
@@ -341,8 +344,7 @@ def main() -> None:
                 print("|" + "---|" * len(rows[0]))
             print("| " + " | ".join(map(shown, rows[-1].values())) + " |", flush=True)
         table[name] = rows
-    if not args.smoke:
-        write_json(Path(args.out) / "table.json", table)
+    write_json(Path(args.out) / "table.json", table)
 
 
 if __name__ == "__main__":

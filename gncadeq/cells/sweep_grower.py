@@ -84,9 +84,9 @@ class SweepGrower(CascadeCell):
         }  # fmt: skip
         self.card: dict[str, Any] = {}
         # The colours are the first channels, as of all growing rules.
-        *others, colors = self._channels
+        *others, colors = self.places
         size = colors.stop - colors.start
-        self._channels = [slice(c.start + size, c.stop + size) for c in others] + [slice(0, size)]
+        self.places = [slice(c.start + size, c.stop + size) for c in others] + [slice(0, size)]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
