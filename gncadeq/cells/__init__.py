@@ -1,9 +1,10 @@
 """Cells: one local rule a file."""
 
 from gncadeq.cell import Cell
-from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part, StencilDrive
+from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.distance import DistanceCell
+from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell

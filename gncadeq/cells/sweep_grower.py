@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part
+from gncadeq.cells.cascade import CascadeCell, Part
+from gncadeq.cells.drives import FeedForwardCell
 from gncadeq.cells.sweep import SweepCell
 
 _COLORS = 4

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.cascade import POINTWISE, CascadeCell, FeedForwardCell, StencilDrive
+from gncadeq.cells.cascade import POINTWISE, CascadeCell
+from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.export.plain import Among, EdgeList, Graph, NeighborTable, PlainStencil, take
 from gncadeq.export.rules import Rule, rule, rule_of
 from gncadeq.graph.levels import UP

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gncadeq.cell import check_graph
-from gncadeq.cells.cascade import CascadeCell, FeedForwardCell, Part, StencilDrive
+from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.check import check_count, check_options
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.graph.levels import Pyramid
