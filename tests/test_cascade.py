@@ -212,6 +212,8 @@ def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="3 levels"):
         GraphDEQ(cell.float())(*arguments(data))
     edge_index = torch.tensor([[0, 1], [1, 0]])
+    with pytest.raises(ValueError, match="error_bound"):
+        GraphDEQ(cell, criterion="error")(*arguments(PYRAMID(images(torch.float)[0])))
     with pytest.raises(ValueError, match="circle"):
         Pyramid(edge_index, torch.tensor([9, 9]), 2)
     with pytest.raises(ValueError, match="levels"):

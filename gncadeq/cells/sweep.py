@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -235,10 +236,11 @@ class SweepCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> SweepStep:
         """Bind graph and injection; see :class:`Cell`."""
         check_graph(x, edge_index, self.in_channels, self.weight.dtype)
-        step: SweepStep = self.driven(x.size(0), edge_index, edge_attr)(x)
-        return step
+        return self.driven(x.size(0), edge_index, edge_attr)(x)
 
-    def driven(self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None):  # type: ignore[no-untyped-def]
+    def driven(
+        self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Callable[[Tensor], SweepStep]:
         """Bind the graph; see :class:`Cell`."""
         check_edge_index(edge_index)
         assert isinstance(edge_index, Tensor)

@@ -278,6 +278,12 @@ class GraphDEQ(Dynamics):
         gates: Gates,
     ) -> tuple[Tensor, Solution]:
         """Solve a cascade by substitution."""
+        if self.criterion == "error":
+            raise ValueError(
+                "Expected another criterion than 'error' for a cascade, whose parts pass errors on "
+                "(got 'error'). Solve with criterion='graph' and a smaller 'tol', and read "
+                "solution.error_bound"
+            )
         inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
         z, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
         broken = solution.status == Status.NON_FINITE
