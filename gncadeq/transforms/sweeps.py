@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -76,8 +77,11 @@ class SurfaceSweeps(BaseTransform):  # type: ignore[misc]
         ``Data`` with ``edge_index``, ``edge_attr`` ``[E, 4 P]`` for ``SweepCell(groups=P,
         kernels=4)``, and ``x`` ``[N, P]``, a Gaussian of width :math:`l` around each anchor.
 
+    Warns:
+        UserWarning: If vertices are out of reach of an anchor; they read nothing.
+
     Raises:
-        ValueError: If the data are no mesh, or a vertex is out of reach of an anchor.
+        ValueError: If the data are no mesh, or an anchor is none of its vertices.
 
     Example:
         >>> from gncadeq.datasets import primitives
@@ -105,7 +109,8 @@ class SurfaceSweeps(BaseTransform):  # type: ignore[misc]
         columns, marks = [], []
         for anchor in self.anchors:
             far = _distances(edge_index, length, pos.size(0), anchor)
-            gain = far[target] - far[source]
+            reached = far[source].isfinite() & far[target].isfinite()
+            gain = torch.where(reached, far[target] - far[source], 0.0)
             chosen = gain > scale / 2
             alone = torch.bincount(target[chosen], minlength=pos.size(0)) == 0
             chosen |= alone[target] & (gain > 0)
@@ -144,10 +149,12 @@ def _distances(edge_index: Tensor, length: Tensor, size: int, start: int) -> Ten
     graph = coo_matrix((entries, tuple(edge_index.numpy())), (size, size))
     found = torch.from_numpy(dijkstra(graph.tocsr(), indices=start))
     if bool(found.isinf().any()):
-        raise ValueError(
-            f"Expected a connected surface (got {int(found.isinf().sum())} vertices out of reach "
-            f"of vertex {start}). Keep one part, or enlarge 'scale'"
-        )
+        warnings.warn(
+            f"Expected a connected surface (got {int(found.isinf().sum())} of {size} vertices out "
+            f"of reach of vertex {start}). No sweep gets there; connect the parts, or enlarge "
+            "'scale'",
+            stacklevel=3,
+        )  # fmt: skip
     return found
 
 
