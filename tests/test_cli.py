@@ -135,6 +135,7 @@ def test_analyze_writes_a_page_that_loads_nothing(run):
     assert 'src="http' not in page
     assert 'href="http' not in page
     assert "spectral radius" in page.lower()
+    assert ("by structure" in page) != ("by norm" in page)
 
 
 def test_predict_images_of_any_size(run, tmp_path):

@@ -14,6 +14,7 @@ from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensiti
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm
 from gncadeq.cell import Cell
 from gncadeq.cells.conv import ConvCell
+from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
@@ -70,7 +71,28 @@ class Bench:
             f"{self.z0.size(0) / len(self.graphs):.0f} nodes each on average",
             "equilibria": f"{int(s.converged.sum())} of {s.num_graphs} reached the relative "
             f"residual {_TOL:g}, in {float(s.num_steps.double().mean()):.1f} steps on average",
+            "certificate": self.proven(),
         }
+
+    def proven(self) -> str:
+        """What is proven of the rule on the first graph, in words."""
+        data = self.graphs[0]
+        found = self.cell.certificate(
+            data.edge_index, data.edge_attr, num_nodes=int(data.num_nodes)
+        )
+        if found is None or not found.promises:
+            return "none: nothing is proven of this rule"
+        rate = float(torch.as_tensor(found.rate).max())
+        if isinstance(found, StructuralCertificate):
+            return (
+                "by structure: parts in an order, each a contraction of its own state by "
+                f"{rate:.3g} at most. One equilibrium, from every start and in every order of "
+                "updates"
+            )
+        return (
+            f"by norm: a step shrinks distances by {rate:.3g} at least. One equilibrium, from "
+            "every start"
+        )
 
     @torch.no_grad()
     def prepare(self, data: Data) -> tuple[Step, Tensor]:
