@@ -47,6 +47,7 @@ def write_report(
 
     Example:
         >>> import tempfile
+        >>> from gncadeq.models import PixelGraphClassifier
         >>> root = tempfile.mkdtemp()
         >>> dataset = PixelGraphs(root, "digits", train=False)
         >>> model = PixelGraphClassifier(channels=2, contraction=0.9)
