@@ -50,7 +50,6 @@ def write_report(
         >>> from gncadeq.models import PixelGraphClassifier
         >>> root = tempfile.mkdtemp()
         >>> dataset = PixelGraphs(root, "digits", train=False)
-        >>> from gncadeq import PixelGraphClassifier
         >>> model = PixelGraphClassifier(channels=2, contraction=0.9)
         >>> write_report(model, dataset, f"{root}/page.html", graphs=1, progress=False).name
         'page.html'
