@@ -116,7 +116,8 @@ def evaluate(
     start = time.perf_counter()
     parts = torch.split(index, batch_size)
     for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
-        data = dataset.batch(part, prepared=True).to(device)
+        # Prepared edges stay where they were made.
+        data = dataset.batch(part, prepared=device.type == "cpu").to(device)
         logits, solution = model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
             batch_size=data.num_graphs, generator=generator, return_solution=True,

@@ -68,7 +68,7 @@ def _describe_states(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for part in torch.split(images, 250):
-            data = model.to_graph.prepared(part).to(next(model.parameters()).device)
+            data = model.to_graph.batch(part).to(next(model.parameters()).device)
             z, partition, _ = model.settle(
                 data.x, data.edge_index, data.edge_attr, data.batch, batch_size=data.num_graphs
             )
