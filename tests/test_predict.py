@@ -237,14 +237,31 @@ def test_doubts_name_what_is_unlike(mnist):
     def of(image):
         data = model.to_graph(image)
         z, partition, _ = model.settle(data.x, data.edge_index, data.edge_attr)
-        return doubts(inputs, model.to_graph, image, partition.mean(z)[0])
+        pooled = model.pool(z, partition, data.edge_index, data.edge_attr)
+        logits = model.readout.decode(pooled)[0]
+        return doubts(inputs, model.to_graph, image, pooled[0], logits)
 
-    assert sum(bool(of(image)) for image in images) <= 2
+    assert sum(bool(of(image)) for image in images) <= 3
     noise = " ".join(of(torch.rand(1, 28, 28)))
     assert "live" in noise
     assert "nearest class" in noise
     assert "pixels (trained on 28)" in of(torch.nn.functional.pad(images[0], (9, 9, 9, 9)))[0]
     assert json.loads(json.dumps(inputs)) == inputs
+
+
+def test_doubts_name_uncertain_answers(mnist):
+    model, images, _ = mnist
+    inputs = model.card["inputs"]
+    usual = torch.tensor(inputs["pooled"]["mean"][7])  # a state of which there is no doubt
+    older = {name: value for name, value in inputs.items() if name != "certainty"}
+    for logits, named in (
+        (torch.tensor([9.0, 9.0, *8 * [0.0]]), ["probability 0.5"]),
+        (torch.tensor([2.0, *9 * [-9.0]]), ["log-sum-exp 2"]),
+        (torch.tensor([9.0, *9 * [0.0]]), []),
+    ):
+        found = doubts(inputs, model.to_graph, images[0], usual, logits)
+        assert [phrase.split(" (")[0] for phrase in found] == named
+        assert doubts(older, model.to_graph, images[0], usual, logits) == []
 
 
 @pytest.fixture

@@ -51,6 +51,28 @@ def test_digits_are_learned(tmp_path):
         train(config, progress=False)
 
 
+@pytest.mark.parametrize("recipe", ["conv", "pyramid"])
+@pytest.mark.parametrize("validation", [0, 200])
+def test_limits_of_certainty_come_from_unseen_images(recipe, validation, tmp_path):
+    """A hundredth of the held-out images, else of the test set, is less certain."""
+    kind = {"channels": 6, "hidden_channels": 16} if recipe == "conv" else {"levels": "3,4"}
+    config = TrainConfig(
+        dataset="digits", data_root=str(tmp_path / "data"), out=str(tmp_path / "run"),
+        validation=validation, train_limit=320, epochs=1, **kind,
+    )  # fmt: skip
+    train(config, progress=False)
+    model = ImageClassifier.from_pretrained(str(tmp_path / "run" / "model.safetensors"))
+    images = PixelGraphs(config.data_root, "digits", validation > 0, model.to_graph)
+    data = images.batch(torch.arange(len(images))[-validation:])
+    with torch.no_grad():
+        logits = model(data.x, data.edge_index, data.edge_attr, data.batch).double()
+    limits = model.card["inputs"]["certainty"]
+    expected = {"probability": logits.softmax(1).amax(1), "log-sum-exp": logits.exp().sum(1).log()}
+    assert limits.keys() == expected.keys()
+    for name, value in expected.items():
+        assert limits[name] == pytest.approx(float(value.quantile(0.01)), abs=1e-4)
+
+
 def test_the_bar_shows_means_of_the_epoch_and_the_validation_by_name(tmp_path, monkeypatch):
     from lightning.pytorch.callbacks import RichProgressBar
 

@@ -123,7 +123,7 @@ class Answer:
 
     Args:
         probabilities: Of the classes that are most likely, by name, from the largest on.
-        unlike: What is unlike the training images.
+        unlike: What is unlike the training images, and why the answer is uncertain.
         box: Where the digit is in the picture: left, top, right and bottom in pixels.
         pixels: Number of pixels that are nodes, of a picture as it is.
         agreeing: Share of them around which the states say the same.
@@ -176,15 +176,15 @@ def _find(model: ImageClassifier, name: str, top: int) -> tuple[Figure, list[Ans
     images = torch.stack([digit.image for digit in digits])
     images = images.expand(-1, model.in_channels, -1, -1)
     batch = model.to_graph.batch(images)
-    z, pooled, probability = _solve(model, batch)
+    z, pooled, logits = _solve(model, batch)
     answers = []
     for k, digit in enumerate(digits):
-        unlike = doubts(model.card["inputs"], model.to_graph, digit.image, pooled[k])
+        unlike = doubts(model.card["inputs"], model.to_graph, digit.image, pooled[k], logits[k])
         least = model.card["inputs"]["size"] / 2
         high = max(digit.box[2] - digit.box[0], digit.box[3] - digit.box[1])
         if high < least:
             unlike.insert(0, f"only {high} pixels large")
-        answers.append(Answer(_most_likely(probability[k], top), unlike, box=digit.box))
+        answers.append(Answer(_most_likely(logits[k], top), unlike, box=digit.box))
     graphs = batch.to_data_list()
     states = torch.split(z, [graph.num_nodes for graph in graphs])
     labels, doubtful = [a.label for a in answers], [bool(a.unlike) for a in answers]
@@ -221,18 +221,18 @@ def _as_is(
             f"{living:,}). Use --size, --floor, or leave out --as-is"
         )
     data = model.to_graph(picture)
-    z, pooled, probability = _solve(model, Batch.from_data_list([data]))
+    z, pooled, logits = _solve(model, Batch.from_data_list([data]))
     figure, label = label_map_figure(model, data, z, 14 if radius is None else radius)
     unlike = []
     if "inputs" in model.card:
-        unlike = doubts(model.card["inputs"], model.to_graph, picture, pooled[0])
-    answer = Answer(_most_likely(probability[0], top), unlike, pixels=len(label), inverted=flip)
+        unlike = doubts(model.card["inputs"], model.to_graph, picture, pooled[0], logits[0])
+    answer = Answer(_most_likely(logits[0], top), unlike, pixels=len(label), inverted=flip)
     answer.agreeing = float((label == answer.label).float().mean())
     return figure, [answer]
 
 
 def _solve(model: ImageClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """States, their means and the probabilities of every graph.
+    """States, what the readout sees of them, and the logits of every graph.
 
     Raises:
         ArithmeticError: If a graph has no equilibrium, or not a finite one.
@@ -247,8 +247,8 @@ def _solve(model: ImageClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor
             batch.x, batch.edge_index, batch.edge_attr, batch.batch, batch_size=batch.num_graphs
         )
         pooled = model.pool(z, partition, batch.edge_index, batch.edge_attr)
-        probability = model.readout.decode(pooled).softmax(1)
-    bad = ~(solution.converged & probability.isfinite().all(1))
+        logits = model.readout.decode(pooled)
+    bad = ~(solution.converged & logits.isfinite().all(1))
     if bool(bad.any()):
         k = int(bad.nonzero()[0])
         raise ArithmeticError(
@@ -256,10 +256,11 @@ def _solve(model: ImageClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor
             f"residual {float(solution.residual[k]):.1e} for graph {k}). Train with a bound "
             "(--contraction 0.99), or check the weights for NaN"
         )
-    return z, pooled, probability
+    return z, pooled, logits
 
 
-def _most_likely(probability: Tensor, top: int) -> dict[str, float]:
+def _most_likely(logits: Tensor, top: int) -> dict[str, float]:
+    probability = logits.softmax(0)
     order = probability.argsort(descending=True)[:top].tolist()
     return {str(i): float(probability[i]) for i in order}
 

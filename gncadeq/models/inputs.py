@@ -96,18 +96,21 @@ def _check_halo(to_graph: ImageToGraph, x: Tensor, hood: Neighborhood) -> None:
 
 
 def doubts(
-    inputs: Mapping[str, Any], to_graph: ImageToGraph, image: Tensor, pooled: Tensor
+    inputs: Mapping[str, Any], to_graph: ImageToGraph, image: Tensor, pooled: Tensor, logits: Tensor
 ) -> list[str]:
-    """Why the answer for an image may be wrong: what sets it apart from the training images.
+    """Why the answer for an image may be wrong: what sets it apart from the training images, and
+    how uncertain the answer is.
 
     Args:
         inputs: What :func:`gncadeq.training.describe.describe_inputs` returned.
         to_graph: What makes graphs of images.
         image: ``[C, H, W]``, the image as the model is given it.
         pooled: What the readout sees of its state.
+        logits: ``[classes]``, what the readout makes of that.
 
     Returns:
-        Phrases, none if the image is like the training images.
+        Phrases, none if the image is like the training images and the answer is certain. Cards
+        without ``"certainty"``, as older runs have, say nothing of the answer.
     """
     found = []
     height, width = image.shape[1:]
@@ -122,6 +125,10 @@ def doubts(
     share = 1.0 if threshold is None else float((image.amax(0) > threshold).float().mean())
     if not low <= share <= high:
         found.append(f"{share:.0%} of its pixels live (trained on {low:.0%} to {high:.0%})")
+    for name, value in certainty(logits.detach().double().cpu()).items():
+        least = inputs.get("certainty", {}).get(name)
+        if least is not None and not float(value) >= least:
+            found.append(f"{name} {float(value):.3g} (99 % of unseen images: above {least:.3g})")
     known = inputs["pooled"]
     if known is None:
         return [*found, "nothing known of the states of the training images"]
@@ -131,6 +138,13 @@ def doubts(
         limit = known["far"]
         found.append(f"a state {away:.1f} from the nearest class (trained within {limit:.1f})")
     return found
+
+
+def certainty(logits: Tensor) -> dict[str, Tensor]:
+    r"""How certain answers ``[..., classes]`` are: the largest probability (`Hendrycks & Gimpel,
+    2017 <https://arxiv.org/abs/1610.02136>`_), and :math:`\log \sum_c e^{l_c}` of the logits, the
+    negative energy of `Liu et al., 2020 <https://arxiv.org/abs/2010.03759>`_."""
+    return {"probability": logits.softmax(-1).amax(-1), "log-sum-exp": logits.logsumexp(-1)}
 
 
 def distance(state: Tensor, mean: Tensor, whiten: Tensor) -> Tensor:

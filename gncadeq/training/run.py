@@ -246,7 +246,8 @@ def _finish(config: TrainConfig, progress: bool, write: bool) -> tuple[ImageClas
             "training_seconds": seconds[-1] if seconds else 0.0,
         }  # fmt: skip
         train_set = PixelGraphs(config.data_root, config.dataset, True, model.to_graph)
-        inputs = describe_inputs(model, train_set, limit=5000)
+        unseen = train_set.images[-config.validation :] if config.validation else test_set.images
+        inputs = describe_inputs(model, train_set, limit=5000, unseen=unseen)
         model.save_pretrained(str(folder / "model.safetensors"), {**model.card, "inputs": inputs})
         write_json(folder / "evaluation.json", model.card)
         model.card["inputs"] = inputs
