@@ -9,6 +9,7 @@ from gncadeq import GraphDEQ, PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.evaluation import evaluate
 from gncadeq.files.weights import pretrained_names
+from gncadeq.models import ImageClassifier
 
 
 @pytest.fixture
@@ -40,10 +41,23 @@ def test_mnist_reaches_its_card_on_a_thousand_digits(mnist_root, cache):
     assert bool((nca.prediction == deq.prediction[:200]).double().mean() >= 0.995)
 
 
+def test_the_pyramid_reaches_its_card_on_a_thousand_digits(mnist_root, cache):
+    model = ImageClassifier.from_pretrained("mnist-pyramid")
+    assert sum(p.numel() for p in model.parameters()) == 14_578
+    test_set = PixelGraphs(mnist_root, "mnist", False, model.to_graph)
+    index = torch.arange(9000, 10_000)
+    deq = evaluate(model, test_set, index=index, progress=False)
+    assert deq.accuracy >= 0.985
+    assert bool(deq.converged.all())
+    model.dynamics = model.dynamics.as_nca(fire_rate=0.5, steps=150, start="normal")
+    nca = evaluate(model, test_set, index=index[:100], progress=False)
+    assert torch.equal(nca.prediction, deq.prediction[:100])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in pretrained_names() if n != "digits"])
 def test_every_card_on_the_whole_test_set(name, mnist_root, cache):
-    model = PixelGraphClassifier.from_pretrained(name)
+    model = ImageClassifier.from_pretrained(name)
     test_set = PixelGraphs(mnist_root, "mnist", False, model.to_graph)
     result = evaluate(model, test_set, progress=False)
     assert result.accuracy == pytest.approx(model.card["test"]["accuracy"], abs=5e-4)

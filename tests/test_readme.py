@@ -37,12 +37,12 @@ def test_the_commands_exist():
             assert option in help_text.output, line
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist-crop", "mnist-small", "digits"])
+@pytest.mark.parametrize("name", ["mnist", "mnist-pyramid", "mnist-crop", "mnist-small", "digits"])
 def test_pictures_of_the_readme_are_there(name):
     for path in re.findall(r"!\[.*?\]\((.*?)\)", README, re.S):
         assert (REPOSITORY / path).is_file(), path
-    from gncadeq import PixelGraphClassifier
+    from gncadeq.models import ImageClassifier
 
-    card = PixelGraphClassifier.from_pretrained(name).card
+    card = ImageClassifier.from_pretrained(name).card
     assert card["command"].startswith(f"gncadeq train {name.partition('-')[0]}")
     assert card["test"]["converged"] == 1.0

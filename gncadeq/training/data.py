@@ -82,7 +82,7 @@ class _Batches(Dataset[Batch]):
 def batch_loader(
     dataset: PixelGraphs,
     sampler: Sampler[tuple[Tensor, int]],
-    config: TrainConfig,
+    config: TrainConfig | None = None,
     among: Processes = ALONE,
 ) -> DataLoader[Batch]:
     """A loader of the batches that ``sampler`` names.
@@ -90,8 +90,8 @@ def batch_loader(
     Args:
         dataset: The graphs.
         sampler: Index batches with seeds.
-        config: How images are distorted.
+        config: How images are distorted; by default not at all.
         among: Load this process's share of every batch.
     """
-    batches = _Batches(dataset, config, among)
+    batches = _Batches(dataset, config or TrainConfig(), among)
     return DataLoader(batches, batch_size=None, sampler=sampler)
