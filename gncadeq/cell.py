@@ -132,9 +132,11 @@ class Cell(nn.Module, ABC):
         """
         return torch.tensor(float("inf"))
 
-    def injection_bound(self) -> float:
-        """How much a change of the injection changes the next state at most, in Euclidean norms
-        over a graph; infinite where that isn't known, as here."""
+    def injection_bound(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int
+    ) -> float:
+        """How much a change of the injection changes the next state on this graph at most, in
+        Euclidean norms; infinite where that isn't known, as here."""
         return float("inf")
 
     def certificate(

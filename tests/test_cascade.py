@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch_geometric.data import Batch
 
-from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status
+from gncadeq import CascadeCell, Cell, ConvCell, GraphDEQ, GraphNCA, Part, Status
 from gncadeq.cells import FeedForwardCell, StencilDrive
+from gncadeq.dynamics import Partition
 from gncadeq.graph.levels import Pyramid
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, PyramidClassifier
 from gncadeq.testing import (
@@ -220,3 +221,129 @@ def test_parts_that_do_not_fit_are_refused():
         ImageToGraph(levels=2, periodic=True)
     with pytest.raises(ValueError, match="channels"):
         PyramidClassifier(channels=(4,))
+
+
+class Drawing(Cell):
+    """A cell with a module that draws, or has statistics, in every step."""
+
+    in_channels = channels = 3
+
+    def __init__(self, module):
+        super().__init__()
+        self.lin, self.module = nn.Linear(3, 3), module
+
+    def reset_parameters(self):
+        self.lin.reset_parameters()
+
+    def prepare(self, x, edge_index, edge_attr=None):
+        return lambda z: (0.3 * self.module(self.lin(z)) + x).tanh()
+
+
+@pytest.mark.parametrize("criterion", ["graph", "node"])
+def test_randomness_and_statistics_of_parts_stand_still(criterion):
+    torch.manual_seed(0)
+    norm, data = nn.BatchNorm1d(3), ImageToGraph()(torch.rand(1, 5, 5, dtype=torch.double))
+    parts = [
+        Part(FeedForwardCell(3), nn.Sequential(nn.Linear(1, 3), nn.Dropout(0.3)), ["x"]),
+        Part(Drawing(nn.Dropout(0.3)), nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.3)), [0]),
+        Part(CascadeCell([Drawing(norm)], 3), reads=[1]),
+    ]
+    cell = CascadeCell(parts, in_channels=1).double()
+    deq = GraphDEQ(cell, tol=1e-9, max_steps=200, criterion=criterion)
+    z, solution = deq(*arguments(data), return_solution=True)
+    assert bool(solution.converged.all())
+    assert float(solution.residual) < 1e-9
+    assert int(norm.num_batches_tracked) == 1
+    z.square().sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in cell.parameters())
+
+
+def test_parts_draw_apart():
+    torch.manual_seed(0)
+    drop = nn.Sequential(nn.Dropout(0.5))
+    parts = [Part(FeedForwardCell(4), drop, [q]) for q in ("x", 0, 1)]
+    z = GraphDEQ(CascadeCell(parts, 4))(torch.ones(50, 4), torch.empty(2, 0, dtype=torch.long))
+    first, second, third = (int(part.count_nonzero()) for part in z.split(4, 1))
+    assert first > 1.3 * second > 1.3**2 * third
+
+
+@pytest.mark.parametrize("kind", ["stencil", "injection", "twice"])
+def test_the_error_bound_counts_what_is_read(kind):
+    weight = torch.ones(9, 1, 1, dtype=torch.double)
+    weight[[0, 2, 6, 8]] = -0.25  # without its corners, the stencil stretches more
+    first = Part(FeedForwardCell(1, "identity"), reads=["x"])
+    second = Part(FeedForwardCell(1, "identity"), StencilDrive(1, 1, norm=False), [0])
+    if kind == "injection":
+        second = Part(ConvCell(1, 1, contraction=0.5), reads=[0])
+        second.cell.weight_z.data.zero_()
+        second.cell.weight_x.data.copy_(weight)
+    elif kind == "twice":
+        second = Part(FeedForwardCell(1, "identity"), nn.Linear(2, 1), [0, 0])
+        second.drive.weight.data.fill_(3.0)
+    else:
+        second.drive.conv.weight.data.copy_(weight)
+    cell = CascadeCell([first, second], in_channels=1).double()
+    data = ImageToGraph("von_neumann")(torch.zeros(1, 9, 9, dtype=torch.double))
+    step, wave = cell.prepare(*arguments(data)), (torch.arange(1.0, 10.0) * torch.pi / 10).sin()
+    with torch.no_grad():
+        exact = step(step(torch.zeros(81, 2, dtype=torch.double)))
+        z = exact.clone()
+        z[:, 0] += 1e-4 * torch.outer(wave, wave).flatten()
+        z[:, 1] = step(z)[:, 1]
+        fz, partition = step(z), Partition(None, 81)
+        error = float((z - exact).norm() / fz.norm())
+        found = cell.certificate(data.edge_index, data.edge_attr, num_nodes=81)
+        bound = float(found.error_bound(z, fz, partition))
+    assert error * (1 - 1e-9) <= bound <= 3 * error
+
+
+def test_a_certificate_needs_no_parameters_and_changes_no_statistics():
+    data = ImageToGraph()(torch.rand(1, 3, 3))
+    bare = CascadeCell([Part(FeedForwardCell(1), reads=["x"])], in_channels=1)
+    assert float(GraphDEQ(bare)(*arguments(data), return_solution=True)[1].error_bound) < 1e-6
+    drive = StencilDrive(1, 2)
+    cell = CascadeCell([Part(FeedForwardCell(2), drive, ["x"])], in_channels=1)
+    cell.certificate(data.edge_index, data.edge_attr, num_nodes=9)
+    assert int(drive.norm.num_batches_tracked) == 0
+    assert drive.norm.running_var.tolist() == [1.0, 1.0]
+
+
+def test_a_part_reads_the_injection_of_its_own_level():
+    def cascade(reads):
+        torch.manual_seed(0)
+        up, side = StencilDrive(1, 2, norm=False), StencilDrive(len(reads) + 1, 2, norm=False)
+        side.conv.weight.data.fill_(1.0)  # the injection is zero above the pixels
+        parts = [
+            Part(FeedForwardCell(1), reads=["x"]),
+            Part(FeedForwardCell(2), up, [0], level=1),
+            Part(FeedForwardCell(2), side, reads, level=1),
+        ]
+        return CascadeCell(parts, in_channels=1)
+
+    data = ImageToGraph(levels=2)(torch.rand(1, 6, 5))
+    z, other = (GraphDEQ(cascade(reads))(*arguments(data)) for reads in (["x", 1], [1]))
+    assert torch.allclose(z[data.level == 1], other[data.level == 1], atol=1e-6)
+
+
+def test_drives_that_do_not_fit_and_edges_out_of_range_are_refused():
+    data = ImageToGraph(levels=2)(torch.rand(1, 4, 4))
+    first = Part(FeedForwardCell(2), StencilDrive(1, 2), ["x"])
+    for part in (
+        Part(FeedForwardCell(2), nn.Linear(2, 2), [0], level=1),
+        Part(FeedForwardCell(2), StencilDrive(2, 3), [0], level=1),
+    ):
+        with pytest.raises(ValueError, match=r"Expected a drive .* = \[4, 2\] \(got \[\d+, \d\]\)"):
+            GraphDEQ(CascadeCell([first, part], 1))(*arguments(data))
+    with pytest.raises(ValueError, match="'edge_index' in"):
+        Pyramid(torch.tensor([[0, 5], [1, 0]]), torch.tensor([5, 3]), 2)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        PYRAMID.prepared(torch.full((1, 1, 4, 4), 2.0))
+
+
+def test_all_layers_of_a_drive_are_drawn_anew():
+    inner = nn.Linear(1, 2)
+    drive = nn.Sequential(nn.Sequential(inner, nn.ReLU()), nn.Linear(2, 2))
+    cell = CascadeCell([Part(FeedForwardCell(2), drive, ["x"])], in_channels=1)
+    before = inner.weight.detach().clone()
+    cell.reset_parameters()
+    assert not torch.equal(inner.weight, before)

@@ -221,6 +221,14 @@ def test_bad_input_is_refused():
         SurfaceSweeps(0.5, anchors=[])
     with pytest.raises(ValueError, match="anchors"):
         SurfaceSweeps(0.5, anchors=[99])(primitives.icosphere(1))
+    with pytest.raises(ValueError, match="relations 0 to 8"):
+        Sweeps()(ImageToGraph(levels=2)(torch.rand(1, 4, 4)))
+    for cell in (SweepCell(2, 3), DistanceCell(2)):
+        for outside in (-1, 3):
+            with pytest.raises(ValueError, match="'edge_index' in"):
+                GraphDEQ(cell)(x, torch.tensor([[0, outside], [1, 2]]))
+    with pytest.raises(TypeError, match="'x'"):
+        NonBacktracking()(Data(edge_index=cycle, num_nodes=3))
     apart = primitives.icosphere(1)
     apart.pos = torch.cat([apart.pos, apart.pos + 9])
     apart.face = torch.cat([apart.face, apart.face + 42], 1)
@@ -267,6 +275,12 @@ def test_distances_are_shortest_ways():
     x = torch.tensor([[1.0], [0.0]])
     z = GraphDEQ(apart)(x, torch.empty(2, 0, dtype=torch.long))
     assert z.flatten().tolist() == [0.0, 7.0]
+    pair = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
+    x = torch.tensor([[1.0], [0.0], [float("nan")], [0.0]])
+    deq = GraphDEQ(DistanceCell(1), on_failure="ignore")
+    z, solution = deq(x, pair, batch=torch.tensor([0, 0, 1, 1]), return_solution=True)
+    assert z[:2].flatten().tolist() == [0.0, 1.0]
+    assert solution.status.tolist() == [Status.CONVERGED, Status.NON_FINITE]
 
 
 def test_sweeps_along_distances_on_a_graph_with_loops():

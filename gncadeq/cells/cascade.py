@@ -16,6 +16,7 @@ from gncadeq.certificate import CertifiedPart, StructuralCertificate
 from gncadeq.check import check_count, check_type
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.neighborhood import Neighborhood
+from gncadeq.stateful import has_statistics, scratch_buffers
 from gncadeq.typing import Adj, OptTensor, Step
 
 Read = int | Literal["x"]
@@ -58,6 +59,7 @@ class Stage:
         rows: The rows of the state that are its own, ``None`` for all.
         channels: Its channels.
         graph: Its edges and what is known of them.
+        edges: The edges of its drive, which may come from the level below.
         bind: From the states of earlier parts to its step, on its own rows and channels.
     """
 
@@ -65,6 +67,7 @@ class Stage:
     rows: OptTensor
     channels: slice
     graph: tuple[Adj, OptTensor]
+    edges: tuple[Adj, OptTensor]
     bind: Callable[[Sequence[Tensor]], Step]
 
     def take(self, z: Tensor) -> Tensor:
@@ -167,7 +170,7 @@ class CascadeCell(Cell):
             raise ValueError(
                 f"Expected part {p} to read 'x' or parts before it, 0 to {p - 1} (got {reads})"
             )
-        below = {self._level(q) for q in earlier} - {part.level}
+        below = {int(self.parts[q].level) for q in earlier} - {part.level}
         if below and (len(reads) > 1 or below != {part.level - 1} or part.drive is None):
             raise ValueError(
                 f"Expected part {p} of level {part.level} to read its own level, or through a "
@@ -181,19 +184,17 @@ class CascadeCell(Cell):
             )
         return reads
 
-    def _level(self, part: Read) -> int:
-        return 0 if part == "x" else int(self.parts[part].level)
-
     def reset_parameters(self) -> None:
         """Draw fresh parameters of all parts."""
         for part in self.parts:
-            for module in (part.cell, part.drive):
-                if isinstance(module, nn.Sequential):
-                    layers: list[Any] = [m for m in module if hasattr(m, "reset_parameters")]
-                    for layer in layers:
+            part.cell.reset_parameters()
+            drive = part.drive
+            if drive is not None:
+                own = hasattr(drive, "reset_parameters")
+                layers: list[Any] = [drive] if own else list(drive.modules())
+                for layer in layers:
+                    if hasattr(layer, "reset_parameters"):
                         layer.reset_parameters()
-                elif module is not None:
-                    module.reset_parameters()
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> CascadeStep:
         """Bind graph and injection; see :class:`Cell`."""
@@ -209,8 +210,12 @@ class CascadeCell(Cell):
                 )
             levels = [_Level(x[v.rows], v.rows, v.within, None, v.up) for v in pyramid.levels]
         stages = [
-            _stage(part, reads, self._level(reads[0]), channels, levels)
-            for part, reads, channels in zip(self.parts, self.reads, self.places, strict=True)
+            _stage(
+                part, reads, min(self.parts[q].level for q in (p, *reads) if q != "x"), at, levels
+            )
+            for p, (part, reads, at) in enumerate(
+                zip(self.parts, self.reads, self.places, strict=True)
+            )
         ]
         return CascadeStep(stages, x.size(0), self.channels)
 
@@ -219,8 +224,10 @@ class CascadeCell(Cell):
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> StructuralCertificate | None:
         """One equilibrium for every start and order of updates, if each part has one."""
-        x = next(self.parameters()).new_zeros(num_nodes, self.in_channels)
-        stages = self.prepare(x, edge_index, edge_attr).stages
+        like = next(self.parameters(), torch.empty(0))
+        x = like.new_zeros(num_nodes, self.in_channels)
+        with scratch_buffers(m for m in self.modules() if has_statistics(m)):
+            stages = self.prepare(x, edge_index, edge_attr).stages
         batch = context.get("batch")
         parts, steps, rates = [], [], []
         for part, stage, reads in zip(self.parts, stages, self.reads, strict=True):
@@ -231,8 +238,9 @@ class CascadeCell(Cell):
             found = part.cell.certificate(*stage.graph, num_nodes=size, **own)
             if found is None or not found.promises:
                 return None
-            gain = part.cell.injection_bound() * drive_bound(part.drive)
-            drives = {q: gain for q in reads if q != "x"}
+            gain = part.cell.injection_bound(*stage.graph, num_nodes=size)
+            gain *= drive_bound(part.drive, *stage.edges, size)
+            drives = {q: gain * reads.count(q) for q in reads if q != "x"}
             parts.append(CertifiedPart(found, stage.take, rows, drives))
             rates.append(torch.as_tensor(found.rate, dtype=torch.double))
             feeds = isinstance(part.cell, FeedForwardCell)
@@ -277,9 +285,16 @@ def _stage(
         y = read[0] if len(read) == 1 else torch.cat(read, 1)
         if part.drive is not None:
             y = part.drive(y) if isinstance(part.drive, POINTWISE) else part.drive(y, *edges)
+        expected = [level.x.size(0), part.cell.in_channels]
+        if list(y.shape) != expected:
+            raise ValueError(
+                "Expected a drive to what its part takes, [num_nodes, in_channels] = "
+                f"{expected} (got {list(y.shape)}). Only a module called with edges leads from a "
+                "level to the next"
+            )
         return bind(y)
 
     if all(q == "x" for q in reads):
         step = driven([])
-        return Stage(part.cell, level.rows, channels, graph, lambda states: step)
-    return Stage(part.cell, level.rows, channels, graph, driven)
+        return Stage(part.cell, level.rows, channels, graph, edges, lambda states: step)
+    return Stage(part.cell, level.rows, channels, graph, edges, driven)

@@ -17,7 +17,7 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
-from gncadeq.cells.window import senses_window
+from gncadeq.cells.window import senses_window, stencil_gain
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection, Update
@@ -240,9 +240,13 @@ class ConvCell(Cell):
         return (1 + stencil_bound(weight, 64) ** 2).sqrt()
 
     @torch.no_grad()
-    def injection_bound(self) -> float:
+    def injection_bound(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int
+    ) -> float:
         """One for the additive injection, else the bound of its stencil."""
-        return 1.0 if self.weight_x is None else float(stencil_bound(self.weight_x, 64))
+        if self.weight_x is None:
+            return 1.0
+        return stencil_gain(self.weight_x, edge_index, edge_attr, num_nodes)
 
     @torch.no_grad()
     def certificate(

@@ -10,7 +10,7 @@ from torch import Tensor
 from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_count, check_number
-from gncadeq.graph.neighborhood import check_edge_index
+from gncadeq.graph.neighborhood import checked_edges
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -39,7 +39,7 @@ class DistanceStep:
         z = self.source.clone()
         while True:
             after = self(z)
-            if torch.equal(after, z):
+            if bool(((after == z) | after.isnan()).all()):
                 return z
             z = after
 
@@ -89,10 +89,9 @@ class DistanceCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> DistanceStep:
         """Bind graph and injection; see :class:`Cell`."""
         check_graph(x, edge_index, self.in_channels)
-        check_edge_index(edge_index)
-        assert isinstance(edge_index, Tensor)
+        edge_index = checked_edges(edge_index, x.size(0))
         source = torch.where(x > 0.5, 0.0, self.ceiling).to(x.dtype)
-        return DistanceStep(edge_index.long(), source, self.ceiling)
+        return DistanceStep(edge_index, source.masked_fill(x.isnan(), float("nan")), self.ceiling)
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

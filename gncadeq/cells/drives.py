@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gncadeq.cell import Cell
 from gncadeq.cells.relation import Activation
-from gncadeq.cells.stencil import StencilConv, stencil_bound
+from gncadeq.cells.stencil import StencilConv
+from gncadeq.cells.window import stencil_gain
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count
 from gncadeq.typing import Adj, OptTensor, Step
@@ -49,7 +50,7 @@ class StencilDrive(nn.Module):
         return out
 
     @torch.no_grad()
-    def bound(self) -> float:
+    def bound(self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int) -> float:
         """How much it stretches Euclidean distances at most; infinite in training, where it depends
         on the batch."""
         weight: Tensor = self.conv.weight
@@ -57,7 +58,7 @@ class StencilDrive(nn.Module):
             if self.norm.training or self.norm.running_var is None:
                 return float("inf")
             weight = weight * (self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt())
-        return float(stencil_bound(weight, 64))
+        return stencil_gain(weight, edge_index, edge_attr, num_nodes)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -117,7 +118,9 @@ class FeedForwardCell(Cell):
         """Zero: the next state depends on the injection alone."""
         return torch.zeros(())
 
-    def injection_bound(self) -> float:
+    def injection_bound(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int
+    ) -> float:
         """One: no activation stretches distances."""
         return 1.0
 
@@ -138,12 +141,14 @@ class FeedForwardCell(Cell):
         return f"{self.channels}, activation={self.activation!r}"
 
 
-def drive_bound(drive: nn.Module | None) -> float:
-    """How much a drive stretches Euclidean distances at most."""
+def drive_bound(
+    drive: nn.Module | None, edge_index: Adj, edge_attr: OptTensor, num_nodes: int
+) -> float:
+    """How much a drive stretches Euclidean distances on a graph at most."""
     if drive is None:
         return 1.0
     if isinstance(drive, StencilDrive):
-        return drive.bound()
+        return drive.bound(edge_index, edge_attr, num_nodes=num_nodes)
     if type(drive) is nn.Linear:
         return float(torch.linalg.matrix_norm(drive.weight, 2))
     return float("inf")

@@ -13,7 +13,7 @@ from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection
-from gncadeq.graph.neighborhood import check_edge_index
+from gncadeq.graph.neighborhood import checked_edges
 from gncadeq.graph.order import Layers
 from gncadeq.typing import Adj, OptTensor
 
@@ -242,8 +242,7 @@ class SweepCell(Cell):
         self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
     ) -> Callable[[Tensor], SweepStep]:
         """Bind the graph; see :class:`Cell`."""
-        check_edge_index(edge_index)
-        assert isinstance(edge_index, Tensor)
+        edge_index = checked_edges(edge_index, num_nodes)
         fixed = [] if self.distances else self._orient(edge_index, edge_attr, num_nodes)
 
         def bind(x: Tensor) -> SweepStep:
@@ -270,7 +269,7 @@ class SweepCell(Cell):
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> StructuralCertificate | None:
         """At rest after as many steps as the longest path has nodes."""
-        assert isinstance(edge_index, Tensor)
+        edge_index = checked_edges(edge_index, num_nodes)
         if self.distances:  # whatever they are, they order the nodes
             return StructuralCertificate(0.0)
         groups = self._orient(edge_index, edge_attr, num_nodes)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.graph.neighborhood import Neighborhood
-from gncadeq.typing import OptTensor
+from gncadeq.typing import Adj, OptTensor
 
 
 def senses_window(
@@ -97,3 +98,25 @@ def _laid_out(
         place = place + place[ancestor]
         ancestor = ancestor[ancestor]
     return component, place[:n]
+
+
+@torch.no_grad()
+def stencil_gain(weight: Tensor, edge_index: Adj, edge_attr: OptTensor, num_nodes: int) -> float:
+    r"""How much a stencil ``[kernel², in_channels, out_channels]`` stretches Euclidean distances on
+    a graph at most.
+
+    Where pixels sense their whole window it is :func:`stencil_bound`; else, with at most
+    :math:`a_r` edges of relation :math:`r` to a node and :math:`b_r` from one,
+    :math:`\sum_r \sqrt{a_r b_r} \, \lVert \mathbf{K}_r \rVert_2`.
+    """
+    hood = prepare_neighborhood(edge_index, edge_attr, num_nodes, weight.size(0))
+    square = hood.grid is not None or hood.num_sources == hood.num_nodes
+    if square and bool(senses_window(hood).all()):
+        return float(stencil_bound(weight, 64))
+    e, r = hood.incoming, hood.num_relations
+    most = [
+        torch.bincount(node.long() * r + e.relation.long(), minlength=size * r).view(-1, r).amax(0)
+        for node, size in ((e.receiver, hood.num_nodes), (e.sender, hood.num_sources))
+    ]
+    size = (most[0] * most[1]).to(weight.dtype).sqrt()
+    return float((size * torch.linalg.matrix_norm(weight, 2)).sum())

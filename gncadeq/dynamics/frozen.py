@@ -53,6 +53,11 @@ class Frozen:
         seed = torch.randint(2**62, (), generator=generator, device=device)
         return cls(int(seed), list(norms))
 
+    @staticmethod
+    def concerns(cell: nn.Module) -> bool:
+        """Whether something in ``cell`` draws, or changes its buffers, in an evaluation."""
+        return any(has_statistics(m) or _draws(m) for m in cell.modules() if m.training)
+
     @contextmanager
     def evaluation(self, device: torch.device, stream: int = 0) -> Iterator[None]:
         """Draw from the seed within; leave the random state and the statistics as they were.

@@ -14,7 +14,7 @@ from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import OrderedStep, StagedStep, Step
+from gncadeq.typing import OrderedStep, StagedStep
 
 # From the worst to the best.
 _RANK = (
@@ -48,7 +48,22 @@ def solve_parts(
     Returns:
         The state, with its gradient where autograd is on, and the solution of all parts together.
     """
+    z, _, solution = _solve(step, z0, partition, core, inputs, gates, frozen)
+    return z, solution
+
+
+def _solve(
+    step: StagedStep,
+    z0: Tensor,
+    partition: Partition,
+    core: GraphCore,
+    inputs: Sequence[Tensor],
+    gates: Gates,
+    frozen: Frozen | None,
+) -> tuple[Tensor, Tensor, Solution]:
+    """The state, its image by one more step, and the solution."""
     states: list[Tensor] = []
+    images: list[Tensor] = []
     solutions: list[Solution] = []
     sizes: list[tuple[Tensor, Tensor]] = []
     for stage in step.stages:
@@ -59,10 +74,12 @@ def solve_parts(
             part = stage.bind(states)
         else:  # statistics are those at the equilibrium of the parts before, counted once
             frozen.update_statistics = True
-            with frozen.evaluation(z0.device, stream=1):
+            with frozen.evaluation(z0.device, stream=2 + len(states)):
                 part = stage.bind(states)
+            if frozen.concerns(stage.cell) and not isinstance(part, StagedStep | OrderedStep):
+                part = frozen.step(part)
         if isinstance(part, StagedStep):
-            z, solution = solve_parts(part, stage.take(z0), own, core, inputs, gates, frozen)
+            z, image, solution = _solve(part, stage.take(z0), own, core, inputs, gates, frozen)
         else:
             with torch.no_grad():
                 fixed = isinstance(part, OrderedStep) and not bool((part.depth > 1).any())
@@ -72,29 +89,31 @@ def solve_parts(
                     else core.solve(part, stage.take(z0), own)
                 )
             z = solution.state
+            if frozen is not None:
+                frozen.update_statistics = True
             if torch.is_grad_enabled():
                 known = [*inputs, *(s for s in states if s.requires_grad)]
                 z = core.attach(part, z, own, known, gates)
-        if core.criterion in ("graph", "error"):
             with torch.no_grad():
-                value = z.detach()
-                image = part(value)
-                sizes.append((own.norm(image - value), own.norm(image)))
+                image = part(z.detach())
+        if core.criterion in ("graph", "error"):
+            value = z.detach()
+            sizes.append((own.norm(image - value), own.norm(image)))
         states.append(gates(z))
+        images.append(image)
         solutions.append(solution)
-    state = step.join(states)
-    return state, _together(step, state.detach(), partition, core, solutions, sizes, frozen)
+    state, image = step.join(states), step.join(images)
+    return state, image, _together(state.detach(), image, partition, core, solutions, sizes)
 
 
 @torch.no_grad()
 def _together(
-    step: StagedStep,
     state: Tensor,
+    image: Tensor,
     partition: Partition,
     core: GraphCore,
     solutions: Sequence[Solution],
     sizes: Sequence[tuple[Tensor, Tensor]],
-    frozen: Frozen | None,
 ) -> Solution:
     """The parts' solutions as one, with the residual of the whole state.
 
@@ -106,9 +125,8 @@ def _together(
             size = size.clamp(min=core.atol / core.f_tol)
         rel = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
     else:
-        whole: Step = step if frozen is None else frozen.step(step)
         floor = 0.0 if core.atol is None else core.atol / core.f_tol
-        rel, diff, _ = Residual(core.criterion, floor)(state, whole(state), partition)
+        rel, diff, _ = Residual(core.criterion, floor)(state, image, partition)
     rank = {status: number for number, status in enumerate(_RANK)}
     order = torch.tensor([rank[s] for s in Status], device=state.device)
     worst = torch.stack([order[s.status] for s in solutions]).amin(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.graph.grid import GridShape
-from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
+from gncadeq.graph.neighborhood import Neighborhood, checked_edges
 
 UP = 9
 """The first of the nine relations from a level to the next: 9 is up-left, 17 down-right."""
@@ -44,7 +44,7 @@ class Pyramid(Neighborhood):
     """
 
     def __init__(self, edge_index: Tensor, relation: Tensor | None, num_nodes: int) -> None:
-        check_edge_index(edge_index)
+        edge_index = checked_edges(edge_index, num_nodes)
         if relation is None or relation.shape != (edge_index.size(1),):
             raise ValueError(
                 "Expected 'edge_attr' with the relation of every edge, [num_edges] (got "
@@ -52,7 +52,7 @@ class Pyramid(Neighborhood):
                 "gncadeq.transforms.ImageToGraph(levels=...) writes it"
             )
         level = node_levels(edge_index, relation, num_nodes)
-        source, target = edge_index.long()
+        source, target = edge_index
         is_up = relation >= UP
         if bool((level[target] != level[source] + is_up.long()).any()):
             raise ValueError(

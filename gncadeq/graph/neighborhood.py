@@ -289,6 +289,14 @@ def check_edge_index(edge_index: object) -> None:
         raise TypeError(f"Expected integer 'edge_index' (got {edge_index.dtype})")
 
 
+def checked_edges(edge_index: object, num_nodes: int) -> Tensor:
+    """Edge indices ``[2, num_edges]`` of 64 bits, checked to be those of ``num_nodes`` nodes."""
+    check_edge_index(edge_index)
+    assert isinstance(edge_index, Tensor)
+    check_range("edge_index", edge_index, num_nodes, "num_nodes")
+    return edge_index.long()
+
+
 def plain_edges(edge_index: Tensor | Neighborhood, num_nodes: int) -> Tensor:
     """Edge indices ``[2, num_edges]`` of 64 bits, in range; of a neighbourhood those within."""
     if isinstance(edge_index, Neighborhood):

@@ -142,6 +142,7 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         """
         if self.levels == 1:
             return self.batch(images, y)
+        _check_images(images)
         nodes, edges, count = self._graphs(images, written=False)
         owner = torch.arange(len(images)).repeat_interleave(count)
         ptr = F.pad(count.cumsum(0), (1, 0))
@@ -166,11 +167,8 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
             >>> ImageToGraph().batch(torch.rand(3, 1, 4, 5)).num_graphs
             3
         """
-        if images.dim() != 4:
-            raise ValueError(f"Expected images of shape [B, C, H, W] (got {list(images.shape)})")
+        _check_images(images)
         b, _, height, width = images.shape
-        if b:
-            check_image(images.flatten(0, 1))
         nodes, edges, count = self._graphs(images)
         owner = torch.arange(b).repeat_interleave(count)
         edge_count = torch.bincount(owner[edges["edge_index"][1]], minlength=b)
@@ -266,6 +264,13 @@ def pixel_edges(
     edge_index = torch.stack([table[inside], target])
     pos = torch.stack([col, row], dim=1).float()
     return edge_index, relation.expand_as(table)[inside], pos
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dim() != 4:
+        raise ValueError(f"Expected images of shape [B, C, H, W] (got {list(images.shape)})")
+    if len(images):
+        check_image(images.flatten(0, 1))
 
 
 def check_image(image: Tensor | np.ndarray) -> Tensor:

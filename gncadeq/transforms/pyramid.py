@@ -50,7 +50,7 @@ def pixel_pyramids(living: Tensor, levels: int) -> Pyramid:
 def pixel_places(pyramid: Pyramid) -> tuple[Tensor, Tensor]:
     """Where the nodes of pixel pyramids are: ``[N, 2]`` as (column, row) of the image, and the
     level of each ``[N]``."""
-    pos = torch.empty(pyramid.num_nodes, 2)
+    pos = torch.empty(pyramid.num_nodes, 2, dtype=torch.float)
     level = torch.empty(pyramid.num_nodes, dtype=torch.long)
     for number, part in enumerate(pyramid.levels):
         grid = part.within.grid

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
 
-from gncadeq.check import check_number
+from gncadeq.check import check_number, check_type
 from gncadeq.graph.neighborhood import check_edge_index, check_range
 from gncadeq.transforms.mesh import check_mesh
 from gncadeq.transforms.surface_operators import mesh_edges, vertex_areas, vertex_normals
@@ -41,6 +41,11 @@ class Sweeps(BaseTransform):  # type: ignore[misc]
             raise ValueError(
                 "Expected a pixel graph with relations in 'edge_attr' (got none). "
                 "gncadeq.transforms.ImageToGraph writes them"
+            )
+        if bool((relation > 8).any()):
+            raise ValueError(
+                "Expected a pixel graph of one level, with relations 0 to 8 (got "
+                f"{int(relation.max())}). Use ImageToGraph(levels=1)"
             )
         down, right = relation // 3 - 1, relation % 3 - 1
         columns = [
@@ -182,6 +187,7 @@ class NonBacktracking(BaseTransform):  # type: ignore[misc]
     def forward(self, data: Data) -> Data:
         """Return the graph of messages."""
         check_edge_index(data.edge_index)
+        check_type("x", data.x, Tensor)
         source, target = data.edge_index
         count, n = source.numel(), int(data.num_nodes)
         # Each message meets all that leave its target, but the one that turns back.
