@@ -269,31 +269,33 @@ class GraphDEQ(Dynamics):
         return replace(solution, evidence=evidence)
 
     def _by_parts(
-        self,
-        step: StagedStep,
-        z0: Tensor,
-        partition: Partition,
-        graph: FlatGraph,
-        frozen: Frozen | None,
-        gates: Gates,
-    ) -> tuple[Tensor, Solution]:
+        self, step: StagedStep, z0: Tensor, partition: Partition, graph: FlatGraph,
+        frozen: Frozen | None, gates: Gates,
+    ) -> tuple[Tensor, Solution]:  # fmt: skip
         """Solve a cascade by substitution."""
         if self.criterion == "error":
             raise ValueError(
-                "Expected another criterion than 'error' for a cascade, whose parts pass errors on "
-                "(got 'error'). Solve with criterion='graph' and a smaller 'tol', and read "
-                "solution.error_bound"
+                "Expected another criterion for a cascade, whose parts pass errors on (got 'error')"
+                ". Solve with criterion='graph' and a smaller 'tol', and read solution.error_bound"
             )
         inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
         z, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
         broken = solution.status == Status.NON_FINITE
         if z.requires_grad and bool(broken.any()):
             # A graph that returned NaN has no gradient, and must not poison that of others.
-            nodes, rest = partition.restrict(~broken)
-            part = graph.restrict(nodes)
-            again: Any = _prepare(self.cell, part, frozen)
-            kept, _ = solve_parts(again, z0[nodes], rest, self.core, inputs, gates, frozen)
-            z = solution.state.index_copy(0, nodes, kept)
+            if frozen is None:
+                nodes, rest = partition.restrict(~broken)
+                again: Any = _prepare(self.cell, graph.restrict(nodes), None)
+                kept, _ = solve_parts(again, z0[nodes], rest, self.core, inputs, gates)
+                z = solution.state.index_copy(0, nodes, kept)
+            else:  # fewer nodes would draw other masks
+                gone = broken[partition.batch].unsqueeze(1)
+                again, z0 = (
+                    _prepare(self.cell, graph.emptied(gone[:, 0]), frozen),
+                    z0.masked_fill(gone, 0),
+                )
+                kept, _ = solve_parts(again, z0, partition, self.core, inputs, gates, frozen)
+                z = torch.where(gone, solution.state, kept)
         solution.report(self.on_failure)
         return z, solution
 

@@ -37,7 +37,7 @@ class GridShape:
         if self.index is not None:
             size = self.num_graphs * self.height * self.width
             z = z.new_zeros(size, z.size(1)).index_copy(0, self.index, z)
-        return z.view(self.num_graphs, self.height, self.width, -1).permute(0, 3, 1, 2)
+        return z.view(self.num_graphs, self.height, self.width, z.size(1)).permute(0, 3, 1, 2)
 
     def read(self, images: Tensor) -> Tensor:
         """The nodes' values in images."""
