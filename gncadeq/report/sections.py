@@ -76,6 +76,8 @@ class Bench:
 
     def proven(self) -> str:
         """What is proven of the rule on the first graph, in words."""
+        if not all(bool(p.isfinite().all()) for p in self.cell.parameters()):
+            return "none: the weights are not finite"
         data = self.graphs[0]
         found = self.cell.certificate(
             data.edge_index, data.edge_attr, num_nodes=int(data.num_nodes)
