@@ -279,14 +279,14 @@ class GraphDEQ(Dynamics):
                 ". Solve with criterion='graph' and a smaller 'tol', and read solution.error_bound"
             )
         inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
-        z, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
+        z, _, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
         broken = solution.status == Status.NON_FINITE
         if z.requires_grad and bool(broken.any()):
             # A graph that returned NaN has no gradient, and must not poison that of others.
             if frozen is None:
                 nodes, rest = partition.restrict(~broken)
                 again: Any = _prepare(self.cell, graph.restrict(nodes), None)
-                kept, _ = solve_parts(again, z0[nodes], rest, self.core, inputs, gates)
+                kept, _, _ = solve_parts(again, z0[nodes], rest, self.core, inputs, gates)
                 z = solution.state.index_copy(0, nodes, kept)
             else:  # fewer nodes would draw other masks
                 gone = broken[partition.batch].unsqueeze(1)
@@ -294,7 +294,7 @@ class GraphDEQ(Dynamics):
                     _prepare(self.cell, graph.emptied(gone[:, 0]), frozen),
                     z0.masked_fill(gone, 0),
                 )
-                kept, _ = solve_parts(again, z0, partition, self.core, inputs, gates, frozen)
+                kept, _, _ = solve_parts(again, z0, partition, self.core, inputs, gates, frozen)
                 z = torch.where(gone, solution.state, kept)
         solution.report(self.on_failure)
         return z, solution

@@ -20,10 +20,9 @@ def substituted(step: OrderedStep, partition: Partition, tol: float) -> Solution
         tol: The relative residual that counts as converged; it is zero but for rounding.
     """
     z = step.substitute()
-    limit = int(Status.MAX_STEPS)
     residual, diff, _ = Residual("graph", 0.0)(z, step(z), partition)
     finite = residual.isfinite()
-    status = torch.where(residual <= tol, int(Status.CONVERGED), limit)
+    status = torch.where(residual <= tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
     status = status.masked_fill(~finite, int(Status.NON_FINITE))
     z = z.masked_fill(~finite[partition.batch].unsqueeze(1), float("nan"))
     steps = torch.zeros_like(status).scatter_reduce(0, partition.batch, step.depth, "amax")

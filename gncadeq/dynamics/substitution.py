@@ -30,7 +30,7 @@ def solve_parts(
     inputs: Sequence[Tensor],
     gates: Gates,
     frozen: Frozen | None = None,
-) -> tuple[Tensor, Solution]:
+) -> tuple[Tensor, Tensor, Solution]:
     """Solve a block-triangular system by substitution: each part with the solutions before it.
 
     The gradient is that of the whole: each part's implicit gradient goes on to the parts that drive
@@ -46,22 +46,9 @@ def solve_parts(
         frozen: Randomness and statistics that stand still.
 
     Returns:
-        The state, with its gradient where autograd is on, and the solution of all parts together.
+        The state, with its gradient where autograd is on; its image by one more step; and the
+        solution of all parts together.
     """
-    z, _, solution = _solve(step, z0, partition, core, inputs, gates, frozen)
-    return z, solution
-
-
-def _solve(
-    step: StagedStep,
-    z0: Tensor,
-    partition: Partition,
-    core: GraphCore,
-    inputs: Sequence[Tensor],
-    gates: Gates,
-    frozen: Frozen | None,
-) -> tuple[Tensor, Tensor, Solution]:
-    """The state, its image by one more step, and the solution."""
     states: list[Tensor] = []
     images: list[Tensor] = []
     solutions: list[Solution] = []
@@ -79,15 +66,14 @@ def _solve(
             if frozen.concerns(stage.cell) and not isinstance(part, StagedStep | OrderedStep):
                 part = frozen.step(part)
         if isinstance(part, StagedStep):
-            z, image, solution = _solve(part, stage.take(z0), own, core, inputs, gates, frozen)
+            start = stage.take(z0)
+            z, image, solution = solve_parts(part, start, own, core, inputs, gates, frozen)
         else:
             with torch.no_grad():
-                fixed = isinstance(part, OrderedStep) and not bool((part.depth > 1).any())
-                solution = (
-                    substituted(part, own, core.f_tol)  # it doesn't depend on its own state
-                    if isinstance(part, OrderedStep) and fixed
-                    else core.solve(part, stage.take(z0), own)
-                )
+                if isinstance(part, OrderedStep) and bool((part.depth <= 1).all()):
+                    solution = substituted(part, own, core.f_tol)  # nothing to iterate
+                else:
+                    solution = core.solve(part, stage.take(z0), own)
             z = solution.state
             if frozen is not None:
                 frozen.update_statistics = True
@@ -96,7 +82,7 @@ def _solve(
                 z = core.attach(part, z, own, known, gates)
             with torch.no_grad():
                 image = part(z.detach())
-        if core.criterion in ("graph", "error"):
+        if core.criterion == "graph":
             value = z.detach()
             sizes.append((own.norm(image - value), own.norm(image)))
         states.append(gates(z))
