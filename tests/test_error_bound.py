@@ -61,6 +61,7 @@ CELLS = {
     "monotone": (lambda: MonotoneCell(1, 4), pixels),
     "propagation, sym": (lambda: PropagationCell(1, 0.2, "sym"), directed),
     "propagation, row": (lambda: PropagationCell(1, 0.2, "row"), directed),
+    "propagation, metropolis": (lambda: PropagationCell(1, 0.2, "metropolis"), directed),
     "ignn, sym": (lambda: IGNNCell(1, 4, kappa=0.9, normalization="sym"), directed),
     "ignn, perron": (lambda: IGNNCell(1, 4, kappa=0.9, normalization=None), weighted),
     "GCN": (lambda: wrap(pyg.GCNConv(4, 4)), weighted),

@@ -78,6 +78,7 @@ CELLS = {
     "ignn-row": (lambda: ignn(normalization="row", bias=False), "weight"),
     "ignn-neighbors": (lambda: ignn(injection="neighbors"), "weight"),
     "propagation": (lambda: PropagationCell(2, 0.2), "weight"),
+    "metropolis": (lambda: PropagationCell(2, 0.2, "metropolis"), "weight"),
     "gcn": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "none"),
     "gcn-weighted": (lambda: WrappedConvCell(GCNConv(4, 4), 2), "positive"),
     "gat": (lambda: WrappedConvCell(GATConv(4, 2, heads=2), 2), "none"),

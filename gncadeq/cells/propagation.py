@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -51,15 +51,26 @@ class PropagationCell(Cell):
     from ``z0 = x`` is :class:`torch_geometric.nn.APPNP`. There are no parameters.
 
     :math:`\hat{\mathbf{A}} = \mathbf{D}^{-1/2} (\mathbf{A} + \mathbf{I}) \mathbf{D}^{-1/2}`
-    (``"sym"``) or :math:`\mathbf{D}^{-1} (\mathbf{A} + \mathbf{I})` (``"row"``), where
-    :math:`A_{ij}` is the weight of the edge :math:`j \to i`, of any sign, :math:`d_i` the sum of
-    absolute weights into :math:`i`, and nodes that have no loop get one.
+    (``"sym"``), :math:`\mathbf{D}^{-1} (\mathbf{A} + \mathbf{I})` (``"row"``), or
+
+    .. math::
+        \hat{A}_{ij} = \frac{A_{ij}}{\max(d_i, d_j)} , \qquad \hat{A}_{ii} = 1 - \sum_{j \ne i}
+        |\hat{A}_{ij}|
+
+    (``"metropolis"``, `Xiao, Boyd & Lall 2005 <https://doi.org/10.1109/IPSN.2005.1440896>`_),
+    where :math:`A_{ij}` is the weight of the edge :math:`j \to i`, of any sign, :math:`d_i` the sum
+    of absolute weights into :math:`i`, and nodes that have no loop get one.
+
+    With Metropolis weights, undirected edges and positive weights the rule is *consensus*: the mean
+    of the state over a connected graph is that of the injection, and as :math:`\alpha \to 0` every
+    node has it. So a :class:`gncadeq.CascadeCell` of any cell and this one lets every node know
+    the mean state of its graph, and a readout of means decides at every node.
 
     Args:
         channels: Channels of the injection ``x`` and of the state ``z``.
         alpha: The teleport probability :math:`\alpha` in (0, 1): the smaller, the farther a node
             sees.
-        normalization: ``"sym"`` or ``"row"``.
+        normalization: ``"sym"``, ``"row"`` or ``"metropolis"``.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, C)`, edge
@@ -84,7 +95,7 @@ class PropagationCell(Cell):
         super().__init__()
         check_count("channels", channels, 1)
         check_number("alpha", alpha, above=0.0, below=1.0)
-        check_choice("normalization", normalization, ("sym", "row"))
+        check_choice("normalization", normalization, get_args(Normalization))
         self.in_channels = self.channels = channels
         self.alpha = alpha
         self.normalization: Normalization = normalization
@@ -96,7 +107,8 @@ class PropagationCell(Cell):
         r"""The Lipschitz constant of one step, :math:`1 - \alpha`, on every ``graph``.
 
         It holds in the norm :math:`\max_{i,c} |z_{ic}| / v_i` with :math:`v_i = \sqrt{d_i}` for
-        ``"sym"`` and one for ``"row"``; for ``"sym"`` on undirected graphs also in the Euclidean.
+        ``"sym"`` and one for the others; on undirected graphs also in the Euclidean norm, but for
+        ``"row"``.
         """
         return torch.tensor(1.0 - self.alpha)
 

@@ -218,7 +218,7 @@ class PlainAdjacency:
     Args:
         graph: The edges.
         weight: ``[num_edges]``, or ``[num_nodes, most]``.
-        normalization: ``"sym"`` or ``"row"``.
+        normalization: ``"sym"``, ``"row"`` or ``"metropolis"``.
     """
 
     def __init__(self, graph: Graph, weight: Tensor, normalization: Normalization) -> None:
@@ -227,6 +227,11 @@ class PlainAdjacency:
         missing = (graph.total(loops) == 0).to(weight.dtype)
         degree = graph.total(weight.abs()) + missing
         degree = torch.where(degree > 0, degree, 1.0)
+        if normalization == "metropolis":
+            most = torch.maximum(take(degree, graph.source), take(degree, graph.target))
+            self.weight = torch.where(loops > 0, 0.0, weight / most)
+            self.own = 1.0 - graph.total(self.weight.abs())
+            return
         if normalization == "sym":
             root = degree.sqrt()
             weight, self.own = weight / take(root, graph.source), missing / degree

@@ -13,7 +13,7 @@ from gncadeq.graph.neighborhood import Neighborhood, plain_edges
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, OptTensor
 
-Normalization = Literal["sym", "row"]
+Normalization = Literal["sym", "row", "metropolis"]
 
 
 class WeightedAdjacency(SparseMatrix):
@@ -85,7 +85,16 @@ class WeightedAdjacency(SparseMatrix):
         \mathbf{D}^{-1/2} \mathbf{A} \mathbf{D}^{-1/2}` and ``"row"``
         :math:`\mathbf{D}^{-1} \mathbf{A}`. Both are similar to a matrix whose absolute rows sum to
         one, so :math:`|\hat{\mathbf{A}}| \mathbf{v} \le \mathbf{v}` with :math:`v_i = \sqrt{d_i}`
-        and :math:`v_i = 1`: on *any* graph, directed or not.
+        and :math:`v_i = 1`: on *any* graph, directed or not. So do the weights of `Metropolis et
+        al. 1953 <https://doi.org/10.1063/1.1699114>`_, for averages over a graph (`Xiao, Boyd &
+        Lall 2005 <https://doi.org/10.1109/IPSN.2005.1440896>`_),
+
+        .. math::
+            \hat{A}_{ij} = \frac{A_{ij}}{\max(d_i, d_j)} \;\; (i \ne j), \qquad
+            \hat{A}_{ii} = 1 - \sum_{j \ne i} |\hat{A}_{ij}| .
+
+        With weights that are not negative and the same both ways, rows *and* columns of
+        :math:`\hat{\mathbf{A}}` sum to one: the mean over a component is kept.
 
         Returns:
             The normalised matrix, and :math:`\mathbf{v}` ``[num_nodes]``.
@@ -94,6 +103,15 @@ class WeightedAdjacency(SparseMatrix):
         # A node that hears nobody, or only what underflows, keeps its row as it is.
         degree = torch.where(degree < torch.finfo(degree.dtype).tiny, 1.0, degree)
         e = self.rows
+        if how == "metropolis":
+            weight = self.weight / torch.maximum(degree[e.row], degree[e.col])
+            loop = e.row == e.col
+            weight = weight.masked_fill(loop, 0.0)
+            heard = degree.new_zeros(e.num_rows).index_add(0, e.row, weight.abs())
+            loops = degree.new_zeros(e.num_rows).index_add(0, e.row, loop.to(degree.dtype))
+            rest = (1.0 - heard) / loops.clamp(min=1.0)
+            weight = torch.where(loop, rest[e.row], weight)
+            return self.with_weight(weight), torch.ones_like(degree)
         if how == "row":
             return self.with_weight(self.weight / degree[e.row]), torch.ones_like(degree)
         root = degree.sqrt()
