@@ -187,14 +187,15 @@ def check_options(name: str, options: Any, function: Callable[..., Any]) -> dict
     return dict(options or {})
 
 
-def check_value(name: str, value: Any, kind: Any, **limits: Any) -> None:
-    """Check the value of a field by the field's type.
+def check_value(name: str, value: Any, kind: Any, **limits: Any) -> Any:
+    """Return the value of a field, checked by the field's type.
 
     Args:
         name: The field.
         value: Its value.
-        kind: ``bool``, ``int``, ``float``, ``str``, a ``Literal``, or one of them ``| None``.
-        limits: Keywords of :func:`check_count` or :func:`check_number`.
+        kind: ``bool``, ``int``, ``float``, a ``Literal``, another class, or one of them
+            ``| None``.
+        limits: Keywords of :func:`check_count` or :func:`check_number`, or a ``hint``.
 
     Raises:
         TypeError: If it is of another type.
@@ -207,20 +208,20 @@ def check_value(name: str, value: Any, kind: Any, **limits: Any) -> None:
     """
     if get_origin(kind) in (Union, UnionType):
         if value is None:
-            return
+            return None
         (kind,) = (each for each in get_args(kind) if each is not NoneType)
         if kind in (int, float):
             limits.setdefault("hint", "Or use None")
     if get_origin(kind) is Literal:
-        check_choice(name, value, get_args(kind))
-    elif kind is bool:
-        check_flag(name, value)
-    elif kind is int:
-        check_count(name, value, **limits)
-    elif kind is float:
-        check_number(name, value, **limits)
-    else:
-        check_type(name, value, kind)
+        return check_choice(name, value, get_args(kind), **limits)
+    if kind is bool:
+        return check_flag(name, value)
+    if kind is int:
+        return check_count(name, value, **limits)
+    if kind is float:
+        return check_number(name, value, **limits)
+    check_type(name, value, get_origin(kind) or kind)
+    return value
 
 
 def _bounds(

@@ -420,11 +420,12 @@ def test_arguments_of_a_solve_are_checked(options, error):
 @pytest.mark.parametrize("name", ["anderson", "broyden", "fixed_point_iter"])
 def test_torchdeqs_solvers_end_with_a_status(name, monkeypatch):
     from gncadeq.dynamics import torchdeq_bridge
+    from gncadeq.dynamics.options import SolveOptions
 
     def run(step, z0, **options):
         partition = Partition(torch.tensor([0, 1, 1]), 3)
-        return torchdeq_bridge.solve_stock(step, z0, partition, solver=f"torchdeq:{name}",
-                                           **{"tol": 1e-8, "max_steps": 80, **options})  # fmt: skip
+        settings = SolveOptions(f"torchdeq:{name}", **{"tol": 1e-8, "max_steps": 80, **options})
+        return torchdeq_bridge.solve_stock(settings, step, z0, partition)
 
     z0 = torch.zeros(3, 2, dtype=torch.double)
     calls = 0

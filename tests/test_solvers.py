@@ -392,6 +392,6 @@ def test_options_do_not_belong_to_a_call():
     deq = GraphDEQ(ConvCell(1, 4, contraction=0.9))
     with pytest.raises(TypeError, match=r"tol=1e-06.*GraphDEQ\(\.\.\.\)"):
         deq(data.x, data.edge_index, data.edge_attr, tol=1e-6)
-    deq.criterion = "nod"
     with pytest.raises(ValueError, match="'graph', 'node', 'channel' or 'error'"):
-        deq(data.x, data.edge_index, data.edge_attr)
+        deq.criterion = "nod"
+    assert deq.criterion == "graph"

@@ -10,15 +10,39 @@ from typing import Any
 
 from torchdeq.utils import add_deq_args
 
+from gncadeq.dynamics.options import SolveOptions, check_option
 from gncadeq.dynamics.torchdeq_bridge import PREFIX, check_stop_mode
 
 _PICARD = ("fixed_point_iter", "simple_fixed_point_iter")  # TorchDEQ's names of plain steps
-OWN_OPTIONS = ("criterion", "atol", "check_every", "compact", "on_failure", "solver_options")
+_OWN = ("criterion", "atol", "check_every", "compact", "on_failure", "solver_options")
+_NAMES = {
+    "f_tol": "tol", "f_max_iter": "max_steps", "b_tol": "backward_tol",
+    "b_max_iter": "backward_max_steps", "tau": "phantom_damping", **{name: name for name in _OWN},
+}  # fmt: skip
+_MAX_STEPS = 40  # TorchDEQ's default
 
 
 def solver_name(solver: str) -> str:
     """This library's name of a solver that TorchDEQ's users may call by TorchDEQ's."""
     return "picard" if solver in _PICARD else str(solver).removeprefix(PREFIX)
+
+
+def to_solve_options(given: Mapping[str, Any]) -> SolveOptions:
+    """The options of a solve in TorchDEQ's names, each checked under the name that it has there."""
+    options = SolveOptions(solver_name(given.get("f_solver", "auto")), max_steps=_MAX_STEPS)
+    for theirs, ours in _NAMES.items():
+        if theirs in given:
+            setattr(options, ours, check_option(ours, given[theirs], theirs))
+    return options
+
+
+def to_torchdeq_options(options: SolveOptions) -> dict[str, Any]:
+    """The arguments of ``torchdeq.get_deq`` that make a core of such options."""
+    return {
+        "core": "graph", "f_solver": f"{PREFIX}{options.solver}",
+        "ift": options.gradient == "ift", "grad": options.phantom_steps,
+        **{theirs: getattr(options, ours) for theirs, ours in _NAMES.items()},
+    }  # fmt: skip
 
 
 @cache
@@ -32,7 +56,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Refuse what this core doesn't know, and what it doesn't honour."""
     names = _parser_options()
     if not names <= options.keys():
-        known = names | {"no_stat", *OWN_OPTIONS}
+        known = names | {"no_stat", *_OWN}
         for name in options:
             if name not in known:
                 near = get_close_matches(name, known, n=1)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
-
 import torch
 import torchdeq
 from torch import Tensor, nn
 
-from gncadeq.check import check_choice, check_count, check_number
-from gncadeq.choices import Gradient
-from gncadeq.dynamics.core_options import OWN_OPTIONS
+from gncadeq.dynamics.core_options import to_torchdeq_options
 from gncadeq.dynamics.graph_core import GraphCore
-from gncadeq.dynamics.torchdeq_bridge import PREFIX
+from gncadeq.dynamics.options import SolveOptions
 from gncadeq.graph.neighborhood import transforms_active
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _HALF = (torch.float16, torch.bfloat16)
 NO_GRAPH = (
@@ -28,45 +19,17 @@ NO_GRAPH = (
 )
 
 
-def of_core(name: str, doc: str) -> Any:
-    """An attribute of :class:`gncadeq.GraphDEQ` that its core holds."""
+def choose_core(core: GraphCore | None, options: SolveOptions) -> GraphCore:
+    """A core made of the options, or the given one.
 
-    def get(deq: Any) -> Any:
-        return getattr(deq.core, name)
-
-    def set_(deq: Any, value: Any) -> None:
-        setattr(deq.core, name, value)
-
-    return property(get, set_, doc=doc)
-
-
-def make_core(given: dict[str, Any]) -> GraphCore:
-    """The core of ``GraphDEQ``'s own arguments, which are checked under their own names."""
-    hint = "Train GraphNCA (deq.as_nca()) for 'bptt'" if str(given["gradient"]) == "bptt" else ""
-    gradient = check_choice("gradient", given["gradient"], get_args(Gradient), hint)
-    core: GraphCore = torchdeq.get_deq(
-        core="graph", f_solver=f"{PREFIX}{given['solver']}",
-        f_tol=check_number("tol", given["tol"], above=0),
-        f_max_iter=check_count("max_steps", given["max_steps"]),
-        ift=gradient == "ift",
-        grad=check_count("phantom_steps", given["phantom_steps"], least=1),
-        tau=check_number("phantom_damping", given["phantom_damping"], above=0, most=1),
-        **{name: given[name] for name in OWN_OPTIONS},
-    )  # fmt: skip
-    core.gradient = gradient
-    for name, option, check in (
-        ("b_tol", "backward_tol", partial(check_number, above=0)),
-        ("b_max_iter", "backward_max_steps", check_count),
-    ):
-        if given[option] is not None:
-            setattr(core, name, check(option, given[option]))
-    return core
-
-
-def check_core(
-    core: GraphCore, given: dict[str, Any], arguments: Mapping[str, inspect.Parameter]
-) -> GraphCore:
-    """Refuse other cores, and arguments that the core has already."""
+    Raises:
+        TypeError: If the given one is another core, or there are options beside it.
+        ValueError: If it returns several states.
+    """
+    made: GraphCore = torchdeq.get_deq(**to_torchdeq_options(options))
+    made.gradient = options.gradient
+    if core is None:
+        return made
     if not isinstance(core, GraphCore):
         raise TypeError(
             "Expected a core made by torchdeq.get_deq(core='graph', ...) (got "
@@ -77,7 +40,7 @@ def check_core(
             "Expected a core for one state, as GraphDEQ returns (got n_states="
             f"{core.n_states}, indexing={core.indexing}). Call the core itself for several"
         )
-    twice = [name for name, value in given.items() if value != arguments[name].default]
+    twice = options.changed()
     if twice:
         raise TypeError(f"Expected {twice} from the core alone (got them as arguments as well)")
     return core

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,12 +12,11 @@ from torch import Tensor
 from gncadeq.cell import Cell
 from gncadeq.certificate import StructuralCertificate
 from gncadeq.choices import Criterion, Gradient
+from gncadeq.dynamics.broken import attach_finite
 from gncadeq.dynamics.deq_core import (
     NO_GRAPH,
-    check_core,
     check_transforms,
-    make_core,
-    of_core,
+    choose_core,
     precision,
     widen,
 )
@@ -28,6 +26,7 @@ from gncadeq.dynamics.graph_core import GraphCore
 from gncadeq.dynamics.implicit import full_precision
 from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.of_cell import Dynamics
+from gncadeq.dynamics.options import HasOptions, SolveOptions
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import OnFailure, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
@@ -37,7 +36,7 @@ from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, OrderedStep, StagedStep, Step
 
 
-class GraphDEQ(Dynamics):
+class GraphDEQ(Dynamics, HasOptions):
     r"""A cell solved to equilibrium on every graph of a batch.
 
     .. math::
@@ -138,34 +137,16 @@ class GraphDEQ(Dynamics):
         super().__init__()
         self.cell = cell
         self.start = check_start(start)
-        given = {
-            "solver": solver, "tol": tol, "criterion": criterion, "max_steps": max_steps,
-            "gradient": gradient, "backward_tol": backward_tol,
-            "backward_max_steps": backward_max_steps, "phantom_steps": phantom_steps,
-            "phantom_damping": phantom_damping, "on_failure": on_failure,
-            "solver_options": solver_options, "check_every": check_every, "compact": compact,
-            "atol": atol,
-        }  # fmt: skip
-        self.core = make_core(given)
-        if core is not None:
-            self.core = check_core(core, given, inspect.signature(GraphDEQ).parameters)
+        options = SolveOptions(
+            solver, tol, criterion, max_steps, gradient, backward_tol, backward_max_steps,
+            phantom_steps, phantom_damping, on_failure, solver_options, check_every, compact, atol,
+        )  # fmt: skip
+        self.core = choose_core(core, options)
 
-    solver = of_core("solver", "The name of the solver.")
-    tol = of_core("f_tol", "Bound on each graph's relative residual.")
-    criterion = of_core("criterion", "Whose relative residual it bounds.")
-    max_steps = of_core("f_max_iter", "Most solver steps.")
-    gradient = of_core("gradient", "Which gradient the solution has.")
-    backward_tol = of_core(
-        "b_tol", "Relative tolerance of the gradient's system; ``None`` for `tol`."
-    )
-    backward_max_steps = of_core("b_max_iter", "Its step limit; set ``None`` for `max_steps`.")
-    phantom_steps = of_core("phantom_steps", "Steps of the phantom gradient.")
-    phantom_damping = of_core("phantom_damping", "Its damping.")
-    on_failure = of_core("on_failure", "What happens when graphs don't converge.")
-    solver_options = of_core("solver_options", "Options of the solver.")
-    check_every = of_core("check_every", "Residuals are looked at every so many steps.")
-    compact = of_core("compact", "Whether converged graphs leave the batch.")
-    atol = of_core("atol", "The absolute residual at which a graph has converged as well.")
+    @property
+    def options(self) -> SolveOptions:
+        """The options of the solve and of its gradient; they are attributes here as well."""
+        return self.core.options
 
     @torch.compiler.disable(reason=NO_GRAPH)  # type: ignore[no-untyped-call, untyped-decorator]
     def forward(
@@ -246,7 +227,7 @@ class GraphDEQ(Dynamics):
         solution.report(
             self.on_failure,
             advice=lambda: (
-                evidence.advice(solution, step, self.solver, self.solver_options, self.criterion),
+                evidence.advice(solution, step, self.options),
                 self.cell.caveat(edge_index, edge_attr, **graph.context),
             ),
         )
@@ -254,7 +235,7 @@ class GraphDEQ(Dynamics):
         if frozen is not None:
             frozen.update_statistics = True
         if torch.is_grad_enabled():
-            z = self._attach(z, solution, step, partition, graph, frozen, gates)
+            z = self._attach(solution, step, partition, graph, frozen, gates)
         elif frozen is not None and frozen.norms:
             step(z)
         return z, solution
@@ -280,54 +261,35 @@ class GraphDEQ(Dynamics):
             )
         inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
         z, _, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
-        broken = solution.status == Status.NON_FINITE
-        if z.requires_grad and bool(broken.any()):
-            # A graph that returned NaN has no gradient, and must not poison that of others.
-            if frozen is None:
-                nodes, rest = partition.restrict(~broken)
-                again: Any = _prepare(self.cell, graph.restrict(nodes), None)
-                kept, _, _ = solve_parts(again, z0[nodes], rest, self.core, inputs, gates)
-                z = solution.state.index_copy(0, nodes, kept)
-            else:  # fewer nodes would draw other masks
-                gone = broken[partition.batch].unsqueeze(1)
-                again, z0 = (
-                    _prepare(self.cell, graph.emptied(gone[:, 0]), frozen),
-                    z0.masked_fill(gone, 0),
-                )
-                kept, _, _ = solve_parts(again, z0, partition, self.core, inputs, gates, frozen)
-                z = torch.where(gone, solution.state, kept)
+        if z.requires_grad and bool((solution.status == Status.NON_FINITE).any()):
+
+            def attach(_: Tensor, rest: Partition, kept: OptTensor, gone: OptTensor) -> Tensor:
+                again: Any = _prepare(self.cell, _part(graph, kept, gone), frozen)
+                start = z0 if gone is None else z0.masked_fill(gone.unsqueeze(1), 0)
+                start = start if kept is None else start[kept]
+                return solve_parts(again, start, rest, self.core, inputs, gates, frozen)[0]
+
+            z = attach_finite(attach, solution, partition, frozen is None)
         solution.report(self.on_failure)
         return z, solution
 
     def _attach(
-        self,
-        z: Tensor,
-        solution: Solution,
-        step: Step,
-        partition: Partition,
-        graph: FlatGraph,
-        frozen: Frozen | None,
-        gates: Gates,
-    ) -> Tensor:
+        self, solution: Solution, step: Step, partition: Partition, graph: FlatGraph,
+        frozen: Frozen | None, gates: Gates,
+    ) -> Tensor:  # fmt: skip
         """Give the solved state its gradient."""
         inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
-        broken = solution.status == Status.NON_FINITE
-        if not bool(broken.any()):
-            return self.core.attach(step, z, partition, inputs, gates)
-        # A graph that returned NaN has no gradient, and must not poison that of its batch-mates.
-        if frozen is None:
-            nodes, rest = partition.restrict(~broken)
-            step = _prepare(self.cell, graph.restrict(nodes), None)
-            kept = self.core.attach(step, z[nodes], rest, inputs, gates)
-            return z.index_copy(0, nodes, kept)
-        # Fewer nodes would draw other masks: the broken graphs stay, emptied.
-        gone = broken[partition.batch]
-        step = _prepare(self.cell, graph.emptied(gone), frozen)
-        frozen.update_statistics = True
-        kept = self.core.attach(
-            step, z.masked_fill(gone.unsqueeze(1), 0.0), partition, inputs, gates
-        )
-        return torch.where(gone.unsqueeze(1), z, kept)
+
+        def attach(z: Tensor, rest: Partition, kept: OptTensor, gone: OptTensor) -> Tensor:
+            part = step
+            if kept is not None or gone is not None:
+                part = _prepare(self.cell, _part(graph, kept, gone), frozen)
+                if frozen is not None:
+                    frozen.update_statistics = True
+            return self.core.attach(part, z, rest, inputs, gates)
+
+        # With frozen masks the broken graphs stay: fewer nodes would draw other masks.
+        return attach_finite(attach, solution, partition, frozen is None)
 
     def as_nca(self, **options: Any) -> GraphNCA:
         """The same cell object, step by step, to be judged by the same ``tol`` and ``criterion``.
@@ -338,6 +300,12 @@ class GraphDEQ(Dynamics):
         criterion = "graph" if self.criterion == "error" else self.criterion
         mine = {"start": self.start, "tol": self.tol, "criterion": criterion}
         return GraphNCA(self.cell, **{**mine, **options})
+
+
+def _part(graph: FlatGraph, kept: OptTensor, gone: OptTensor) -> FlatGraph:
+    if kept is not None:
+        return graph.restrict(kept)
+    return graph if gone is None else graph.emptied(gone)
 
 
 def _prepare(cell: Cell, graph: FlatGraph, frozen: Frozen | None) -> Step:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate, StructuralCertificate
-from gncadeq.choices import Criterion
 from gncadeq.dynamics.implicit import full_precision
+from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.partition import Partition
@@ -73,24 +73,15 @@ class Evidence:
             return certificate.error_bound(state, fz, self.partition)
 
     @torch.no_grad()
-    def advice(
-        self,
-        solution: Solution,
-        step: Step,
-        solver: str,
-        options: dict[str, Any],
-        criterion: Criterion,
-    ) -> dict[Status, str]:
+    def advice(self, solution: Solution, step: Step, options: SolveOptions) -> dict[Status, str]:
         """What to do about graphs that didn't converge, by their status.
 
         Args:
             solution: What was found.
             step: The step that was solved.
-            solver: The solver.
-            options: Its options.
-            criterion: What was to be at most ``tol``.
+            options: By which options.
         """
-        certificate = self.certificate()
+        certificate, solver, criterion = self.certificate(), options.solver, options.criterion
         rate = math.inf
         if isinstance(certificate, Certificate):
             rate = float(certificate.rates(solution.residual)[~solution.converged].max())
@@ -110,7 +101,7 @@ class Evidence:
                     f"raise 'tol' to {rounding:.1e} at least, below which rounding hides the error "
                     f"in {str(solution.state.dtype).removeprefix('torch.')}, or use float64"
                 )
-        memory = options.get("history", 10 if solver == "auto" else 5)
+        memory = (options.solver_options or {}).get("history", 10 if solver == "auto" else 5)
         if solver in ("anderson", "auto") and memory < _LONG_MEMORY:
             more += (
                 f"; give the solver a longer memory (solver_options={{'history': {_LONG_MEMORY}}})"

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_count, check_flag, check_number, check_type
+from gncadeq.check import check_flag, check_type
 from gncadeq.choices import Criterion
+from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.dynamics.solvers import Safeguard, Solver, make_solver
@@ -28,7 +29,6 @@ _NO_PROGRESS = 30  # steps, and at least as many as a graph has nodes: signals t
 _TRIES = 12  # evaluations in a row that aren't finite, before a graph is given up
 
 
-@torch.no_grad()
 def solve(
     step: Step,
     z0: Tensor,
@@ -85,28 +85,41 @@ def solve(
         tensor([[2.],
                 [4.]])
     """
+    check_type("options", {} if options is None else options, dict)
+    settings = SolveOptions(
+        solver=solver, tol=tol, atol=atol, criterion=criterion, max_steps=max_steps,
+        check_every=check_every, compact=compact, solver_options=options,
+    )  # fmt: skip
+    return solve_by(settings, step, z0, partition, trace, certificate)
+
+
+@torch.no_grad()
+def solve_by(
+    options: SolveOptions,
+    step: Step,
+    z0: Tensor,
+    partition: Partition,
+    trace: bool = False,
+    certificate: Certificate | None = None,
+) -> Solution:
+    """Do what :func:`solve` does, by options that are checked already."""
     check_type("z0", z0, Tensor)
     check_type("partition", partition, Partition)
     check_flag("trace", trace)
-    tol = check_number("tol", tol, above=0)
-    atol = None if atol is None else check_number("atol", atol, least=0)
-    check_every = check_count("check_every", check_every, least=1)
-    max_steps = check_count("max_steps", max_steps)
-    check_flag("compact", compact)
-    method = make_solver(solver, options)
-    measure = Residual(criterion, None if atol is None else atol / tol, certificate)
+    method = make_solver(options.solver, options.solver_options)
+    measure = Residual(options.criterion, options.floor, certificate)
     if z0.dtype in (torch.float16, torch.bfloat16):
         z0 = z0.float()  # half precision cannot resolve the residuals
-    loop = _Loop(step, z0, partition, method, measure, tol)
-    for k in range(max_steps + 1 if partition.num_graphs else 0):
-        last = k == max_steps
+    loop = _Loop(step, z0, partition, method, measure, options.tol)
+    for k in range(options.max_steps + 1 if partition.num_graphs else 0):
+        last = k == options.max_steps
         fz = loop.evaluate()
-        if last or k % check_every == 0:
+        if last or k % options.check_every == 0:
             loop.look(k, fz, last, trace)
             if loop.left == 0:
                 break
-            if compact and not last:
-                fz = loop.compact(fz, check_every)
+            if options.compact and not last:
+                fz = loop.compact(fz, options.check_every)
         if not last:
             loop.propose(fz)
     return loop.solution()
@@ -301,4 +314,4 @@ def _put(outcome: Tensor, index: OptTensor, mask: Tensor, value: Tensor | float)
     return outcome.index_copy(0, index, torch.where(mask, value, outcome[index]))
 
 
-__all__ = ["solve"]
+__all__ = ["solve", "solve_by"]

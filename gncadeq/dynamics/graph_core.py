@@ -7,6 +7,7 @@ imported; :class:`gncadeq.GraphDEQ` solves and differentiates with one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchdeq.core import DEQBase, register_deq
-from torchdeq.solver import get_solver
 from torchdeq.solver.stat import SolverStat
 from torchdeq.utils.config import DEQConfig
 from torchdeq.utils.layer_utils import deq_decorator
 
+from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_flag, check_number
-from gncadeq.choices import Criterion, Gradient
-from gncadeq.dynamics.core_options import check_options, solver_name
+from gncadeq.dynamics.broken import attach_finite
+from gncadeq.dynamics.core_options import check_options, solver_name, to_solve_options
 from gncadeq.dynamics.implicit import LinearSolver, full_precision, implicit
 from gncadeq.dynamics.implicit_checks import Gates, first_order
+from gncadeq.dynamics.options import HasOptions, option_of
 from gncadeq.dynamics.ordered import substituted
-from gncadeq.dynamics.residual import check_criterion
-from gncadeq.dynamics.solution import OnFailure, Solution, Status, check_on_failure
+from gncadeq.dynamics.solution import Solution
 from gncadeq.dynamics.solvers import make_solver
 from gncadeq.dynamics.torchdeq_bridge import (
     GraphSolver,
@@ -34,10 +35,10 @@ from gncadeq.dynamics.torchdeq_bridge import (
     solver_stat,
 )
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import OrderedStep, RestrictableStep, Step
+from gncadeq.typing import OptTensor, OrderedStep, RestrictableStep, Step
 
 
-class GraphCore(DEQBase):  # type: ignore[misc]
+class GraphCore(DEQBase, HasOptions):  # type: ignore[misc]
     r"""The core ``"graph"`` of TorchDEQ: every graph solved by itself, with the exact gradient.
 
     ``deq = torchdeq.get_deq(core="graph", ...)`` and ``[z], info = deq(func, z_init, batch=batch)``
@@ -86,37 +87,27 @@ class GraphCore(DEQBase):  # type: ignore[misc]
     """
 
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
-        options = {**DEQConfig(args).config, **kwargs}  # TorchDEQ would write into the caller's
-        check_options(options)
-        get, b_solver = options.get, options.get("b_solver")
-        solver = GraphSolver(solver_name(get("f_solver", "auto")))
-        solver.check(get("criterion", "graph"), get("solver_options"))
-        key = register(solver.name)
-        super().__init__(
-            f_solver=key, b_solver=key, f_stop_mode="rel", b_stop_mode="rel",
-            f_max_iter=check_count("f_max_iter", get("f_max_iter", 40)),
-            b_max_iter=get("b_max_iter"),
-            f_tol=check_number("f_tol", get("f_tol", 1e-3), above=0),
-            b_tol=get("b_tol"),
+        given = {**DEQConfig(args).config, **kwargs}  # TorchDEQ would write into the caller's
+        check_options(given)
+        get, b_solver = given.get, given.get("b_solver")
+        self.options = to_solve_options(given)
+        GraphSolver(self.solver).check(self.options)
+        key = register(self.solver)
+        DEQBase.__init__(
+            self, f_solver=key, b_solver=key, f_stop_mode="rel", b_stop_mode="rel",
+            f_max_iter=self.f_max_iter, b_max_iter=self.options.backward_max_steps,
+            f_tol=self.f_tol, b_tol=self.options.backward_tol,
         )  # fmt: skip
         self.eval_factor = check_number("eval_factor", get("eval_factor", 1.0), above=0)
         self.eval_f_max_iter = check_count("eval_f_max_iter", get("eval_f_max_iter", 0))
-        self.criterion: Criterion = check_criterion(get("criterion", "graph"))
-        self.atol = None if get("atol") is None else check_number("atol", get("atol"), least=0)
-        self.check_every = check_count("check_every", get("check_every", 1), least=1)
-        self.compact = check_flag("compact", get("compact", True))
-        self.on_failure: OnFailure = check_on_failure(get("on_failure", "warn"))
-        self.solver_options = dict(get("solver_options") or {})
         self.b_solver: GraphSolver | None = None
         if b_solver is not None:
             self.b_solver = GraphSolver(solver_name(b_solver))
             make_solver(self.b_solver.name)  # refuses TorchDEQ's own as well
-        grad = get("grad", 1)
-        self.grad = [check_count("grad", k, least=1) for k in _as_list(grad)]
+        self.grad = [check_count("grad", k, least=1) for k in _as_list(get("grad", 1))]
         self.phantom_steps = self.grad[-1]
-        self.phantom_damping = check_number("tau", get("tau", 1.0), above=0, most=1)
-        exact = check_flag("ift", get("ift", "grad" not in options))
-        self.gradient: Gradient = "ift" if exact else "phantom"
+        exact = check_flag("ift", get("ift", "grad" not in given))
+        self.gradient = "ift" if exact else "phantom"
         self.n_states = check_count("n_states", get("n_states", 1), least=1)
         self.indexing = [check_count("indexing", k, least=1) for k in get("indexing") or []]
         if len(self.grad) not in (1, len(self._slices(self.f_max_iter))):
@@ -125,59 +116,51 @@ class GraphCore(DEQBase):  # type: ignore[misc]
                 f"{len(self._slices(self.f_max_iter))} states (got {self.grad})"
             )
 
-    @property
-    def solver(self) -> str:
-        """The name of the forward solver."""
-        name: str = self.f_solver.name
-        return name
-
-    @solver.setter
-    def solver(self, name: str) -> None:
-        self.f_solver = get_solver(register(name))
+    # TorchDEQ's names of the options
+    f_tol = option_of("tol")
+    f_max_iter = option_of("max_steps")
+    b_tol = option_of("backward_tol")
+    b_max_iter = option_of("backward_max_steps")
 
     @property
-    def b_tol(self) -> float:
-        """Relative tolerance of the gradient's system: ``f_tol``, unless another was set."""
-        return self.f_tol if self._b_tol is None else self._b_tol
+    def f_solver(self) -> GraphSolver:
+        """The forward solver."""
+        return GraphSolver(self.solver)
 
-    @b_tol.setter
-    def b_tol(self, value: float | None) -> None:
-        self._b_tol = None if value is None else check_number("b_tol", value, above=0)
-
-    @property
-    def b_max_iter(self) -> int:
-        """Its step limit: ``f_max_iter``, unless another was set."""
-        return self.f_max_iter if self._b_max_iter is None else self._b_max_iter
-
-    @b_max_iter.setter
-    def b_max_iter(self, value: int | None) -> None:
-        self._b_max_iter = None if value is None else check_count("b_max_iter", value)
+    @f_solver.setter
+    def f_solver(self, solver: GraphSolver) -> None:
+        self.solver = solver.name
 
     @property
-    def max_steps(self) -> int:
+    def max_steps(self) -> int:  # type: ignore[override]
         """Most steps of a solve, in training or eval mode."""
         if self.training:
             return int(self.f_max_iter)
         return self.eval_f_max_iter or int(self.f_max_iter * self.eval_factor)
 
-    def solve(self, step: Step, z0: Tensor, partition: Partition, **changes: Any) -> Solution:
+    def solve(
+        self,
+        step: Step,
+        z0: Tensor,
+        partition: Partition,
+        trace: bool = False,
+        certificate: Certificate | None = None,
+        **changes: Any,
+    ) -> Solution:
         """Solve ``z = step(z)`` for every graph.
 
         Args:
             step: The map on states ``[num_nodes, channels]``.
             z0: The start.
             partition: The nodes of each graph.
-            changes: Arguments of :meth:`GraphSolver.solve` that differ from the core's.
+            trace: Record the residuals.
+            certificate: What is proven of the step, for ``criterion="error"``.
+            changes: Options that differ from the core's.
         """
-        solver: GraphSolver = self.f_solver
-        if isinstance(step, OrderedStep) and solver.name == "auto":
-            return substituted(step, partition, self.f_tol)
-        settings = {
-            "tol": self.f_tol, "atol": self.atol, "criterion": self.criterion,
-            "max_steps": self.max_steps, "check_every": self.check_every, "compact": self.compact,
-            "options": self.solver_options,
-        }  # fmt: skip
-        return solver.solve(step, z0, partition, **{**settings, **changes})
+        if isinstance(step, OrderedStep) and self.solver == "auto":
+            return substituted(step, partition, self.tol)
+        options = replace(self.options, **{"max_steps": self.max_steps, **changes})
+        return self.f_solver.solve(options, step, z0, partition, trace, certificate)
 
     def attach(
         self,
@@ -197,14 +180,12 @@ class GraphCore(DEQBase):  # type: ignore[misc]
         return unrolled(step, z, steps, damping, inputs, self.gradient)
 
     def _linear_solver(self, writer: Callable[[SolverStat], None] | None) -> LinearSolver:
-        forward: GraphSolver = self.f_solver
+        forward = self.f_solver
         solver = self.b_solver or (GraphSolver("auto") if forward.stock else forward)
         return LinearSolver(
-            solver.name, self.solver_options if solver == forward else {}, self.b_tol,
-            "graph" if self.criterion == "error" else self.criterion, self.b_max_iter,
-            self.check_every, self.compact, self.on_failure,
+            self.options.backward(solver.name),
             None if writer is None else lambda solution: writer(solver_stat(solution)),
-        )  # fmt: skip
+        )
 
     def forward(
         self,
@@ -244,7 +225,7 @@ class GraphCore(DEQBase):  # type: ignore[misc]
             )
         step: Step = func if isinstance(z_init, Tensor) else deq_func
         partition = Partition(batch, start.size(0), batch_size, like=start)
-        options = {**self.solver_options, **(solver_kwargs or {})}
+        options = {**(self.solver_options or {}), **(solver_kwargs or {})}
         limit = check_count("f_max_iter", options.pop("f_max_iter", self.max_steps))
         slices = self._slices(limit) if self.training else [limit]
         steps = self.grad if len(self.grad) == len(slices) else self.grad[:1] * len(slices)
@@ -252,7 +233,7 @@ class GraphCore(DEQBase):  # type: ignore[misc]
         with full_precision(start.device):
             for number, (count, more) in enumerate(zip(slices, steps, strict=True)):
                 solution = self.solve(
-                    step, z, partition, max_steps=count, options=options,
+                    step, z, partition, max_steps=count, solver_options=options,
                     trace=not self.f_solver.stock,
                 )  # fmt: skip
                 z = solution.state
@@ -285,20 +266,17 @@ class GraphCore(DEQBase):  # type: ignore[misc]
         partition: Partition,
         writer: Callable[[SolverStat], None] | None,
     ) -> Tensor:
-        """The solution with its gradient, but for graphs that have none to give."""
-        z = solution.state
+        """The solution with its gradient."""
         if not torch.is_grad_enabled():
-            return z
-        broken = solution.status == Status.NON_FINITE
-        if not bool(broken.any()):
-            return self.attach(step, z, partition, writer=writer)
-        if isinstance(step, RestrictableStep):
-            nodes, rest = partition.restrict(~broken)
-            kept = self.attach(step.restrict(nodes), z[nodes], rest, writer=writer)
-            return z.index_copy(0, nodes, kept)
-        gone = broken[partition.batch].unsqueeze(1)
-        kept = self.attach(step, z.masked_fill(gone, 0.0), partition, writer=writer)
-        return torch.where(gone, z, kept)
+            return solution.state
+
+        def attach(z: Tensor, rest: Partition, kept: OptTensor, _: OptTensor) -> Tensor:
+            part = step
+            if kept is not None and isinstance(step, RestrictableStep):
+                part = step.restrict(kept)
+            return self.attach(part, z, rest, writer=writer)
+
+        return attach_finite(attach, solution, partition, isinstance(step, RestrictableStep))
 
     def _radius(self, step: Step, z: Tensor, partition: Partition) -> Tensor:
         from gncadeq.analysis.spectrum import spectral_radius  # which knows dynamics

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.choices import Criterion
-from gncadeq.dynamics.fixed_point import solve
+from gncadeq.dynamics.fixed_point import solve_by
 from gncadeq.dynamics.implicit_checks import Gates, OptGrad, check_captured, check_unchanged
-from gncadeq.dynamics.solution import OnFailure, Solution
+from gncadeq.dynamics.options import SolveOptions
+from gncadeq.dynamics.solution import Solution
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import AdjointStep, OrderedStep, RestrictableStep, Step
 
@@ -42,33 +42,25 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 class LinearSolver:
     """How the linear systems of the gradients are solved.
 
-    The fields are those of ``solve``; ``writer`` is called with each solution.
+    Args:
+        options: By which options.
+        writer: Called with each solution.
     """
 
-    solver: str
-    options: dict[str, Any]
-    tol: float
-    criterion: Criterion
-    max_steps: int
-    check_every: int
-    compact: bool
-    on_failure: OnFailure
+    options: SolveOptions
     writer: Callable[[Solution], None] | None = None
 
     def __call__(self, step: Step, cotangent: Tensor, partition: Partition) -> Tensor:
         """Solve ``u = step(u)`` from the start ``u = cotangent``."""
         with full_precision(cotangent.device):
-            solution = solve(
-                step, cotangent, partition, solver=self.solver, tol=self.tol,
-                criterion=self.criterion, max_steps=self.max_steps, check_every=self.check_every,
-                compact=self.compact, options=self.options,
-            )  # fmt: skip
+            solution = solve_by(self.options, step, cotangent, partition)
         if self.writer is not None:
             self.writer(solution)
-        if self.on_failure != "ignore" and not bool(solution.converged.all()):
+        on_failure = self.options.on_failure
+        if on_failure != "ignore" and not bool(solution.converged.all()):
             # An overflown loss (a gradient scaler probes for it) says so itself: it stays NaN.
             overflown = partition.sum(cotangent.isfinite().all(1).logical_not().long()) > 0
-            solution.report(self.on_failure, gradient=True, excuse=overflown)
+            solution.report(on_failure, gradient=True, excuse=overflown)
         return solution.state
 
 

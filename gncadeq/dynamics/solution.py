@@ -220,13 +220,6 @@ def warn(message: str) -> None:
     warnings.warn(message, ConvergenceWarning, stacklevel=level)
 
 
-def check_on_failure(value: str) -> OnFailure:
-    """Return ``value`` if it is a known way to treat failures, else raise ``ValueError``."""
-    if value not in ("warn", "raise", "ignore"):
-        raise ValueError(f"Expected 'on_failure' to be 'warn', 'raise' or 'ignore' (got {value!r})")
-    return value  # type: ignore[return-value]
-
-
 def no_trace(trace: list[Tensor]) -> Tensor | None:
     """Stack a recorded trace, or ``None`` if there is none."""
     return torch.stack(trace) if trace else None

@@ -71,7 +71,7 @@ def solve_parts(
         else:
             with torch.no_grad():
                 if isinstance(part, OrderedStep) and bool((part.depth <= 1).all()):
-                    solution = substituted(part, own, core.f_tol)  # nothing to iterate
+                    solution = substituted(part, own, core.tol)  # nothing to iterate
                 else:
                     solution = core.solve(part, stage.take(z0), own)
             z = solution.state
@@ -105,14 +105,14 @@ def _together(
 
     Its norms are those of the parts together, as the drives are those of the solutions.
     """
+    floor = core.options.floor
     if sizes:
         diff, size = (torch.stack(part).square().sum(0).sqrt() for part in zip(*sizes, strict=True))
-        if core.atol is not None:
-            size = size.clamp(min=core.atol / core.f_tol)
+        size = size if floor is None else size.clamp(min=floor)
         rel = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
     else:
-        floor = 0.0 if core.atol is None else core.atol / core.f_tol
-        rel, diff, _ = Residual(core.criterion, floor)(state, image, partition)
+        measure = Residual(core.criterion, 0.0 if floor is None else floor)
+        rel, diff, _ = measure(state, image, partition)
     rank = {status: number for number, status in enumerate(_RANK)}
     order = torch.tensor([rank[s] for s in Status], device=state.device)
     worst = torch.stack([order[s.status] for s in solutions]).amin(0)
@@ -121,5 +121,5 @@ def _together(
         state, rel, diff,
         torch.stack([s.num_steps for s in solutions]).sum(0),
         torch.stack([s.num_evaluations for s in solutions]).sum(0) + 1,
-        back[worst], core.f_tol,
+        back[worst], core.tol,
     )  # fmt: skip

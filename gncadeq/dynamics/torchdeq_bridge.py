@@ -19,8 +19,8 @@ from torchdeq.solver.stat import SolverStat
 
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice
-from gncadeq.choices import Criterion
-from gncadeq.dynamics.fixed_point import solve
+from gncadeq.dynamics.fixed_point import solve_by
+from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.dynamics.solvers import make_solver, solver_names
@@ -94,32 +94,23 @@ class _Watched:
 
 
 @torch.no_grad()
-def solve_stock(
-    step: Step,
-    z0: Tensor,
-    partition: Partition,
-    *,
-    solver: str,
-    tol: float,
-    max_steps: int,
-    atol: float | None = None,
-    options: dict[str, Any] | None = None,
-) -> Solution:
+def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partition) -> Solution:
     """Solve with a solver of TorchDEQ's, one row a graph, and measure what it evaluates.
 
     All graphs take the steps of the slowest; each gets the best state of those evaluated. A graph
     without convergence is ``STALLED`` if the solver ended before ``max_steps``, by itself or by a
     matrix that it could not invert.
     """
-    check_stock_solver(solver, options)
+    check_stock_solver(options.solver, options.solver_options)
     if partition.num_nodes == 0:
-        return solve(step, z0, partition, solver="picard", tol=tol, max_steps=0)
-    watched = _Watched(step, z0, partition, Residual("graph", None if atol is None else atol / tol))
-    early = False
+        nothing = SolveOptions("picard", options.tol, max_steps=0)
+        return solve_by(nothing, step, z0, partition)
+    watched = _Watched(step, z0, partition, Residual("graph", options.floor))
+    early, tol, max_steps = False, options.tol, options.max_steps
     try:
-        get_solver(solver.removeprefix(_PREFIX))(
+        get_solver(options.solver.removeprefix(_PREFIX))(
             watched, watched.packing.pack(z0), max_iter=max_steps, tol=tol, stop_mode="rel",
-            **(options or {}),
+            **(options.solver_options or {}),
         )  # fmt: skip
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         early = True
@@ -157,49 +148,35 @@ class GraphSolver:
         """Whether it is one of TorchDEQ's own."""
         return self.name.startswith(_PREFIX)
 
-    def check(self, criterion: Criterion, options: dict[str, Any] | None) -> None:
+    def check(self, options: SolveOptions) -> None:
         """Refuse unknown names and options, and criteria that TorchDEQ's own don't know."""
         if not self.stock:
-            make_solver(self.name, options)
+            make_solver(self.name, options.solver_options)
             return
-        check_stock_solver(self.name, options)
+        check_stock_solver(self.name, options.solver_options)
         check_choice(
-            "criterion", criterion, ["graph"],
+            "criterion", options.criterion, ["graph"],
             f"{self.name} knows no other; use 'auto', 'picard', 'anderson' or 'broyden' for it",
         )  # fmt: skip
 
     def solve(
         self,
+        options: SolveOptions,
         step: Step,
         z0: Tensor,
         partition: Partition,
-        *,
-        tol: float,
-        max_steps: int,
-        atol: float | None = None,
-        criterion: Criterion = "graph",
-        check_every: int = 1,
-        compact: bool = True,
         trace: bool = False,
-        options: dict[str, Any] | None = None,
         certificate: Certificate | None = None,
     ) -> Solution:
         """Solve ``z = step(z)`` for every graph; see :func:`gncadeq.dynamics.solve`."""
         if not self.stock:
-            return solve(
-                step, z0, partition, solver=self.name, tol=tol, atol=atol, criterion=criterion,
-                max_steps=max_steps, check_every=check_every, compact=compact, trace=trace,
-                options=options, certificate=certificate,
-            )  # fmt: skip
+            return solve_by(options, step, z0, partition, trace, certificate)
         if trace:
             raise ValueError(
                 f"Expected trace=False with solver={self.name!r}, which measures nodes, not "
                 "graphs, on its way (got True). Use 'auto', 'anderson' or 'picard'"
             )
-        return solve_stock(
-            step, z0, partition, solver=self.name, tol=tol, atol=atol, max_steps=max_steps,
-            options=options,
-        )  # fmt: skip
+        return solve_stock(options, step, z0, partition)
 
     def __call__(
         self,
@@ -224,10 +201,10 @@ class GraphSolver:
                 f"{list(indexing)}). Use get_deq(core='graph', indexing=...) for states on the way"
             )
         partition = Partition(batch, x0.size(0), like=x0)
-        solution = self.solve(
-            func, x0, partition, tol=tol, max_steps=int(max_iter), options=options,
-            trace=not self.stock,
+        settings = SolveOptions(
+            self.name, tol, max_steps=int(max_iter), solver_options=options
         )  # fmt: skip
+        solution = self.solve(settings, func, x0, partition, trace=not self.stock)
         return solution.state, [solution.state] if indexing else [], solver_stat(solution)
 
 
