@@ -104,12 +104,12 @@ def settle(model: PixelGraphClassifier, runtime: Runtime, data: Batch) -> list[d
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:
     """Both on a logarithmic axis."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from gncadeq.viz.figures import open_axes, save_figure
 
-    figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axes = figure.subplots()
     moved = [row for row in rows if row["steps"] > 0]
     steps = [row["steps"] for row in moved]
     axes.plot(steps, [row["change"] for row in moved], "o-", label="largest change in a step")
@@ -117,11 +117,9 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
         steps, [row["difference"] for row in moved], "s-",
         label="largest difference, onnxruntime to PyTorch",
     )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="steps of the automaton", ylabel="state")
     axes.legend(frameon=False, loc="best")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    open_axes(axes, xscale="log", yscale="log", xlabel="steps of the automaton", ylabel="state")
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -29,9 +29,11 @@ from torch_geometric.utils import to_dense_adj
 
 from gncadeq import GraphNCA, SamplePool, load_mesh
 from gncadeq.analysis import saved_bytes
+from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import normalize_gradients
 from gncadeq.viz import SurfaceRenderer, render_strip
+from gncadeq.viz.images import png
 
 # hops, and the standard deviation of the start in units of the target's
 RECIPE = {"grid": (3, 64.0), "torus": (4, 64.0), "cube": (2, 192.0), "bunny": (1, 256.0)}
@@ -190,20 +192,20 @@ def measure(
     fresh = [noise(cell, data, args.scale, generator) for _ in range(args.fresh)]
     early = [run(z, 25) for z in fresh]
     a, b = loss(*early), loss(*[run(z, args.long - 25) for z in early])
-    states = {"start": start.double(), "t = 5": run(start.double(), 5)}
-    states["t = 25"] = run(states["t = 5"], 20)
-    states[f"t = {args.long}"] = old = run(states["t = 25"], args.long - 25)
+    states = {"start": start.double(), "step 5": run(start.double(), 5)}
+    states["step 25"] = run(states["step 5"], 20)
+    states[f"step {args.long:,}"] = old = run(states["step 25"], args.long - 25)
     after = cell.coordinates(run(old, 1))
     change = float((after - cell.coordinates(old)).norm() / after.norm())
     states["damaged"] = damaged(old, dim, generator)
-    states["mended, + 25"] = run(states["damaged"], 25)
-    mended = run(states["mended, + 25"], args.long - 25)
+    states["25 steps later"] = run(states["damaged"], 25)
+    mended = run(states["25 steps later"], args.long - 25)
     hurt = [run(damaged(old.float(), dim, generator), 25) for _ in range(args.damages)]
     c, d = loss(*hurt), loss(*[run(z, args.long - 25) for z in hurt])
     table = {
-        "start t=25": float(loss(states["t = 25"])), f"start t={args.long}": float(loss(old)),
+        "start t=25": float(loss(states["step 25"])), f"start t={args.long}": float(loss(old)),
         "change a step": change, f"fresh t={args.long} mean": float(b.mean()),
-        "damaged +25": float(loss(states["mended, + 25"])),
+        "damaged +25": float(loss(states["25 steps later"])),
         f"damaged +{args.long}": float(loss(mended)), "damaged": float(loss(states["damaged"])),
         "damages": args.damages, "damages +25 mean": float(c.mean()),
         "damages +25 worst": float(c.max()), f"damages +{args.long} mean": float(d.mean()),
@@ -228,8 +230,8 @@ def draw(states: dict[str, Tensor], data: Data, edge_index: Tensor, path: Path) 
         u, _, vh = torch.linalg.svd(pos.t() @ target)
         pos = pos @ (u @ vh)
         view = Data(pos=pos, edge_index=edge_index)
-        frames.append(SurfaceRenderer(view, size=200, node_size=0.7, up="z")(color))
-    render_strip(frames, list(states)).save(path, optimize=True)
+        frames.append(SurfaceRenderer(view, size=220, node_size=0.7, up="z")(color))
+    write_atomically(path, png(render_strip(frames, list(states))))
 
 
 def show(table: dict, peer: tuple[float, ...] | None) -> None:

@@ -29,14 +29,15 @@ from scipy.ndimage import convolve
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import from_networkx, scatter
-from voronoi import draw_voronoi
+from voronoi import ALIVE, DEAD, draw_voronoi
 
 from gncadeq import Cell, GraphNCA, GrowingCell, TotalisticCell
 from gncadeq.datasets import primitives
 from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToGraph, NeighborKernels
-from gncadeq.viz import ColorScale, render_surface
+from gncadeq.viz import SurfaceRenderer
+from gncadeq.viz.colors import rgb
 from gncadeq.viz.figures import save_figure
 
 RULES = {"life": TotalisticCell(), "voronoi": ThresholdCell(0.42)}
@@ -291,27 +292,27 @@ def draw(path: Path, cells: dict[str, BinaryCell], smoke: bool) -> None:
     """The learned rules: Voronoi cells above, Life on a torus below."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 5.2))
+    figure = Figure(figsize=(8.0, 4.0))
     axes = figure.subplots(2, 4)
     n, around, across = (150, 32, 16) if smoke else (1200, 96, 40)
     data = NeighborKernels(("mean",))(tessellation(n, seed=7))
     states = run(cells["voronoi"], data, soup(n, seed=6, density=0.5), 40)
     for axis, t in zip(axes[0], (0, 5, 15, 40), strict=True):
         draw_voronoi(axis, data.pos, states[t])
-        axis.set_title(f"step {t}", fontsize=9)
+        axis.set_title(f"density rule, step {t}")
     torus = primitives.torus(around, across)
     data = NeighborKernels(("sum",))(pixels(across, around, periodic=True))
     states = run(cells["life"], data, soup(data.num_nodes, seed=5, density=0.3), 200)
-    scale = ColorScale("scalar", 0.0, 1.0, "Blues")
+    renderer = SurfaceRenderer(
+        torus, size=(640, 440), elevation=35, up="z", of_faces=True, supersample=3
+    )
+    paint = torch.tensor(rgb([DEAD, ALIVE]))
     for axis, t in zip(axes[1], (0, 5, 50, 200), strict=True):
-        picture = render_surface(
-            torus, states[t], scale, legend=False, size=340, elevation=35, up="z", zoom=1.05
-        )
-        axis.imshow(picture)
+        axis.imshow(renderer(states[t].repeat(2), lambda z: paint[z.long()]))  # two faces a cell
         axis.set_axis_off()
-        axis.set_title(f"step {t}", fontsize=9)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, 0.03, 0.1)
-    save_figure(figure, path, dpi=100)
+        axis.set_title(f"Life, step {t}")
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, 0.03, 0.12)
+    save_figure(figure, path)
 
 
 def main() -> None:

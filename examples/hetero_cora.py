@@ -148,12 +148,12 @@ def train(model: nn.Module, data: HeteroData, epochs: int, lr: float) -> dict:
 
 def picture(table: dict[str, list[dict]], path: Path) -> None:
     """Validation accuracy over the epochs, a line a seed."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from gncadeq.viz.figures import open_axes, save_figure
 
-    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
     for k, (name, runs) in enumerate(table.items()):
         for seed, run in enumerate(runs):
             label = name if seed == 0 else None
@@ -164,9 +164,9 @@ def picture(table: dict[str, list[dict]], path: Path) -> None:
                 alpha=0.8,
                 label=label,
             )
-    axes.set(xlabel="epoch", ylabel="validation accuracy")
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    open_axes(axes, xlabel="epoch", ylabel="validation accuracy")
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Growing a picture: trained through the steps of the automaton, or implicitly where it settles.
 
-    python datasets/draw_emoji.py lizard --size 24 --padding 3 --out datasets/emoji24
-    python examples/implicit_against_bptt.py datasets/emoji24/lizard.png
+    python examples/implicit_against_bptt.py             # datasets/gecko.png
     python examples/implicit_against_bptt.py --smoke     # seconds, a small flag
 
 The same rule, target, pool and number of training steps. ``bptt`` differentiates through 14 to 26
@@ -95,7 +94,7 @@ def one(name: str, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run every method and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", nargs="?", default="datasets/emoji24/lizard.png")
+    parser.add_argument("target", nargs="?", default="datasets/gecko.png")
     parser.add_argument("--size", type=int, default=24)
     parser.add_argument("--steps", type=int, default=600, help="training steps")
     parser.add_argument("--phantom-steps", type=int, default=12)

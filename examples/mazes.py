@@ -192,29 +192,29 @@ def draw(model: Model, data: Data, path: Path, shown: tuple[int, ...]) -> None:
     from gncadeq.viz.figures import save_figure
 
     colors = LinearSegmentedColormap.from_list("way", ["#e8e8e8", "#f5b971", "#d1495b"])
-    figure = Figure(figsize=(3 * len(shown) + 3, 3.3))
+    figure = Figure(figsize=(2 * len(shown) + 2, 2.2))
     axes = figure.subplots(1, len(shown) + 1)
     z = torch.zeros(data.num_nodes, model.cell.channels)
     done = 0
     for axis, steps in zip(axes, (*shown, None), strict=True):
         if steps is None:
-            value, title = data.y.float(), "the way"
+            value, title = data.y.float(), "the right way"
         else:
             z = GraphNCA(model.cell)(
                 data.x, data.edge_index, data.edge_attr, z0=z, steps=steps - done
             )
             value, done = model.readout(z).softmax(1)[:, 1], steps
             wrong = int(((value > 0.5) != data.y).sum())
-            title = f"{steps:,} steps, {wrong} of {data.num_nodes:,} wrong"
+            title = f"step {steps:,}, {wrong:,} wrong"
         image = graph_to_image(value[:, None], data, fill=float("nan"))[0]
         axis.set_facecolor("#222222")
         axis.imshow(image, cmap=colors, vmin=0, vmax=1, interpolation="nearest")
         for k, color in ((1, "#2a9d3a"), (2, "#1f5fbf")):
-            axis.plot(*data.pos[data.x[:, k].argmax()].tolist(), "o", ms=6, color=color, mec="w")
+            axis.plot(*data.pos[data.x[:, k].argmax()].tolist(), "o", ms=4, color=color, mec="w")
         axis.set(xticks=[], yticks=[])
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title)
     figure.tight_layout()
-    save_figure(figure, path, dpi=80)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -129,18 +129,19 @@ def train(model: Model, batches: list[HeteroData], test: list[HeteroData], epoch
 
 def picture(rows: list[dict], path: Path) -> None:
     """Accuracy against the distance from the source."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from gncadeq.viz.figures import open_axes, save_figure
 
-    figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
     for row in rows:
         axes.plot([(k + 0.5) / 10 for k in range(10)], row["tenths"], "o-", label=row["name"], ms=3)
-    axes.axhline(1 / CLASSES, color="gray", lw=0.8, ls=":")
-    axes.set(xlabel="distance from the source, of the largest", ylabel="accuracy", ylim=(0, 1.05))
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    axes.axhline(1 / CLASSES, color="gray", lw=0.8, ls=":", label="chance")
+    axes.legend(frameon=False)
+    distance = "distance from the source, of the largest"
+    open_axes(axes, xlabel=distance, ylabel="accuracy", ylim=(0, 1.05))
+    save_figure(figure, path)
 
 
 def main() -> None:

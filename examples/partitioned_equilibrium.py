@@ -134,11 +134,12 @@ def measure(data: Data, rule: str, contraction: float, count: int, widths: list[
 
 def draw(results: dict[str, list[dict]], path: Path) -> None:
     """Error against halo, one panel a graph."""
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(
-        1, len(results), figsize=(3.4 * len(results), 3.2), sharey=True, squeeze=False
-    )
+    from gncadeq.viz.figures import open_axes, save_figure
+
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(results), sharey=True, squeeze=False)
     for ax, (name, runs) in zip(axes[0], results.items(), strict=True):
         for i, contraction in enumerate(sorted({r["contraction"] for r in runs})):
             for run in (r for r in runs if r["contraction"] == contraction):
@@ -148,15 +149,14 @@ def draw(results: dict[str, list[dict]], path: Path) -> None:
                 error = [max(r["error"], 1e-12) for r in run["rows"]]
                 ax.plot(hops, error, style, color=f"C{i}", label=label, markersize=3)
             q = (1 - (1 - contraction**2) ** 0.5) / contraction
-            ax.plot(hops, [q**h for h in hops], ":", color=f"C{i}", linewidth=1)
-        ax.set_yscale("log")
-        ax.set_ylim(1e-10, 3)
+            label = f"κ = {contraction:g}, q per hop"
+            ax.plot(hops, [q**h for h in hops], ":", color=f"C{i}", label=label, linewidth=1)
         ax.set_title(name)
-        ax.set_xlabel("halo (hops)")
-    axes[0, 0].set_ylabel("relative error (dotted: q^hops)")
-    axes[0, 0].legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+        open_axes(ax, xlabel="halo (hops)", yscale="log", ylim=(1e-10, 3))
+    axes[0, 0].set_ylabel("relative error")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gncadeq import Cell, GraphDEQ, IGNNCell, PropagationCell, SweepCell
-from gncadeq.viz.figures import save_figure
+from gncadeq.viz.figures import open_axes, save_figure
 
 RULES = {
     "PropagationCell(alpha=0.1): κ = 0.9": lambda: PropagationCell(2, 0.1, "row"),
@@ -65,16 +65,16 @@ def main() -> None:
     far = [d for d in (1, 10, 50, 100, 200, length - 1) if d < length]
     print("| rule | " + " | ".join(f"difference at {d}" for d in far) + " |")
     print("|---|" + "---|" * len(far))
-    figure = Figure(figsize=(7, 3.2))
+    figure = Figure(figsize=(8, 3.4))
     axes = figure.subplots()
     for name, make in RULES.items():
         torch.manual_seed(0)
         apart = difference(make().double(), length)
         print(f"| `{name}` | " + " | ".join(f"{float(apart[d]):.1e}" for d in far) + " |")
         axes.semilogy(apart.clamp(min=1e-30), label=name)
-    axes.set(xlabel="distance from the first node", ylabel="difference", ylim=(1e-20, 5))
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    label = "difference, of the first node's"
+    open_axes(axes, xlabel="distance from the first node (hops)", ylabel=label, ylim=(1e-20, 5))
     save_figure(figure, args.out)
     print("\n| nodes | steps to rest | solve, CPU s | gradient, CPU s |\n|---|---|---|---|")
     for size in (10, 20) if args.smoke else (100, 1_000, 10_000):

@@ -278,7 +278,12 @@ def main() -> None:
             results["models"].setdefault(name, []).append({"seed": seed, **run})
     write_json(out / "results.json", results)
     table(results, list(sets))
-    draw(shown, tests, [real(path) for path in args.meshes], out / "segmentation.png")
+    draw(
+        shown,
+        tests,
+        {Path(path).stem: real(path) for path in args.meshes},
+        out / "segmentation.png",
+    )
     print(f"results.json and segmentation.png are in {out}")
 
 
@@ -316,7 +321,7 @@ def real(path: str) -> Data:
 
 
 def draw(
-    models: dict[str, nn.Module], tests: dict[str, list[Data]], meshes: list[Data], path: Path
+    models: dict[str, nn.Module], tests: dict[str, list[Data]], meshes: dict[str, Data], path: Path
 ) -> None:
     """One figure of every test set, as it is and as each model labels it; then the meshes."""
     names = {"alone": "every vertex alone", "equilibrium": "equilibrium"}
@@ -329,14 +334,15 @@ def draw(
         for name in columns:
             pictures.append(view(data[0], found[name]))
             what = names.get(name, name if name == "truth" else f"{name} layers")
-            number = f"{data[0].num_nodes} vertices" if name == "truth" else f"{right[name]:.0%}"
-            captions.append(
-                f"{what} ({test}): {number}" if name == "truth" else f"{what}: {number}"
-            )
+            number = f"{data[0].num_nodes:,} vertices" if name == "truth" else f"{right[name]:.0%}"
+            captions.append(f"{test}, {number}" if name == "truth" else f"{what}: {number}")
     sheet = tile(pictures, captions, columns=len(columns))
     if meshes and "equilibrium" in models:
-        found = [labels(models["equilibrium"], [mesh])[0] for mesh in meshes]
-        row = tile([view(m, y) for m, y in zip(meshes, found, strict=True)])
+        found = [labels(models["equilibrium"], [mesh])[0] for mesh in meshes.values()]
+        row = tile(
+            [view(m, y) for m, y in zip(meshes.values(), found, strict=True)],
+            [f"equilibrium: {name}" for name in meshes],
+        )
         below = Image.new("RGB", (sheet.width, sheet.height + row.height), "white")
         below.paste(sheet, (0, 0))
         below.paste(row, (0, sheet.height))
@@ -345,8 +351,9 @@ def draw(
 
 
 def view(data: Data, y: Tensor) -> Image.Image:
-    """A picture of labels."""
-    return render_surface(data, y, ColorScale("labels"), size=190)
+    """A picture of labels: a face has the one that most of its corners have."""
+    label = y[data.face].mode(0).values
+    return render_surface(data, label, ColorScale("labels"), size=240, of_faces=True)
 
 
 def table(results: dict, sets: list[str]) -> None:

@@ -214,13 +214,15 @@ def draw(model: PixelGraphClassifier, data: Superpixels, images: Tensor, path: P
         row[1].add_collection(LineCollection(lines, colors="#f58518", linewidths=0.35))
         for axis, (_, state) in zip(row[2:], columns, strict=True):
             axis.imshow(paint(colors(state))[image])
-        row[-1].set_xlabel(f"a {int(label[image])}", fontsize=9)
-    for axis, title in zip(axes[0], ["image", "graph", *(c[0] for c in columns)], strict=True):
-        axis.set_title(title, fontsize=9)
+        row[-1].set_xlabel(f"says {int(label[image])}")
+    for axis, title in zip(
+        axes[0], ["image", "superpixels", *(c[0] for c in columns)], strict=True
+    ):
+        axis.set_title(title)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    save_figure(figure, path, dpi=110)
+    save_figure(figure, path)
 
 
 def main() -> None:

@@ -105,14 +105,14 @@ def main() -> None:
         moments = (config.max_rollout, 500, args.long)
         trials = {"pixels": on_pixels.trial(moments, args.seed)}
         pictures += [picture(target), picture(on_pixels.image())]
-        captions += [Path(name).stem, f"its rule, step {args.long}"]
+        captions += [f"{Path(name).stem}, the picture", f"on pixels, step {args.long:,}"]
         for (on, mesh), azimuth in zip(surfaces.items(), views, strict=True):
             data = texture_surface(mesh, args.kernels)
             there = Measure(cell, config, data, target, other)
             trials[Path(on).name] = there.trial((config.max_rollout, args.mesh_steps), args.seed)
             renderer = SurfaceRenderer(mesh, size=256, azimuth=azimuth)
             pictures.append(renderer(state_color(there.z).clamp(0, 1), ColorScale("rgb")))
-            captions.append(f"{data.num_nodes:,} vertices, step {args.mesh_steps}")
+            captions.append(f"on {Path(on).stem}, step {args.mesh_steps:,}")
         parameters = sum(p.numel() for p in cell.parameters())
         results[name] = {"parameters": parameters, **on_pixels.yardsticks, "trials": trials}
         print(f"{name}: {parameters} parameters; {on_pixels.yardsticks}")

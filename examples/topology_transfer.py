@@ -186,13 +186,16 @@ def draw(table: dict, pictures: dict, radius: float, path: Path) -> None:
     from gncadeq.viz.figures import save_figure
 
     shown = [name for name in table if name not in ("larger square", "small world, p = 0.02")]
-    figure = Figure(figsize=(6.4, 1.35 * len(shown)))
-    axes = figure.subplots(len(shown), 3, width_ratios=(1, 1, 1.5))
-    for row, name in zip(axes, shown, strict=True):
+    figure = Figure(figsize=(8.0, 1.75 * -(-len(shown) // 2)))
+    axes = figure.subplots(-(-len(shown) // 2), 6, width_ratios=2 * (1, 1, 1.6), squeeze=False)
+    for row in axes.reshape(-1, 3)[len(shown) :]:
+        for axis in row:
+            axis.axis("off")
+    for row, name in zip(axes.reshape(-1, 3), shown, strict=False):
         data, color = pictures[name]
         view = 1.3 * radius
         near = (data.pos.abs() <= view).all(1)
-        size = 1.15 * (72 * 1.2 / (2 * view)) ** 2 * float(_area(data, near, view))
+        size = 1.15 * (72 * 1.0 / (2 * view)) ** 2 * float(_area(data, near, view))
         for axis, value in zip(row[:2], (data.color, color), strict=True):
             over_white = (value[near, :3] + 1 - value[near, 3:]).nan_to_num().clamp(0, 1)
             axis.scatter(*data.pos[near].t(), c=over_white.numpy(), s=size, linewidths=0)
@@ -200,17 +203,16 @@ def draw(table: dict, pictures: dict, radius: float, path: Path) -> None:
             axis.spines[:].set_color("#cccccc")
         found = table[name]
         last = list(found["errors"].values())[-1]
-        radius_text = f"{found['spectral_radius']:.3f}"
         text = (
-            f"{name}\nerror {last:.1e}  (one colour {found['one_color']:.3f})\n"
-            f"residual {found['residual']:.0e}\nspectral radius {radius_text}"
+            f"{name.replace(' of ', chr(10) + 'of ').replace(', ', chr(10))}\nerror {last:.1e}\n"
+            f"one colour {found['one_color']:.3f}\nresidual {found['residual']:.0e}"
         )
-        row[2].text(0.0, 0.5, text, va="center", fontsize=8, transform=row[2].transAxes)
+        row[2].text(0.0, 0.5, text, va="center", transform=row[2].transAxes)
         row[2].axis("off")
-    for axis, title in zip(axes[0], ("target", "grown", ""), strict=True):
-        axis.set_title(title, fontsize=9)
-    figure.subplots_adjust(hspace=0.06, wspace=0.06)
-    save_figure(figure, path, dpi=64)
+        row[0].set_title("target")
+        row[1].set_title("grown")
+    figure.subplots_adjust(hspace=0.3, wspace=0.08)
+    save_figure(figure, path)
 
 
 def _area(data: Data, near: Tensor, view: float) -> float:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
 
+DEAD = "#f1efe9"
+ALIVE = "#20405f"
+
 
 def voronoi_polygons(
     pos: Tensor, low: tuple[float, float] = (0.0, 0.0), high: tuple[float, float] = (1.0, 1.0)
@@ -60,7 +63,7 @@ def voronoi_polygons(
 
 
 def draw_voronoi(
-    axes: Axes, pos: Tensor, state: Tensor, dead: str = "#f1efe9", alive: str = "#20405f"
+    axes: Axes, pos: Tensor, state: Tensor, dead: str = DEAD, alive: str = ALIVE
 ) -> PolyCollection:
     """Draw the Voronoi cells of points in the unit square, dark where a node lives.
 
@@ -97,4 +100,4 @@ def draw_voronoi(
     return cells
 
 
-__all__ = ["draw_voronoi", "voronoi_polygons"]
+__all__ = ["ALIVE", "DEAD", "draw_voronoi", "voronoi_polygons"]

@@ -329,12 +329,13 @@ def test_the_commands(tmp_path, picture, monkeypatch):
     said = drawn[0][1]
     assert said[0] == "step 0"
     assert said[-2:] == ["step 14", "target"]
-    assert "step 9, injured" in said
+    assert "step 9, cut" in said
     for word in ("grown", "injured", "recovered", "error", "residual"):
         assert word in shown.stderr
     with Image.open(folder / "growth.gif") as animation:
         assert 2 <= animation.n_frames <= 9  # Pillow joins equal frames
-    assert Image.open(folder / "strip.png").height == 24 + 17  # the steps are below
+    with Image.open(folder / "strip.png") as strip:  # two rows, the steps above their pictures
+        assert strip.size == (6 * 198 + 5 * 4, 2 * (198 + 32) + 4)
 
 
 def test_pictures_are_premultiplied_and_centred(tmp_path, picture):

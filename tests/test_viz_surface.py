@@ -281,12 +281,29 @@ def test_scalar_gets_a_colour_bar_and_colours_do_not():
     assert render_surface(square(), torch.rand(4, 3), size=120).size == (120, 120)
 
 
+def test_faces_have_one_colour_each_where_values_are_theirs():
+    color = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    mesh = square()
+    assert mesh.face.size(1) == 2
+    picture = pixels(render_surface(mesh, color, size=60, of_faces=True, supersample=1))
+    flat = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+    assert len(flat) == 3  # red, blue and the background: nothing in between
+    with pytest.raises(ValueError, match="values of 2 faces"):
+        render_surface(mesh, torch.rand(4, 3), size=60, of_faces=True)
+    with pytest.raises(ValueError, match="a mesh with faces"):
+        render_surface(Data(pos=mesh.pos), color, of_faces=True)
+
+
 def test_strip_keeps_its_frames_and_makes_room_for_captions():
     frames = [Image.new("RGB", (40, 30), c) for c in ("red", "green", "blue")]
     strip = render_strip(frames, ["a", "b", "c"], columns=2)
     assert strip.width == 84
-    assert strip.height > 64
-    assert strip.getpixel((60, 10)) == (0, 128, 0)
+    above = (strip.height - 64) // 2  # the caption of a row
+    assert above > 8
+    assert strip.getpixel((60, above + 15)) == (0, 128, 0)
+    assert strip.getpixel((42, 15)) == (255, 255, 255)  # corners differ: white between them
+    dark = [Image.new("RGB", (40, 30), "navy")] * 2
+    assert render_strip(dark, ["a", "b"]).getpixel((1, 1)) == (0, 0, 128)
     with pytest.raises(ValueError, match="a caption for each of 3 pictures"):
         render_strip(frames, ["a"])
     with pytest.raises(ValueError, match="pictures of one size"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,16 +75,12 @@ def _render(number: int, section: Section) -> str:
     kind = ' class="failed"' if section.failed else ""
     picture = ""
     if section.figure is not None:
+        from gncadeq.viz.figures import encode_figure
+
         alt = escape(f"{section.title}: {section.sentence}", quote=True)
-        source = base64.b64encode(_png(section.figure)).decode()
+        source = base64.b64encode(encode_figure(section.figure)).decode()
         picture = f'<img alt="{alt}" src="data:image/png;base64,{source}">\n'
     return (
         f'<h2 id="s{number}">{escape(section.title)}</h2>\n<p{kind}>{escape(section.sentence)}</p>'
         f'\n{picture}<p class="how">{escape(section.how)}</p>\n'
     )
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", facecolor="white")
-    return buffer.getvalue()

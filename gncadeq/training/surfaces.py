@@ -86,7 +86,8 @@ def _stripes(place: Tensor) -> Tensor:
 
 
 def _spots(place: Tensor) -> Tensor:
-    return _two_colors(6 * (torch.cos(2 * math.pi * place).sum(1) - 0.8))
+    x, y, z = torch.cos(2 * math.pi * place).unbind(1)
+    return _two_colors(6 * (x * y + y * z + z * x - 0.6))
 
 
 def _gradient(place: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def _two_colors(level: Tensor) -> Tensor:
 
 PATTERNS: dict[str, Callable[[Tensor], Tensor]] = {
     "stripes": _stripes,  # s(6 sin 3πy), s the sigmoid between two colours
-    "spots": _spots,  # s(6 (cos 2πx + cos 2πy + cos 2πz - 0.8))
+    "spots": _spots,  # s(6 (ab + bc + ca - 0.6)), a = cos 2πx, b = cos 2πy, c = cos 2πz: round
     "gradient": _gradient,  # red, green, blue = (x, y, z)
 }
 """Colours ``[N, 3]`` of places ``[N, 3]`` in [-1, 1]: right, up, towards the viewer."""

@@ -46,7 +46,7 @@ def spectrum_figure(
     # Beside the circle's tip, since the largest eigenvalues often lie on its axis.
     axes[0].annotate(
         f"ρ = {radius:.3f}", (radius * np.cos(0.8), radius * np.sin(0.8)), xytext=(4, 4),
-        textcoords="offset points", color=LABEL_COLORS[3], fontsize=9,
+        textcoords="offset points", color=LABEL_COLORS[3],
     )  # fmt: skip
     axes[0].set(aspect="equal", xlabel="Re λ", ylabel="Im λ")
     if measures:
@@ -62,14 +62,14 @@ def _strips(axis: Any, measures: dict[str, Tensor]) -> None:
         v = value.detach().cpu().numpy()
         axis.scatter(x + jitter.uniform(-0.13, 0.13, len(v)), v, s=14, color=color, alpha=0.6, lw=0)
         axis.plot([x - 0.25, x + 0.25], [np.median(v)] * 2, color=color, lw=2)
-        axis.annotate(f"{np.median(v):.2f}", (x + 0.27, np.median(v)), va="center", fontsize=8)
+        axis.annotate(f"{np.median(v):.2f}", (x + 0.27, np.median(v)), va="center")
     axis.axhline(1.0, color=_GREY, lw=1, zorder=0)
     if all(bool((v > 0).all()) for v in measures.values()):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="y", which="both", labelsize=8)
-    axis.set_xticks(range(len(measures)), list(measures), fontsize=9)
+    axis.set_xticks(range(len(measures)), list(measures))
     axis.set(xlim=(-0.5, len(measures) - 0.3), ylabel="stretching in one step")
 
 
@@ -87,13 +87,13 @@ def lyapunov_figure(exponents: Tensor) -> Figure:
     left.plot(index, values.T, color=LABEL_COLORS[0], alpha=0.25, lw=0.8)
     middle = finite.median(0).values  # minus infinity isn't drawn
     left.plot(index, middle, "o-", color=LABEL_COLORS[0], ms=4, label="median")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False)
     first = values[:, 0][np.isfinite(values[:, 0])]
     right.hist(first, bins=min(20, max(5, len(first) // 2)), color=LABEL_COLORS[0], alpha=0.8)
     right.axvline(0.0, color=LABEL_COLORS[3], lw=1)
     right.annotate(
         "chaos beyond", (0.0, 1.0), xycoords=("data", "axes fraction"), xytext=(-4, -2),
-        textcoords="offset points", ha="right", va="top", fontsize=8, color=LABEL_COLORS[3],
+        textcoords="offset points", ha="right", va="top", color=LABEL_COLORS[3],
     )  # fmt: skip
     left.axhline(0.0, color=LABEL_COLORS[3], lw=1)
     open_axes(left, xlabel="index", ylabel="Lyapunov exponent per step", xticks=index)
@@ -117,7 +117,7 @@ def independence_figure(report: PathIndependence) -> Figure:
         least = min(float(v.min(initial=1e-3)), 1e-6) / 2
         open_axes(axis, xlim=(least, 3.0), ylim=(0, 104), xlabel=name)
     axes[0].axvline(report.tol, color=LABEL_COLORS[3], lw=1, label="solver's tolerance")
-    axes[0].legend(frameon=False, fontsize=8, loc="center right")
+    axes[0].legend(frameon=False, loc="center right")
     axes[0].set_ylabel("graphs (%)")
     return figure
 
@@ -130,7 +130,7 @@ def census_figure(census: AttractorCensus) -> Figure:
     kinds = {n: Attractor(int(c)) for n, c in zip(names, census.label.tolist(), strict=True)}
     drawn = bars.barh(list(counts), list(counts.values()), color=[_KINDS[kinds[n]] for n in counts],
                       height=0.6)  # fmt: skip
-    bars.bar_label(drawn, padding=3, fontsize=9)
+    bars.bar_label(drawn, padding=3)
     bars.set_ylim(max(len(counts), 3) - 0.5, -0.5)
     bars.set_xlim(0, 1.15 * max(counts.values(), default=1))
     bars.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -153,7 +153,7 @@ def census_figure(census: AttractorCensus) -> Figure:
     evidence.xaxis.set_minor_formatter("")
     orbits.set_yscale("log")
     if orbits.get_legend_handles_labels()[0]:
-        orbits.legend(frameon=False, fontsize=8)
+        orbits.legend(frameon=False)
     open_axes(bars, xlabel="graphs")
     limits = 0.2 * float(residual.min()), 5 * float(residual.max())
     open_axes(evidence, xlim=limits, xlabel="relative residual", ylabel="largest Lyapunov exponent")
@@ -175,7 +175,7 @@ def basin_figure(basin: BasinMap) -> Figure:
     figure.colorbar(picture, ax=left, shrink=0.85, label="steps to the equilibrium",
                     ticks=MaxNLocator(integer=True))  # fmt: skip
     lost = 1.0 - float(basin.returned.double().mean())
-    left.set_title(f"{100 * lost:.0f} % lost (red)" if lost else "all starts return", fontsize=9)
+    left.set_title(f"{100 * lost:.0f} % lost (red)" if lost else "all starts return")
     distance = basin.distance.double().nan_to_num(nan=1e3, posinf=1e3).clamp(1e-12, 1e3).numpy()
     low = min(max(float(distance.min()), 1e-6), 1e-3)
     picture = right.imshow(
@@ -183,7 +183,7 @@ def basin_figure(basin: BasinMap) -> Figure:
         norm=LogNorm(low, max(1.0, float(distance.max()))),
     )  # fmt: skip
     figure.colorbar(picture, ax=right, shrink=0.85, label="distance from it, relative")
-    right.set_title("where rollouts end", fontsize=9)
+    right.set_title("where rollouts end")
     for axis in (left, right):
         axis.plot(0, 0, "+", color="white", ms=9, mew=1.6)
         axis.set_xlabel("offset along d₁ (norms of z*)")
@@ -230,7 +230,7 @@ def sensitivity_figure(
     if others:
         axis.plot([], [], color=LABEL_COLORS[0], lw=0.8, label="means of other graphs")
     axis.set_yscale("log")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False)
     limits = 0.9 * floor, 2e5 * floor
     open_axes(axis, ylim=limits, xlabel="distance (hops)", ylabel="sensitivity")
     return figure

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
@@ -23,16 +24,34 @@ from gncadeq.models import ImageClassifier
 from gncadeq.transforms import graph_to_image
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, drawn, paint, paint_graph, rgb
 from gncadeq.viz.images import write_gif
+from gncadeq.viz.legend import TEXT
 
-STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 40)
+STEPS = (0, 1, 2, 3, 5, 8, 15, 40)
+_PAGE = 8.0  # inches
+_DPI = 160
+_POINTS = 9  # of text, on a page
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 160) -> Path:
-    """Write a figure as PNG or PDF, atomically."""
-    buffer, kind = io.BytesIO(), Path(path).suffix[1:] or "png"
-    figure.savefig(buffer, format=kind, dpi=dpi, bbox_inches="tight", facecolor="white")
-    write_atomically(path, buffer.getvalue())
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG or PDF, atomically, as :func:`encode_figure` makes it."""
+    write_atomically(path, encode_figure(figure, Path(path).suffix[1:] or "png"))
     return Path(path)
+
+
+def encode_figure(figure: Figure, kind: str = "png") -> bytes:
+    """A figure as a file, its text in the font and colour of all pictures and in one size: 9 points
+    where a figure that is wider than a page of 8 inches is shrunk to it.
+    """
+    wider = max(1.0, figure.get_figwidth() / _PAGE)
+    for text in figure.findobj(Text):
+        text.set(fontsize=_POINTS * wider, fontfamily="DejaVu Sans")
+        if text.get_color() == "black":
+            text.set_color(TEXT)
+    for axes in figure.axes:
+        axes.tick_params(which="both", labelsize=_POINTS * wider, labelcolor=TEXT)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=_DPI / wider, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int = 120) -> Path:
@@ -104,12 +123,10 @@ def trajectory_figure(
             show_pixels(axis, paint_graph(colors(drawn(z, graph)), graph))
         distance = float((run[-1] - end).norm() / end.norm())
         line[-1].yaxis.set_label_position("right")
-        line[-1].set_ylabel(
-            f"distance\n{distance:.0e}", fontsize=8, rotation=0, ha="left", va="center"
-        )
+        line[-1].set_ylabel(f"distance\n{distance:.0e}", rotation=0, ha="left", va="center")
     titles = ["input", *("noise" if t == 0 else f"step {t}" for t in steps), "solver"]
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
     pairs = list(zip(graphs, runs, strict=True))
     frames = [
@@ -157,9 +174,9 @@ def truncation_figure(model: ImageClassifier, images: Sequence[Tensor]) -> Figur
             canvas[window] = paint_graph(colors(drawn(z, data)), data)
             text = f"{int(probability.argmax())}  ({float(probability.max()):.0%})"
         show_pixels(axis, canvas)
-        axis.set_xlabel(text, fontsize=8, labelpad=2)
+        axis.set_xlabel(text, labelpad=2)
         if r == 0:
-            axis.set_title(name, fontsize=9)
+            axis.set_title(name)
     figure.subplots_adjust(wspace=0.08, hspace=0.22)
     return figure
 
@@ -212,7 +229,7 @@ def residual_figure(
     axis.axhline(1e-3, color="#bbbbbb", lw=0.8, zorder=0)
     axis.set_yscale("log")
     open_axes(axis, xlabel="evaluations of the cell", ylabel="relative residual of a graph")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False)
     return figure
 
 
@@ -231,7 +248,7 @@ def learning_figure(metrics: Path) -> Figure:
             for a, r in zip(x, rows, strict=True) if r["validation_accuracy"]]  # fmt: skip
     if held:
         middle.plot(*zip(*held, strict=True), "o-", color=LABEL_COLORS[3], ms=3, label="validation")
-        middle.legend(frameon=False, fontsize=8)
+        middle.legend(frameon=False)
     middle.set_yscale("symlog", linthresh=0.1)  # an error of zero has a place too
     middle.set_ylim(bottom=0)
     right.plot(x, [float(r["solver_steps"]) for r in rows], color=LABEL_COLORS[2], lw=1)
@@ -252,14 +269,14 @@ def confusion_figure(result: Evaluation) -> Figure:
     share = count / count.sum(1, keepdim=True).clamp(min=1)
     axis.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     for i, j in count.nonzero().tolist():
-        axis.text(j, i, str(int(count[i, j])), ha="center", va="center", fontsize=7,
+        axis.text(j, i, str(int(count[i, j])), ha="center", va="center",
                   color="white" if share[i, j] > 0.3 else "#333333")  # fmt: skip
     number = range(count.size(0))
     title = f"{100 * result.accuracy:.2f} % of {len(result.label)}"
     if result.without_answer:
         title += f", {result.without_answer} without an answer"
     axis.set(xticks=number, yticks=number, xlabel="predicted", ylabel="right")
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title)
     return figure
 
 
@@ -286,11 +303,11 @@ def label_map_figure(
         axes, pictures, ("input", "equilibrium", "local labels"), strict=True
     ):
         axis.imshow(picture.numpy(), interpolation="nearest")
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name)
         axis.axis("off")
     handles = [
         axes[2].scatter([], [], color=LABEL_COLORS[i % 10], marker="s", label=str(i))
         for i in sorted(set(label.tolist()))
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=10, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="lower center", ncols=10, frameon=False)
     return figure, label

@@ -57,7 +57,7 @@ def found_digits_figure(
         place, dash = (corner[0] - 0.5, corner[1] - 0.5), "--" if doubt else "-"
         axis.add_patch(Rectangle(place, *size, fill=False, lw=line, ec=color, ls=dash))
         axis.annotate(
-            f"{label}{'?' if doubt else ''}", corner, color="white", fontsize=9, va="bottom",
+            f"{label}{'?' if doubt else ''}", corner, color="white", va="bottom",
             ha="left", annotation_clip=False,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
@@ -71,5 +71,5 @@ def found_digits_figure(
             small = figure.add_subplot(grid[row, k])
             show_pixels(small, image, cmap="gray", vmin=0, vmax=1)
             if k == 0:
-                small.set_ylabel(name, fontsize=7)
+                small.set_ylabel(name)
     return figure

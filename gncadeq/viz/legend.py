@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gncadeq.viz.colors import ColorScale, color_table
 
-_TEXT = "#555555"
+TEXT = "#333333"
+"""The colour of text in all pictures."""
+_ON_DARK = "#cccccc"
+_PAGE = 800  # pixels: the width at which a picture is read
+_CAPTION = 13  # pixels, the height of captions at that width
 _GAP = 4
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures, which is that of matplotlib's figures, so many pixels high."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def color_bar(scale: ColorScale, height: int) -> Image.Image:
@@ -21,12 +35,12 @@ def color_bar(scale: ColorScale, height: int) -> Image.Image:
         200
     """
     size = max(10, height // 28)
-    font = ImageFont.load_default(size)
+    letters = font(size)
     middle = (scale.low + scale.high) / 2
     if abs(middle) < 1e-6 * (scale.high - scale.low):
         middle = 0.0
     texts = [f"{value:.3g}" for value in (scale.high, middle, scale.low)]
-    text_width = max(int(font.getlength(text)) for text in texts) + size
+    text_width = max(int(letters.getlength(text)) for text in texts) + size
     thick, length = max(6, height // 36), max(2, int(0.7 * height))
     top, left = (height - length) // 2, size // 2
     bar = Image.new("RGBA", (left + thick + 2 * (size // 2) + text_width, height), (0, 0, 0, 0))
@@ -35,7 +49,7 @@ def color_bar(scale: ColorScale, height: int) -> Image.Image:
     bar.paste(Image.fromarray(np.repeat(column[:, None], thick, axis=1)), (left, top))
     draw = ImageDraw.Draw(bar)
     for text, y in zip(texts, (top, top + length / 2, top + length), strict=True):
-        draw.text((left + thick + size // 2, y), text, fill=_TEXT, font=font, anchor="lm")
+        draw.text((left + thick + size // 2, y), text, fill=TEXT, font=letters, anchor="lm")
     return bar
 
 
@@ -55,7 +69,10 @@ def tile(
     captions: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> Image.Image:
-    """Pictures of one size in rows, with captions below.
+    """Pictures of one size in rows, each with its caption above, as titles of figures are.
+
+    The sheet has the colour of the pictures' corners, or is white where they differ. Captions are
+    13 pixels high on a page of 800 pixels, or less if one were wider than its picture.
 
     Raises:
         ValueError: If there are none, if their sizes differ, or if captions are missing.
@@ -72,19 +89,29 @@ def tile(
     columns = min(columns or len(pictures), len(pictures))
     rows = -(-len(pictures) // columns)
     width, height = pictures[0].size
-    size = max(10, min(width, height) // 16)
-    below = round(1.7 * size) if captions else 0
-    corner = pictures[0].getpixel((0, 0))
+    across = columns * (width + _GAP) - _GAP
+    size = round(_CAPTION * max(1.0, across / _PAGE))
+    longest = max((font(size).getlength(text) for text in captions or ()), default=0.0)
+    size = max(8, min(size, int(size * width / longest))) if longest else size
+    above = round(1.6 * size) if captions else 0
+    paper = _paper(pictures)
     sheet = Image.new(
-        pictures[0].mode,
-        (columns * (width + _GAP) - _GAP, rows * (height + below + _GAP) - _GAP),
-        (0, 0, 0, 0) if pictures[0].mode == "RGBA" else corner,
-    )
+        pictures[0].mode, (across, rows * (height + above + _GAP) - _GAP),
+        (0, 0, 0, 0) if pictures[0].mode == "RGBA" else paper,
+    )  # fmt: skip
+    ink = TEXT if sum(paper) > 382 else _ON_DARK
     draw = ImageDraw.Draw(sheet)
     for i, picture in enumerate(pictures):
-        x, y = i % columns * (width + _GAP), i // columns * (height + below + _GAP)
-        sheet.paste(picture, (x, y))
+        x, y = i % columns * (width + _GAP), i // columns * (height + above + _GAP)
+        sheet.paste(picture, (x, y + above))
         if captions:
-            draw.text((x + width / 2, y + height + below / 2), captions[i], fill=_TEXT,
-                      font=ImageFont.load_default(size), anchor="mm")  # fmt: skip
+            draw.text((x + width / 2, y + above / 2), captions[i], fill=ink, font=font(size),
+                      anchor="mm")  # fmt: skip
     return sheet
+
+
+def _paper(pictures: Sequence[Image.Image]) -> tuple[int, ...]:
+    """The colour between pictures."""
+    corners = {tuple(p.convert("RGBA").crop((0, 0, 1, 1)).tobytes()) for p in pictures}
+    color = corners.pop()
+    return (255, 255, 255) if corners or color[3] < 255 else color[:3]

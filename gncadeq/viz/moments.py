@@ -25,17 +25,18 @@ from gncadeq.viz.viewer import write_viewer
 _ON_WHITE = ColorScale("rgba")
 
 
-def painter(data: Data, scale: int, up: Up = "y") -> Callable[[Tensor], Image.Image]:
+def painter(data: Data, size: int, up: Up = "y") -> Callable[[Tensor], Image.Image]:
     """What draws node colours ``[num_nodes, 4]``, multiplied by alpha, on white.
 
     Args:
         data: A pixel grid, or a mesh or graph with ``pos`` in the plane or in space.
-        scale: Size of a pixel of the grid; other pictures are as wide as 40 of them.
+        size: Side of a picture in pixels; a grid is enlarged by a whole number up to that.
         up: The axis that points up in space.
     """
     if data.get("image_size") is not None:
+        scale = max(1, size // int(data.image_size.max()))
         return lambda color: over_white(color, data, scale)
-    renderer = SurfaceRenderer(data, size=40 * scale, up=up)
+    renderer = SurfaceRenderer(data, size=size, up=up)
     return lambda color: renderer(color, _ON_WHITE)
 
 
@@ -59,26 +60,24 @@ def over_white(color: Tensor, data: Data, scale: int = 4) -> Image.Image:
 
 
 def save_strip(
-    moments: Sequence[Moment], data: Data, path: str | Path, count: int = 12, scale: int = 4,
+    moments: Sequence[Moment], data: Data, path: str | Path, columns: int = 6, size: int = 200,
     up: Up = "y",
 ) -> Path:  # fmt: skip
-    """Draw at most ``count`` of a trial's moments side by side, then the target: the first and
-    last, the injury, some between, each with its step; ``scale`` and ``up`` as of :func:`painter`.
+    """Draw a trial's moments in two rows, each with its step, and the target at the end: a row up
+    to the injury, and a row from it on. ``size`` and ``up`` are as of :func:`painter`.
     """
-    shown, paint = _spread(moments, count), painter(data, scale, up)
-    kept = [(m, m.color) for m in shown if m.color is not None]
-    captions = [f"step {m.steps}{', injured' if m.event == 'damage' else ''}" for m, _ in kept]
-    strip = tile([*(paint(c) for _, c in kept), paint(data.color)], [*captions, "target"])
-    write_atomically(path, png(strip))
-    return Path(path)
-
-
-def _spread(moments: Sequence[Moment], count: int) -> list[Moment]:
-    """Few moments that tell the story: as many before the injury as from it on."""
     hurt = next((k for k, m in enumerate(moments) if m.event == "damage"), len(moments))
     before, after = list(moments[:hurt]), list(moments[hurt:])
-    half = count // 2 if after else count
-    return [*_thin(before, half), *_thin(after, count - half)]
+    if after:
+        columns = min(columns, hurt)
+        shown = [*_thin(before, columns), *_thin(after, columns - 1)]
+    else:
+        shown = _thin(before, 2 * columns - 1)
+    kept, paint = [(m, m.color) for m in shown if m.color is not None], painter(data, size, up)
+    captions = [f"step {m.steps:,}{', cut' if m.event == 'damage' else ''}" for m, _ in kept]
+    pictures = [*(paint(c) for _, c in kept), paint(data.color)]
+    write_atomically(path, png(tile(pictures, [*captions, "target"], columns)))
+    return Path(path)
 
 
 def _thin(moments: list[Moment], count: int) -> list[Moment]:
@@ -92,14 +91,14 @@ def _thin(moments: list[Moment], count: int) -> list[Moment]:
 
 
 def save_animation(
-    moments: Sequence[Moment], data: Data, path: str | Path, scale: int = 6, ms: int = 60,
+    moments: Sequence[Moment], data: Data, path: str | Path, size: int = 240, ms: int = 60,
     up: Up = "y",
 ) -> Path:  # fmt: skip
     """Write a GIF of a trial's moments, ``ms`` milliseconds a frame, halting at the injury and at
-    the end; ``scale`` and ``up`` as of :func:`painter`.
+    the end; ``size`` and ``up`` are as of :func:`painter`.
     """
     kept = [m for m in moments if m.color is not None]
-    paint = painter(data, scale, up)
+    paint = painter(data, size, up)
     frames = [paint(m.color) for m in kept if m.color is not None]
     # One palette for all frames: adaptive ones flicker.
     sheet = Image.new("RGB", (frames[0].width, frames[0].height * 2))

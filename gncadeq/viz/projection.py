@@ -33,6 +33,7 @@ def visible(
     zoom: float,
     node_size: float,
     supersample: int,
+    of_faces: bool = False,
 ) -> tuple[Ints, Ints, Floats, Floats]:
     """What the samples of a picture see of a graph.
 
@@ -43,10 +44,12 @@ def visible(
         zoom: Enlargement; at 1 the graph fills the picture.
         node_size: Enlargement of nodes.
         supersample: Rows and columns of samples in a pixel.
+        of_faces: Whether faces are seen in the place of their nodes.
 
     Returns:
         For every sample that sees something: its pixel ``[P]``; three nodes ``[P, 3]``, where
-        ``num_nodes`` stands for an edge; their weights ``[P, 3]``; and the light ``[P]``.
+        ``num_nodes`` stands for an edge; their weights ``[P, 3]``; and the light ``[P]``. With
+        ``of_faces`` three times the face in the place of the nodes, and a weight of one for it.
     """
     view = shape.pos.astype(np.float64) @ turn.T
     width, height = size[0] * supersample, size[1] * supersample
@@ -81,6 +84,11 @@ def visible(
     light = _shade(normal)
     light[(node[:, 0] == shape.num_nodes) | shape.flat] = 1.0
     pixel = row // supersample * size[0] + column // supersample
+    if of_faces:
+        node, weight = (
+            np.repeat(owner[:, None], 3, axis=1),
+            np.tile([1.0, 0.0, 0.0], (len(owner), 1)),
+        )
     return pixel, node, weight, light
 
 

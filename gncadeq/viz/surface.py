@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from gncadeq.check import check_count, check_number, check_type
+from gncadeq.check import check_count, check_flag, check_number, check_type
 from gncadeq.choices import Up
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.geometry import geometry
@@ -48,6 +48,8 @@ class SurfaceRenderer:
         edges: Whether to draw edges where there are no faces.
         node_size: Enlargement of nodes.
         supersample: Rows and columns of samples in a pixel.
+        of_faces: Whether values belong to the faces of a mesh, each of one colour, and not to its
+            nodes, between which colours blend.
 
     Example:
         >>> import torch
@@ -71,6 +73,7 @@ class SurfaceRenderer:
         edges: bool = True,
         node_size: float = 1.0,
         supersample: int = 2,
+        of_faces: bool = False,
     ) -> None:
         from scipy.sparse import csr_array
 
@@ -95,17 +98,22 @@ class SurfaceRenderer:
                 f"{background!r})"
             ) from None
         shape = geometry(data, up, edges)
-        self.num_nodes = shape.num_nodes
+        if check_flag("of_faces", of_faces) and not len(shape.face):
+            raise ValueError("Expected a mesh with faces for of_faces=True (got a graph without)")
+        self.of_faces = of_faces
+        self.num_values = len(shape.face) if of_faces else shape.num_nodes
         turn = camera(
             azimuth if azimuth is not None else 0.0 if shape.flat else 30.0,
             elevation if elevation is not None else 0.0 if shape.flat else 15.0,
         )
-        pixel, node, weight, light = visible(shape, turn, self.size, zoom, node_size, supersample)
+        pixel, node, weight, light = visible(
+            shape, turn, self.size, zoom, node_size, supersample, of_faces
+        )
         weight = weight / supersample**2
         count = self.size[0] * self.size[1]
         self._colors = csr_array(
             ((light[:, None] * weight).ravel(), (np.repeat(pixel, 3), node.ravel())),
-            shape=(count, self.num_nodes + 1),
+            shape=(count, self.num_values + 1),
         )
         self._alpha = np.bincount(pixel, weight.sum(1), count)[:, None].clip(0, 1)
 
@@ -120,14 +128,12 @@ class SurfaceRenderer:
         Raises:
             ValueError: If there isn't one colour for every node.
         """
-        if not value.dim() or value.size(0) != self.num_nodes:
-            raise ValueError(
-                f"Expected values of {self.num_nodes} nodes (got shape {list(value.shape)})"
-            )
+        if not value.dim() or value.size(0) != self.num_values:
+            raise ValueError(f"Expected values of {self._values()} (got shape {list(value.shape)})")
         color = (scale or ColorScale.fit(value))(value).detach().cpu()
-        if color.shape != (self.num_nodes, 3):
+        if color.shape != (self.num_values, 3):
             raise ValueError(
-                f"Expected colours of shape [{self.num_nodes}, 3] (got {list(color.shape)} from "
+                f"Expected colours of shape [{self.num_values}, 3] (got {list(color.shape)} from "
                 f"values {list(value.shape)}). Choose one channel: z[:, 0]"
             )
         every = np.concatenate([color.double().numpy(), [_EDGE_COLOR]])
@@ -143,7 +149,10 @@ class SurfaceRenderer:
 
     def __repr__(self) -> str:
         width, height = self.size
-        return f"{self.__class__.__name__}({self.num_nodes} nodes, {width} x {height})"
+        return f"{self.__class__.__name__}({self._values()}, {width} x {height})"
+
+    def _values(self) -> str:
+        return f"{self.num_values} {'faces' if self.of_faces else 'nodes'}"
 
 
 def render_surface(
@@ -211,7 +220,7 @@ def render_strip(
     columns: int | None = None,
     scale: Colors | None = None,
 ) -> Image.Image:
-    """Set frames side by side, with captions below and, for a scalar, its colour bar at the end.
+    """Set frames side by side, with captions above and, for a scalar, its colour bar at the end.
 
     Example:
         >>> frames = [Image.new("RGB", (40, 30)), Image.new("RGB", (40, 30))]
