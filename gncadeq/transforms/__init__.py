@@ -9,10 +9,12 @@ from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.neighbors import NeighborKernels
 from gncadeq.transforms.parts import halo, partition
 from gncadeq.transforms.points import PointsToGraph
+from gncadeq.transforms.shortcuts import AddShortcuts
 from gncadeq.transforms.superpixels import ImageToSuperpixels
 from gncadeq.transforms.sweeps import NonBacktracking, SurfaceSweeps, Sweeps
 
 __all__ = [
+    "AddShortcuts",
     "Coarsen",
     "FindDigits",
     "FoundDigit",
