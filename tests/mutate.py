@@ -5,11 +5,15 @@
     python tests/mutate.py --list --count 50     # only show them
 
 A mutant is the package with one comparison, operator, constant, condition or returned value
-changed, drawn by the seed among all such places in ``dynamics/``, ``cells/`` and the modules of the
-prepared graph. The quick tests that belong to its file run in a copy, in a process of their own,
-once as it is and then changed; a mutant is killed if one fails or the time is up. Messages,
-representations and argument checks that only raise are left alone. Prints every mutant with its
-line and what noticed it, and the share that was killed; exits with 1 if that is below ``--least``.
+changed, drawn by the seed among all such places in ``dynamics/``, ``graph/`` and ``cells/``.
+Messages, representations and argument checks that only raise are left alone.
+
+The tests of these folders run once as they are, in a copy, which also records the functions that
+each test calls. For a mutant, those tests run which call the changed function, the quickest first,
+for at most ``--seconds`` in sum; where no test calls it (a value set at import), those that call
+any function of its file. A mutant is killed if one fails or takes far too long. Prints every mutant
+with its line and what noticed it, and the share that was killed; exits with 1 if that is below
+``--least``.
 """
 
 from __future__ import annotations
@@ -17,48 +21,30 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
+import json
+import multiprocessing
 import os
 import random
+import resource
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Which tests belong to the files under a path, the quickest first. The longest path counts.
-TESTS = {
-    "gncadeq/dynamics": "right_values solvers start gradients laws maps robust_forms",
-    "gncadeq/dynamics/frozen.py": "right_values gradients laws",
-    "gncadeq/dynamics/rollout.py": "right_values gradients models automata laws",
-    "gncadeq/cells": "right_values cells forms laws models",
-    "gncadeq/cells/ignn.py": "ignn forms zero_gradients laws",
-    "gncadeq/graph/adjacency.py": "ignn propagation forms zero_gradients laws",
-    "gncadeq/cells/propagation.py": "propagation forms laws",
-    "gncadeq/cells/monotone.py": "monotone forms laws",
-    "gncadeq/cells/growing.py": "right_values growing automata",
-    "gncadeq/graph/perception.py": "growing automata micro",
-    "gncadeq/cells/micro.py": "micro growing",
-    "gncadeq/cells/threshold.py": "automata",
-    "gncadeq/cells/totalistic.py": "automata",
-    "gncadeq/cells/binary.py": "automata",
-    "gncadeq/cells/elastic.py": "elastic",
-    "gncadeq/cells/equivariant.py": "equivariant",
-    "gncadeq/cells/relation.py": "states",
-    "gncadeq/cells/node_edge.py": "states",
-    "gncadeq/cells/typed.py": "states rows",
-    "gncadeq/cells/pyg/hetero_conv.py": "states wrap convs",
-    "gncadeq/cells/pyg/wrap.py": "wrap rows sums convs",
-    "gncadeq/cells/pyg/from_conv.py": "wrap rows convs",
-    "gncadeq/cells/pyg/conv_attention.py": "attention wrap",
-    "gncadeq/cells/pyg/conv_bounds.py": "wrap sums attention",
-    "gncadeq/cells/pyg/conv_signature.py": "wrap rows convs",
-    "gncadeq/cells/pyg/conv_sums.py": "sums wrap",
-    "gncadeq/graph/neighborhood.py": "forms transforms laws models",
-    "gncadeq/graph/layout.py": "forms transforms laws models",
-    "gncadeq/graph/sparse.py": "forms ignn growing laws",
-}
+FOLDERS = ("gncadeq/cells", "gncadeq/dynamics", "gncadeq/graph")
+# The test files about them: quick ones that need neither data nor another program.
+TESTS = (
+    "right_values rows forms cells propagation ignn monotone micro growing automata equivariant "
+    "states sums attention wrap cascade cascade_randomness sweep torchdeq solver_verdicts start "
+    "solvers error_bound certificates gradients zero_gradients robust_forms bounded_perception "
+    "transforms maps models laws"
+)
+# Imported before a copy is: they are what takes long to import, and the same for every mutant.
+HEAVY = ("torch", "torch_geometric.nn", "torchdeq", "torchvision", "pytest", "hypothesis", "scipy")
 COMPARE = {
     ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -151,27 +137,90 @@ def mutants(files: list[str], count: int, seed: int) -> list[tuple[str, int, str
     return found
 
 
-def tests_of(file: str) -> list[str]:
-    """The test files that belong to a file."""
-    path = max((p for p in TESTS if file.startswith(p)), key=len)
-    return [f"tests/test_{name}.py" for name in TESTS[path].split()]
+class Recorder:
+    """A plugin of pytest that records how long each test takes and which functions it calls."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.called = str(place) + os.sep, set()
+        self.found: dict[str, dict] = {}
+
+    def pytest_runtest_protocol(self, item, nextitem) -> None:
+        """Begin to record a test, with its fixtures."""
+        self.called, self.begun = set(), time.process_time()
+        sys.settrace(self.trace)
+
+    def trace(self, frame, event, _) -> None:
+        """Take down a call."""
+        code = frame.f_code
+        if code.co_filename.startswith(self.place):
+            self.called.add((code.co_filename, code.co_firstlineno))
+
+    def pytest_runtest_logfinish(self, nodeid, location) -> None:
+        """End it."""
+        sys.settrace(None)
+        calls = [f"{file.removeprefix(self.place)}:{line}" for file, line in self.called]
+        spent = time.process_time() - self.begun
+        self.found[nodeid] = {"seconds": spent, "calls": sorted(set(calls))}
 
 
-def noticed(place: Path, tests: list[str], seconds: float) -> str | None:
+def _run(place: Path, tests: list[str], seconds: float, record: bool) -> None:
+    """In a process of its own: run tests against the copy, and write what failed."""
+    import pytest
+
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+    os.chdir(place)
+    sys.path.insert(0, str(place))
+    sys.dont_write_bytecode = True
+    with (place / "output").open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        recorder = Recorder(place)
+        plugins = [recorder] if record else []
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins)
+        (place / "recorded").write_text(json.dumps(recorder.found))
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+def noticed(place: Path, tests: list[str], seconds: float, record: bool = False) -> str | None:
     """What fails in the copy at ``place``: a test or the time; ``None`` if all pass."""
-    environment = {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=place, env=environment, timeout=seconds, check=False, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return "time"
-    if done.returncode == 0:
+    process = multiprocessing.get_context("fork").Process(
+        target=_run, args=(place, tests, seconds, record)
+    )
+    process.start()
+    process.join()
+    if process.exitcode == 0:
         return None
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return lines[0].partition(" - ")[0] if lines else f"exit {done.returncode}"
+    lines = (place / "output").read_text(errors="replace").splitlines()
+    lines = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if process.exitcode < 0:
+        return "time"
+    return lines[0].partition(" - ")[0] if lines else f"exit {process.exitcode}"
+
+
+def function_at(source: str, line: int) -> int | None:
+    """The first line of the innermost function around a line, as its code object has it."""
+    found = None
+    for node in ast.walk(ast.parse(source)):
+        inside = isinstance(node, ast.FunctionDef) and node.lineno <= line <= node.end_lineno
+        if inside and (found is None or node.lineno > found.lineno):
+            found = node
+    if found is None or line < found.body[0].lineno:  # a default is a value set at import
+        return None
+    return min([found.lineno, *(each.lineno for each in found.decorator_list)])
+
+
+def tests_of(file: str, first: int | None, recorded: dict[str, dict], seconds: float) -> list[str]:
+    """The tests of a function that begins at a line, or else of its file, the quickest first."""
+    of_function = [t for t, r in recorded.items() if f"{file}:{first}" in r["calls"]]
+    of_file = [t for t, r in recorded.items() if any(c.startswith(f"{file}:") for c in r["calls"])]
+    chosen, spent = [], 0.0
+    for test in sorted(of_function or of_file, key=lambda t: recorded[t]["seconds"]):
+        spent += recorded[test]["seconds"]
+        if chosen and spent > seconds:
+            break
+        chosen.append(test)
+    return chosen
 
 
 def main() -> int:
@@ -180,40 +229,47 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--under", default="", help="only files under this path")
-    parser.add_argument("--seconds", type=float, default=600.0, help="limit of one test run")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests for a mutant")
     parser.add_argument("--least", type=float, default=0.0, help="share that must be killed")
+    parser.add_argument("--record", type=Path, help="keep what each test calls, or use it again")
     parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
     args = parser.parse_args()
     files = sorted(
-        str(path.relative_to(ROOT))
-        for top in {name for name in TESTS if "/" not in name[8:]}
-        for path in ([ROOT / top] if top.endswith(".py") else (ROOT / top).rglob("*.py"))
+        str(path.relative_to(ROOT)) for top in FOLDERS for path in (ROOT / top).rglob("*.py")
     )
     files = [f for f in files if f.startswith(args.under) and not f.endswith("__init__.py")]
     drawn = mutants(files, args.count, args.seed)
     if args.list:
         print("\n".join(f"{file}:{line}: {what}" for file, line, what, _ in drawn))
         return 0
-    alive, passing = 0, set()
+    for name in HEAVY:
+        importlib.import_module(name)
+    alive = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "copy"
         skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "shared")
         shutil.copytree(ROOT, place, ignore=skip)
+        kept = args.record
+        all_tests = [f"tests/test_{name}.py" for name in TESTS.split()]
+        if not (kept and kept.is_file()):
+            failed = noticed(place, all_tests, 7200, record=True)
+            if failed is not None:  # a test that fails anyway would kill every mutant
+                print(f"Expected tests that pass on the unchanged package (got {failed})")
+                return 2
+            kept = kept or place / "kept"
+            shutil.copy(place / "recorded", kept)
+        recorded = json.loads(kept.read_text())
         for number, (file, line, what, source) in enumerate(drawn, start=1):
-            tests = tests_of(file)
-            if tuple(tests) not in passing:  # a test that fails anyway would kill every mutant
-                failed = noticed(place, tests, 10 * args.seconds)
-                if failed is not None:
-                    print(f"Expected tests that pass on the unchanged package (got {failed})")
-                    return 2
-                passing.add(tuple(tests))
             target = place / file
             original = target.read_text()
+            tests = tests_of(file, function_at(original, line), recorded, args.seconds)
             target.write_text(source)
-            reason = noticed(place, tests, args.seconds)
+            limit = 60 + 3 * sum(recorded[test]["seconds"] for test in tests)
+            reason = noticed(place, tests, limit) if tests else None
             target.write_text(original)
             alive += reason is None
             word = "SURVIVED" if reason is None else "killed"
+            reason = reason or f"of {len(tests)} tests"
             print(f"{number:4d} {word:9s}{file}:{line}: {what}  ({reason})", flush=True)
     share = 1 - alive / max(1, len(drawn))
     print(f"{len(drawn) - alive} of {len(drawn)} mutants killed ({100 * share:.0f} %)")

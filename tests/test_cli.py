@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -75,6 +76,19 @@ def test_json_has_standard_output_to_itself(run):
     assert json.loads(result.stdout)["torch"] == version("torch")
 
 
+def test_what_prints_numbers_writes_them_as_json(tmp_path):
+    commands = typer.main.get_command(app).commands
+    able = {n for n, c in commands.items() if any("--json" in p.opts for p in c.params)}
+    assert able >= {"analyze", "doctor", "evaluate", "export", "grow", "predict", "run", "train"}
+    words = ["grow", "spots", "--size", "6", "--steps", "2", "--out", str(tmp_path / "run")]
+    result = runner.invoke(app, [*words, "--json", "-"])
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(result.stdout)
+    assert numbers["step"] == 2
+    assert numbers["run"] == str(tmp_path / "run")
+    assert math.isfinite(numbers["loss"])
+
+
 def test_a_quiet_run_says_nothing(monkeypatch, capsys):
     seen = []
 
@@ -127,8 +141,17 @@ def test_show_writes_pictures_that_open(run):
 
 
 def test_analyze_writes_a_page_that_loads_nothing(run):
-    result = runner.invoke(app, ["analyze", str(run / "run"), "--graphs", "3"])
+    result = runner.invoke(app, ["analyze", str(run / "run"), "--graphs", "3", "--json", "-"])
     assert result.exit_code == 0, result.output
+    assert "analysis.html" in result.stderr
+    numbers = json.loads(result.stdout)
+    assert numbers["graphs"] == numbers["converged"] == 3
+    assert numbers["certificate"] in ("structure", "norm")
+    assert 0 < numbers["rate"] < 1
+    assert len(numbers["measurements"]) == 6
+    found = numbers["measurements"]["Lyapunov exponents"]
+    assert len(found["exponents"]) == 3
+    assert found["failed"] is False
     page = (run / "run" / "analysis.html").read_text()
     assert page.count("data:image/png;base64,") >= 6
     assert "Not measured" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 
 import numpy as np
@@ -434,9 +435,15 @@ def test_what_cannot_be_exported_is_named(tmp_path):
 def test_command(tmp_path):
     path = tmp_path / "m.onnx"
     result = CliRunner().invoke(
-        app, ["export", "mnist-small", str(path), "--form", "gather", "--steps", "30", "--check"]
-    )
+        app, ["export", "mnist-small", str(path), "--form", "gather", "--steps", "30", "--check",
+              "--json", "-"],
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
+    numbers = json.loads(result.stdout)
+    assert numbers["bytes"] == path.stat().st_size
+    assert numbers["steps"] == 30
+    assert 0 <= numbers["difference"] < 1e-3
+    assert numbers["out"]["logits"]["shape"][1] == 10
     for part in ("neighbors", "num_nodes", "logits", "differ by", "after 30 steps"):
         assert part in result.output
     assert path.stat().st_size > 20_000

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
-from gncadeq.commands.printing import progress, say
+from gncadeq.commands.printing import Json, progress, say, write_numbers
 from gncadeq.commands.run_weights import load_run, load_test_set, place_of
 
 
@@ -20,14 +20,17 @@ def analyze(
     ] = None,
     graphs: Annotated[int, typer.Option(min=1, help="How many test images to look at.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of all starts.")] = 0,
+    json_file: Json = None,
 ) -> None:
     """Measure convergence, stability and path independence of a run, on one HTML page."""
-    from gncadeq.report import write_report
+    from gncadeq.report import measure_report
 
     model, folder = load_run(run)
     test_set = load_test_set(model, folder, data_root, dataset)
     page = out or place_of(run, folder) / "analysis.html"
-    say(write_report(model, test_set, page, graphs=graphs, seed=seed, progress=progress()))
+    report = measure_report(model, test_set, graphs=graphs, seed=seed, progress=progress())
+    say(report.save(page))
+    write_numbers(json_file, report.summary())
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples:\n\n"
         "    gncadeq analyze runs/mnist\n\n"
-        "    gncadeq analyze mnist --graphs 50"
+        "    gncadeq analyze mnist --graphs 50 --json -"
     )(analyze)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gncadeq.choices import Form, Program
 from gncadeq.commands.kinds import expect
-from gncadeq.commands.printing import busy, console, say
+from gncadeq.commands.printing import Json, busy, console, say, write_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,7 @@ def export(
     check: Annotated[
         bool, typer.Option("--check", help="Compare onnxruntime with PyTorch on another graph.")
     ] = False,
+    json_file: Json = None,
 ) -> None:
     """Write a run as an automaton to an ONNX file, for graphs of any size."""
     from gncadeq.export import check_onnx, to_onnx
@@ -68,7 +69,7 @@ def export(
     model, data, z0 = _load(run, fire_rate)
     with busy("exporting"):
         path = to_onnx(model, file, program=program, steps=steps, tol=tol, form=form)
-    _describe(path)
+    numbers = _describe(path)
     if check:
         usual = _CHECKED_STEPS if z0 is None else _CHECKED_GROWN
         count = usual if steps is None else steps
@@ -79,6 +80,8 @@ def export(
             f"On a graph of {data.num_nodes} nodes and {data.num_edges} edges, onnxruntime and "
             f"PyTorch differ by {worst:.1e} after {done} step{'s' * (done != 1)}"
         )
+        numbers |= {"difference": worst, "steps": done}
+    write_numbers(json_file, numbers)
 
 
 def _load(
@@ -111,22 +114,27 @@ def _load(
     return model, Batch.from_data_list([model.to_graph(image) for image in images]), None
 
 
-def _describe(path: Path) -> None:
-    """Print what goes in and out."""
+def _describe(path: Path) -> dict[str, Any]:
+    """Print what goes in and out, and return it with the size of the file."""
     import onnx
 
     graph = onnx.load(path).graph
     table = Table(box=None, pad_edge=False)
     for name in ("", "name", "type", "shape"):
         table.add_column(name)
+    ends: dict[str, dict[str, Any]] = {"in": {}, "out": {}}
     values: list[tuple[str, Any]] = [("in", v) for v in graph.input]
     for where, value in [*values, *(("out", v) for v in graph.output)]:
         kind = value.type.tensor_type
-        shape = ", ".join(d.dim_param or str(d.dim_value) for d in kind.shape.dim)
-        numpy_type = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        table.add_row(where, value.name, str(numpy_type), f"\\[{shape}]" if shape else "scalar")
+        sizes = [d.dim_param or d.dim_value for d in kind.shape.dim]
+        shape = ", ".join(map(str, sizes))
+        numpy_type = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        table.add_row(where, value.name, numpy_type, f"\\[{shape}]" if shape else "scalar")
+        ends[where][value.name] = {"type": numpy_type, "shape": sizes}
     console.print(table)
-    say(f"{path} ({path.stat().st_size:,} bytes)")
+    size = path.stat().st_size
+    say(f"{path} ({size:,} bytes)")
+    return {"file": str(path), "bytes": size, **ends}
 
 
 def register(app: typer.Typer) -> None:

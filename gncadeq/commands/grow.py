@@ -10,14 +10,15 @@ import typer
 
 from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import Resume, configure, folder_name, with_options
-from gncadeq.commands.printing import progress, remark, resumable
+from gncadeq.commands.printing import Json, progress, remark, resumable, write_numbers
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow_config import METHODS
 
 
 @with_options(GrowConfig)
-def grow(resume: Resume = False, **options: Any) -> None:
+def grow(resume: Resume = False, json_file: Json = None, **options: Any) -> None:
     """Train a rule that grows a picture from one living cell, keeps it and mends it."""
+    from gncadeq.files.csv_rows import read_rows
     from gncadeq.training.grow import grow as train
 
     target, on = options["target"], options.get("on", GrowConfig.on)
@@ -32,6 +33,11 @@ def grow(resume: Resume = False, **options: Any) -> None:
     with resumable(lost, "grow", target, "--out", config.out, "--resume"):
         cell = train(config, resume=resume, progress=progress())
     parameters = sum(p.numel() for p in cell.parameters())
+    if json_file:
+        numbers: dict[str, Any] = {"run": config.out, "parameters": parameters}
+        for last in read_rows(Path(config.out) / "metrics.csv")[-1:]:
+            numbers |= {name: float(value) for name, value in last.items() if value}
+        write_numbers(json_file, numbers)
     remark(
         f"{parameters:,} parameters. The run is in {config.out}",
         "Look at it with: " + shlex.join(["gncadeq", "run", config.out]),

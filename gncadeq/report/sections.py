@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
@@ -74,18 +76,42 @@ class Bench:
             "certificate": self.proven(),
         }
 
-    def proven(self) -> str:
-        """What is proven of the rule on the first graph, in words."""
+    def numbers(self) -> dict[str, Any]:
+        """The facts in numbers."""
+        s, (kind, rate) = self.solution, self.proof()
+        return {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "graphs": len(self.graphs),
+            "nodes": self.z0.size(0),
+            "seed": self.seed,
+            "tol": _TOL,
+            "converged": int(s.converged.sum()),
+            "mean_steps": float(s.num_steps.double().mean()),
+            "certificate": kind,
+            "rate": rate,
+        }
+
+    def proof(self) -> tuple[str | None, float | None]:
+        """What is proven of the rule on the first graph: by what, and the rate of contraction."""
         if not all(bool(p.isfinite().all()) for p in self.cell.parameters()):
-            return "none: the weights are not finite"
+            return None, None
         data = self.graphs[0]
         found = self.cell.certificate(
             data.edge_index, data.edge_attr, num_nodes=int(data.num_nodes)
         )
         if found is None or not found.promises:
-            return "none: nothing is proven of this rule"
-        rate = float(torch.as_tensor(found.rate).max())
-        if isinstance(found, StructuralCertificate):
+            return None, None
+        kind = "structure" if isinstance(found, StructuralCertificate) else "norm"
+        return kind, float(torch.as_tensor(found.rate).max())
+
+    def proven(self) -> str:
+        """The same in words."""
+        kind, rate = self.proof()
+        if kind is None:
+            finite = all(bool(p.isfinite().all()) for p in self.cell.parameters())
+            why = "nothing is proven of this rule" if finite else "the weights are not finite"
+            return f"none: {why}"
+        if kind == "structure":
             return (
                 "by structure: parts in an order, each a contraction of its own state by "
                 f"{rate:.3g} at most. One equilibrium, from every start and in every order of "

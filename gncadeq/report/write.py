@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gncadeq.check import check_count
 from gncadeq.datasets import PixelGraphs
@@ -13,6 +15,38 @@ from gncadeq.models import ImageClassifier
 from gncadeq.progress import progress_bar
 from gncadeq.report.page import Section, page
 from gncadeq.report.sections import Bench
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was measured of a classifier's rule.
+
+    Attributes:
+        title: What was measured.
+        facts: The rule, the graphs and what is proven, in words.
+        numbers: The same in numbers.
+        sections: One for each measurement.
+    """
+
+    title: str
+    facts: dict[str, str]
+    numbers: dict[str, Any]
+    sections: list[Section]
+
+    def summary(self) -> dict[str, Any]:
+        """All numbers, to be written as JSON; a measurement that failed says why."""
+        return {
+            **self.numbers,
+            "measurements": {
+                s.title: {"found": s.sentence, "failed": s.failed, **s.numbers}
+                for s in self.sections
+            },
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one HTML page."""
+        write_atomically(path, page(self.title, self.facts, self.sections).encode())
+        return Path(path)
 
 
 def write_report(
@@ -54,6 +88,18 @@ def write_report(
         >>> write_report(model, dataset, f"{root}/page.html", graphs=1, progress=False).name
         'page.html'
     """
+    return measure_report(model, dataset, graphs=graphs, seed=seed, progress=progress).save(path)
+
+
+def measure_report(
+    model: ImageClassifier,
+    dataset: PixelGraphs,
+    *,
+    graphs: int = 100,
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Measure what :func:`write_report` writes, with the same arguments."""
     check_count("graphs", graphs, 1)
     if len(dataset) == 0:
         raise ValueError("Expected a dataset with graphs (got an empty one)")
@@ -75,5 +121,4 @@ def write_report(
         except (ConvergenceError, FloatingPointError, ValueError) as error:
             sections.append(Section(title, f"Not measured: {error}", "", failed=True))
     title = f"How a rule for {dataset.name} behaves"
-    write_atomically(path, page(title, bench.facts(), sections).encode())
-    return Path(path)
+    return Report(title, bench.facts(), bench.numbers(), sections)
