@@ -40,6 +40,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq analyze runs/mnist\n\n"
         "    gncadeq analyze mnist --graphs 50 --json -"
     )(analyze)
-
-
-__all__ = ["register"]

@@ -93,6 +93,3 @@ def _machine() -> dict[str, str]:
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
     app.command(epilog="Example:\n\n    gncadeq doctor")(doctor)
-
-
-__all__ = ["register"]

@@ -96,6 +96,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq evaluate runs/mnist --solver picard --tol 1e-5 --max-steps 600\n\n"
         "    gncadeq evaluate mnist --as nca --steps 1000 --fire-rate 0.5 --start normal"
     )(evaluate)
-
-
-__all__ = ["register"]

@@ -145,6 +145,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq export mnist mnist.onnx --steps 500 --tol 1e-5 --form gather\n\n"
         "    gncadeq export runs/lizard lizard.onnx --program step --check"
     )(export)
-
-
-__all__ = ["register"]

@@ -84,6 +84,3 @@ _TRANSLATIONS: tuple[tuple[Callable[[BaseException, str], bool], Callable[[str],
 
 def _short(message: str, most: int = 200) -> str:
     return message if len(message) <= most else message[: most - 1] + "…"
-
-
-__all__ = ["sentence"]

@@ -58,6 +58,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq grow color --on mesh.ply\n\n"
         "    gncadeq grow stripes --on graph.graphml"
     )(grow)
-
-
-__all__ = ["register"]

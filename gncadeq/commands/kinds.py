@@ -87,6 +87,3 @@ def _of_weights(path: Path) -> Kind | None:
     if "z" in shapes:
         return "trajectory"
     return "colored" if "color" in shapes else None
-
-
-__all__ = ["Kind", "expect", "kind_of"]

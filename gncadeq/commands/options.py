@@ -115,15 +115,3 @@ def configure(kind: type[Config], options: dict[str, Any], resume: bool) -> Conf
         return kind(**options)
     interrupted: Any = kind.load(Path(options["out"]) / "config.json")
     return dataclasses.replace(interrupted, **options)  # type: ignore[no-any-return]
-
-
-__all__ = [
-    "DataRoot",
-    "OtherDataset",
-    "Resume",
-    "RunArgument",
-    "configure",
-    "explicit",
-    "folder_name",
-    "with_options",
-]

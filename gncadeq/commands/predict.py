@@ -288,6 +288,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq predict mnist *.jpg --out maps\n\n"
         "    gncadeq predict mnist panorama.png --as-is"
     )(predict)
-
-
-__all__ = ["register"]

@@ -131,20 +131,3 @@ def _shown(key: str, value: Any) -> str:
     if key.startswith("residual"):
         return f"{value:.1e}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-__all__ = [
-    "Json",
-    "begin",
-    "busy",
-    "console",
-    "errors",
-    "print_summary",
-    "progress",
-    "remark",
-    "resumable",
-    "say",
-    "table",
-    "unanswered",
-    "write_numbers",
-]

@@ -58,6 +58,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq render runs/spots/trajectory.safetensors spots.glb\n\n"
         "    gncadeq render runs/spots/trajectory.safetensors spots.gif --azimuth 120"
     )(render)
-
-
-__all__ = ["register"]

@@ -143,6 +143,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq run runs/lizard --steps 1000 --damage disc --fire-rate 1.0\n\n"
         "    gncadeq run runs/spots --on icosphere:4"
     )(run)
-
-
-__all__ = ["register"]

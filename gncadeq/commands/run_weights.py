@@ -45,6 +45,3 @@ def load_test_set(
 def place_of(run: str, folder: Path | None) -> Path:
     """Where pictures go by default: the run's folder, or one for shipped weights."""
     return folder or Path("runs") / Path(run).stem
-
-
-__all__ = ["load_run", "load_test_set", "place_of"]

@@ -68,6 +68,3 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples:\n\n    gncadeq show runs/mnist\n\n    gncadeq show mnist --out pics"
     )(show)
-
-
-__all__ = ["register"]

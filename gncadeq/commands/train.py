@@ -90,6 +90,3 @@ def register(app: typer.Typer) -> None:
         "    gncadeq train mnist --out runs/mnist --resume\n\n"
         "    gncadeq train mnist --recipe essay --out runs/essay"
     )(train)
-
-
-__all__ = ["register"]

@@ -134,6 +134,3 @@ def _draws(step: Step, state: Tensor) -> bool:
     rows = state.isfinite().all(1, keepdim=True)
     state = torch.where(rows, state, 0.0)
     return not torch.equal(step(state).nan_to_num(), step(state).nan_to_num())
-
-
-__all__ = ["Evidence"]

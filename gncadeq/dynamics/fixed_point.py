@@ -312,6 +312,3 @@ def _put(outcome: Tensor, index: OptTensor, mask: Tensor, value: Tensor | float)
     if index is None:
         return torch.where(mask, value, outcome)
     return outcome.index_copy(0, index, torch.where(mask, value, outcome[index]))
-
-
-__all__ = ["solve", "solve_by"]

@@ -114,6 +114,3 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         with module.device(device) if hasattr(module, "device") else nullcontext():
             module.manual_seed(seed)
         yield
-
-
-__all__ = ["Frozen"]

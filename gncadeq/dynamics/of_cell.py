@@ -100,6 +100,3 @@ class Dynamics(nn.Module):
         """Draw fresh parameters of the cell, and of a start that is a module."""
         self.cell.reset_parameters()
         reset_start(self.start)
-
-
-__all__ = ["Dynamics"]

@@ -107,6 +107,3 @@ class Residual:
 def check_criterion(value: Criterion) -> Criterion:
     """Return ``value`` if it is a known criterion, else raise ``ValueError``."""
     return check_choice("criterion", value, get_args(Criterion))
-
-
-__all__ = ["Residual", "check_criterion"]

@@ -234,6 +234,3 @@ def advance(step: Step, z: Tensor, step_size: float = 1.0, mask: OptTensor = Non
     if step_size != 1.0:
         new = torch.lerp(z, new, step_size)
     return new if mask is None else torch.where(mask, new, z)
-
-
-__all__ = ["GraphNCA", "advance"]

@@ -223,6 +223,3 @@ def warn(message: str) -> None:
 def no_trace(trace: list[Tensor]) -> Tensor | None:
     """Stack a recorded trace, or ``None`` if there is none."""
     return torch.stack(trace) if trace else None
-
-
-__all__ = ["ConvergenceError", "ConvergenceWarning", "OnFailure", "Solution", "Status", "warn"]

@@ -79,6 +79,3 @@ def _checked(z0: Tensor, name: str, x: Tensor, channels: int) -> Tensor:
             f"Expected {name} in the type of 'x', {x.dtype} (got {z0.dtype}). Use .to(x.dtype)"
         )
     return z0
-
-
-__all__ = ["Start", "StartName", "check_start", "reset_start", "start_state"]

@@ -241,13 +241,3 @@ def check_stop_mode(name: str, value: str) -> None:
 
 for _solver in solver_names():
     register(_solver)
-
-__all__ = [
-    "PREFIX",
-    "GraphSolver",
-    "check_stock_solver",
-    "check_stop_mode",
-    "register",
-    "solve_stock",
-    "solver_stat",
-]

@@ -205,6 +205,3 @@ class _Scatter:
 
 def _target(conv: Any) -> int:
     return 1 if conv.flow == "source_to_target" else 0
-
-
-__all__ = ["HeldAttentionStep", "can_hold_attention", "held_bound"]

@@ -290,18 +290,3 @@ def proofs_hold(edge_index: Tensor, weight: OptTensor, batch: OptTensor = None) 
 def _lexsort(first: Tensor, second: Tensor) -> Tensor:
     order = second.argsort(stable=True)
     return order[first[order].argsort(stable=True)]
-
-
-__all__ = [
-    "LINEAR",
-    "NON_EXPANSIVE",
-    "has_hooks",
-    "is_exact",
-    "is_hooked",
-    "is_known",
-    "proofs_hold",
-    "proven_bound",
-    "spectral_norm",
-    "takes_weights_as_they_are",
-    "weight_bound",
-]

@@ -49,6 +49,3 @@ def conv_certificate(
         degree = torch.bincount(edge_index[1], minlength=num_nodes).clamp(min=1)
         return Certificate(rate, node_weight=degree.double().sqrt())
     return Certificate(rate)
-
-
-__all__ = ["conv_certificate"]

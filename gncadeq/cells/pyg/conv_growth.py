@@ -207,6 +207,3 @@ def growth_rate(
         if t >= steps // 2:
             grown = grown + size.log()
     return (grown / (steps - steps // 2)).exp()
-
-
-__all__ = ["growth_rate", "is_linear", "settled_growth", "stretch"]

@@ -31,6 +31,3 @@ class ConvRule(MeasuredCell):
     norm_batch: bool
     activation: nn.Module
     inject: nn.Linear
-
-
-__all__ = ["ConvRule"]

@@ -219,6 +219,3 @@ class ScaledConvCell(ConvRule):
                 lambda z: step.image(z) / unit, self.activation, step.drive, degree,
                 *step.components(), self.power_steps, not self.signature.initial,
             )  # fmt: skip
-
-
-__all__ = ["ScaledConvCell"]

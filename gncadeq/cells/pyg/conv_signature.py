@@ -198,13 +198,3 @@ def _parameters(conv: nn.Module) -> dict[str, inspect.Parameter]:
         for name, parameter in _parameters(inner).items():
             found.setdefault(name, parameter)
     return found
-
-
-__all__ = [
-    "ConvSignature",
-    "check_width",
-    "conv_arguments",
-    "is_lazy",
-    "output_width",
-    "read_signature",
-]

@@ -218,6 +218,3 @@ class RestrictableConvStep(WrappedConvStep):
         if self.scale is not None:
             step.scale = self.scale if self.scale.dim() == 0 else self.scale[nodes]
         return step
-
-
-__all__ = ["RestrictableConvStep", "WrappedConvStep"]

@@ -90,6 +90,3 @@ def node_bound(
     if isinstance(summing.aggr_module, MeanAggregation):
         total = total / torch.bincount(target, minlength=num_nodes).clamp(min=1)
     return (own + other * total).unsqueeze(1)
-
-
-__all__ = ["node_bound", "sums_neighbors"]

@@ -113,6 +113,3 @@ def _trials(
                 else:
                     given[name] = like.new_ones(rows[str(kind)], *size)
             yield given
-
-
-__all__ = ["state_width"]

@@ -139,6 +139,3 @@ def new_conv(kind: Callable[..., nn.Module], channels: int | None, options: Any)
 def _makes_modules(conv: Any) -> bool:
     made = conv.func if isinstance(conv, functools.partial) else conv
     return isinstance(made, type) and issubclass(made, nn.Module)
-
-
-__all__ = ["Conv", "cell_from_conv", "new_conv"]

@@ -301,6 +301,3 @@ def _widths(conv: nn.Module, names: list[str]) -> dict[str, int]:
         "channels=...",
     )  # fmt: skip
     return found
-
-
-__all__ = ["HeteroConvCell", "HeteroConvStep"]

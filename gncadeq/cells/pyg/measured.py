@@ -181,6 +181,3 @@ def recorded(value: Tensor) -> Tensor:
         False
     """
     return value.clone() if value.is_inference() else value.detach()
-
-
-__all__ = ["MeasuredCell", "MeasuredGrowth", "measuring", "recorded"]

@@ -76,6 +76,3 @@ def norm_of(norm: str | nn.Module | None, channels: int) -> nn.Module | None:
             f"{norm!r})"
         ) from None
     return found
-
-
-__all__ = ["Activation", "activation_of", "norm_of"]

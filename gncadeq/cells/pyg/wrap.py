@@ -265,6 +265,3 @@ class WrappedConvCell(ScaledConvCell):
             f"{self.in_channels}, {self.channels}, contraction={self.contraction}, "
             f"init={self.init!r}"
         )
-
-
-__all__ = ["WrappedConvCell"]

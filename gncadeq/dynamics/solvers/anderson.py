@@ -108,6 +108,3 @@ class Anderson(Solver):
             self._last = (self._last[0][nodes], self._last[1][nodes])
         self._gram, self._valid = self._gram[graphs], self._valid[graphs]
         self._jumped = self._jumped[graphs]
-
-
-__all__ = ["Anderson"]

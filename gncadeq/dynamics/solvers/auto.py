@@ -167,6 +167,3 @@ class Auto(Solver):
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[graphs])
         self._in_use = torch.unique(self._method).tolist()
-
-
-__all__ = ["Auto"]

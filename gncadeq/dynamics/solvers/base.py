@@ -83,6 +83,3 @@ class Picard(Solver):
 def columns(graphs: Tensor, partition: Partition) -> Tensor:
     """A mask or number of each graph as a column ``[num_nodes, 1]`` for its nodes."""
     return graphs[partition.batch].unsqueeze(1)
-
-
-__all__ = ["Picard", "Solver", "columns"]

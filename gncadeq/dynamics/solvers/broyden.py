@@ -83,6 +83,3 @@ class Broyden(Solver):
         self._v = [v[nodes] for v in self._v]
         if self._last is not None:
             self._last = (self._last[0][nodes], self._last[1][nodes])
-
-
-__all__ = ["Broyden"]

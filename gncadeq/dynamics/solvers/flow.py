@@ -82,6 +82,3 @@ class Flow(Solver):
         self._z, self._g = self._z[nodes], [k[nodes] for k in self._g]
         self._stage, self._h = self._stage[graphs], self._h[graphs]
         self._fresh, self.stuck = self._fresh[graphs], self.stuck[graphs]
-
-
-__all__ = ["Flow"]

@@ -173,6 +173,3 @@ class Newton(Solver):
         self._z, self._g, self._d = self._z[nodes], self._g[nodes], self._d[nodes]
         for name in ("_hessenberg", "_size", "_probing", "_column", "_length", "_epsilon", "stuck"):
             setattr(self, name, getattr(self, name)[graphs])
-
-
-__all__ = ["Newton"]

@@ -88,6 +88,3 @@ class Safeguard(Solver):
             self._kept = (self._kept[0][nodes], self._kept[1][nodes])
         for name in ("_size", "_part", "stuck", "_now", "_bad"):
             setattr(self, name, getattr(self, name)[graphs])
-
-
-__all__ = ["Safeguard"]
