@@ -67,21 +67,21 @@ def test_every_conv_is_in_the_table():
     assert names | others <= set(TABLE), "PyTorch Geometric has convs that nobody tried"
 
 
+INTRODUCTION = """# Convs of PyTorch Geometric as rules
+
+What `GraphDEQ.from_conv` makes of every conv of PyTorch Geometric {}, written by
+`GNCADEQ_WRITE_DOCS=1 python -m pytest tests/test_convs.py`. Each row with a bound has been solved
+in float64, its gradient compared with that of the automaton unrolled to convergence (relative error
+1e-6), its nodes renumbered, and its graph solved alone and in a batch.
+
+- *edge_attr is*: what the conv calls the third argument in `deq(x, edge_index, edge_attr)`.
+- *by name*: what else it takes, as in `deq(x, edge_index, pos=pos)`.
+- *bound*: *proven*, where convergence is proven (on undirected graphs, unless the remark names
+  directed graphs, too), or *measured*, where the growth is measured and scaled away."""
+
+
 def page() -> str:
-    command = "GNCADEQ_WRITE_DOCS=1 python -m pytest tests/test_convs.py"
-    lines = [
-        "# Convs of PyTorch Geometric as rules",
-        "",
-        f"What `GraphDEQ.from_conv` makes of every conv of PyTorch Geometric {minor_version()},",
-        f"written by `{command}`. Each row with a bound has been solved in float64, its gradient",
-        "compared with that of the automaton unrolled to convergence (relative error 1e-6), its",
-        "nodes renumbered, and its graph solved alone and in a batch.",
-        "",
-        "*edge_attr is*: what the conv calls the third argument, `deq(x, edge_index, edge_attr)`.",
-        "*by name*: what else it takes, as in `deq(x, edge_index, pos=pos)`. *bound*: whether its",
-        "convergence is proven (on undirected graphs, if the remark says no more), or its growth",
-        "measured and scaled away.",
-    ]
+    lines = [INTRODUCTION.format(minor_version())]
     for title, table in (("Convs", CONVS), ("Models that map states to states", MODELS)):
         lines += ["", f"## {title}", "", "| conv | edge_attr is | by name | bound | remark |",
                   "|---|---|---|---|---|"]  # fmt: skip

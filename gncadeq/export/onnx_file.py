@@ -119,7 +119,7 @@ def _step_model(program: StepProgram) -> Any:
     assert exported is not None
     proto: Any = exported.model_proto
     del proto.graph.value_info[:]
-    _name_sizes(proto.graph, program)
+    _name_sizes(proto.graph)
     for node in proto.graph.node:  # where in the source it came from is of no use elsewhere
         node.doc_string = ""
         del node.metadata_props[:]
@@ -142,7 +142,7 @@ def _quiet() -> Iterator[None]:
         parts.setLevel(level)
 
 
-def _name_sizes(graph: Any, program: StepProgram) -> None:
+def _name_sizes(graph: Any) -> None:
     """Give open sizes names that say what they count."""
     names: dict[str, str] = {}
     for value in graph.input:

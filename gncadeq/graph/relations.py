@@ -52,11 +52,6 @@ class RelationEdges(SparseRows):
         return self.col
 
     @property
-    def num_senders(self) -> int:
-        """Number of senders."""
-        return self.num_cols
-
-    @property
     def num_relations(self) -> int:
         """Number of relations."""
         return self.kinds

@@ -21,7 +21,8 @@ class Classifier(nn.Module, ABC):
         \mathbf{y} = \mathrm{readout}(\mathbf{u}, \mathbf{z}^\star)
 
     Attributes:
-        dynamics: The :class:`gncadeq.GraphDEQ`, or an automaton put in its place.
+        dynamics: The :class:`gncadeq.GraphDEQ`, or an automaton put in its place:
+            ``model.dynamics = model.dynamics.as_nca(steps=500, fire_rate=0.5)``.
     """
 
     dynamics: GraphDEQ | GraphNCA

@@ -35,10 +35,6 @@ class NodeClassifier(Classifier):
         hidden_channels: Width of the hidden layers of both MLPs.
         deq: Arguments of :class:`GraphDEQ`.
 
-    Attributes:
-        dynamics: The :class:`GraphDEQ`, or an automaton put in its place:
-            ``model.dynamics = model.dynamics.as_nca(steps=500, fire_rate=0.5)``.
-
     Shapes:
         - **input:** node features :math:`(|\mathcal{V}|, F)`, edge indices
           :math:`(2, |\mathcal{E}|)`, what the cell wants of edges, batch vector

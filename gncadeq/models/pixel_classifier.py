@@ -44,12 +44,6 @@ class PixelGraphClassifier(ImageClassifier):
         transform: Arguments of the :class:`ImageToGraph` that makes the graphs the model is for.
         deq: Arguments of :class:`GraphDEQ`.
 
-    Attributes:
-        card: What is known of loaded weights: command, accuracy, residuals, versions, and what
-            the training images were like, so that graphs of another kind are refused.
-        dynamics: The :class:`GraphDEQ`, or an automaton put in its place:
-            ``model.dynamics = model.dynamics.as_nca(steps=500)``.
-
     Shapes:
         - **input:** node features :math:`(|\mathcal{V}|, F)`, edge indices
           :math:`(2, |\mathcal{E}|)`, edge relations :math:`(|\mathcal{E}|)`, batch vector

@@ -35,7 +35,6 @@ class HeteroConvStep:
     ) -> None:
         self.cell, self.typed, self.drive, self.edge_attr = cell, typed, drive, edge_attr
         self.scale = scale
-        self._drives = typed.layout.unpack(drive)
         self._arguments = cell.edge_arguments(typed, edge_attr)
 
     def image(self, z: Tensor) -> Tensor:

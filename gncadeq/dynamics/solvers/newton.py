@@ -64,7 +64,7 @@ class Newton(Solver):
         self._arrive(arrived, z, g, size)
         self._aim(done)
         self._shorten(failed)
-        return self._next(arrived)
+        return self._next()
 
     def _arrive(self, graphs: Tensor, z: Tensor, g: Tensor, size: Tensor) -> None:
         """Make the points of ``graphs`` those to differentiate at."""
@@ -149,7 +149,7 @@ class Newton(Solver):
         self.stuck = self.stuck | over
         self._length = torch.where(graphs, torch.where(over, 0.0, shorter), self._length)
 
-    def _next(self, arrived: Tensor) -> Tensor:
+    def _next(self) -> Tensor:
         p = self.partition
         step = columns(self._length, p) * self._d
         step = torch.where(columns(self._length == 0, p), self._g, step)
