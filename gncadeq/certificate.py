@@ -205,14 +205,16 @@ class StructuralCertificate:
         c = part.certificate
         assert isinstance(c, Certificate)
         weight = torch.ones(1) if c.channel_weight is None else c.channel_weight
-        if c.over_nodes != "sum" or c.groups != 1 or c.node_weight is not None:
+        if c.groups != 1 or c.node_weight is not None:
             return torch.full_like(own.norm(fz), float("inf"))
+        # The largest norm of a node is at most the Euclidean norm, which is at most √n times that.
+        nodes = own.sum(z.new_ones(z.size(0), 1)).flatten() if c.over_nodes == "max" else 1.0
         low, high = float(weight.min()), float(weight.max())
         residual = c.norm(fz - z, own) + torch.finfo(z.dtype).eps * c.norm(fz, own)
         for q, gain in part.drives.items():
             residual = residual + high * gain * errors[q]
         rates = c.rates(residual)
-        bound = residual / (1.0 - rates).to(residual.dtype) / low
+        bound = residual / (1.0 - rates).to(residual.dtype) / low * nodes**0.5
         return torch.where(rates < 1.0, bound, float("inf"))
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,16 @@ from gncadeq.cells.stencil import (
     stencil_bound,
     stencil_to_conv2d,
 )
-from gncadeq.cells.window import senses_window, stencil_gain
+from gncadeq.cells.window import present_relations, rows_rate, stencil_gain, window_rate
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection, Update
-from gncadeq.graph.neighborhood import Stencil, recorded
+from gncadeq.graph.neighborhood import Neighborhood, Stencil, recorded
 from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 
 StencilActivation = Literal["tanh", "relu"]
+StencilBound = Literal["window", "rows"]
 
 
 @dataclass(eq=False)
@@ -125,10 +126,17 @@ class ConvCell(Cell):
         kernel_size: Odd width of the window of offsets.
         activation: ``"tanh"``, the essay's, or ``"relu"``, for the direct form alone.
         bias: Whether to add :math:`\mathbf{b}`.
+        bound: What ``contraction`` bounds: ``"window"``, the norm above; or ``"rows"``,
+            :math:`\sum_r \lVert \mathbf{K}_r \rVert_2`, which is never smaller. It makes a
+            contraction of the direct form on *every* graph on which the weights of each relation
+            sum to at most one at a node, as those of
+            :class:`gncadeq.transforms.SoftDirections` do. The norm is that of a node's channels,
+            the largest over nodes.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
-          indices :math:`(2, |\mathcal{E}|)`, edge relations :math:`(|\mathcal{E}|)`
+          indices :math:`(2, |\mathcal{E}|)`, edge relations :math:`(|\mathcal{E}|)`, or weights
+          of every relation :math:`(|\mathcal{E}|, R)`
         - **output:** state :math:`(|\mathcal{V}|, C)`
 
     Example:
@@ -154,8 +162,10 @@ class ConvCell(Cell):
         kernel_size: int = 3,
         activation: StencilActivation = "tanh",
         bias: bool = True,
+        bound: StencilBound = "window",
     ) -> None:
         super().__init__()
+        check_choice("bound", bound, get_args(StencilBound))
         check_choice("update", update, get_args(Update))
         check_choice("injection", injection, get_args(Injection))
         check_count("in_channels", in_channels, 1)
@@ -168,11 +178,14 @@ class ConvCell(Cell):
                 f"(got {in_channels} and {channels})"
             )
         check_choice("activation", activation, get_args(StencilActivation))
+        if bound == "rows" and update == "residual":
+            raise ValueError("Expected update='direct' with bound='rows' (got 'residual')")
         if activation == "relu" and update == "residual":
             raise ValueError("Expected update='direct' with activation='relu' (got 'residual')")
         if contraction is not None:
             check_number("contraction", contraction, above=0.0)
         self.activation: StencilActivation = activation
+        self.bound: StencilBound = bound
         self.in_channels, self.channels = in_channels, channels
         self.update, self.injection, self.contraction = update, injection, contraction
         self.num_relations = kernel_size**2
@@ -206,7 +219,8 @@ class ConvCell(Cell):
         weight: Tensor = self.weight_z
         if self.contraction is None:
             return weight
-        weight = weight * (self.contraction / stencil_bound(weight).clamp(min=self.contraction))
+        norm = stencil_bound(weight) if self.bound == "window" else _norms(weight).sum()
+        weight = weight * (self.contraction / norm.clamp(min=self.contraction))
         weight = weight * (self.scale[None, :] / self.scale[:, None])
         if self.update == "residual":
             center = torch.zeros_like(weight)
@@ -221,7 +235,9 @@ class ConvCell(Cell):
         Direct form: the :func:`~gncadeq.cells.stencil_bound` :math:`\kappa` of the state's stencil,
         in the norm :math:`\lVert \mathbf{D}^{-1} \cdot \rVert_2` with a ``contraction`` and in the
         Euclidean one without. Residual form: :math:`\sqrt{1 + \kappa^2}`, with :math:`\kappa` the
-        bound of the stencil plus the identity, which is the rate near the equilibrium.
+        bound of the stencil plus the identity, which is the rate near the equilibrium. With
+        ``bound="rows"`` the sum of the norms of its matrices, which holds where the weights of each
+        relation sum to at most one at a node; with the graph what they sum to there.
 
         Args:
             graph: Data with the relations in ``edge_attr``. The stencil is then cut down to the
@@ -230,7 +246,12 @@ class ConvCell(Cell):
                 that are present: Moore neighbourhoods for 3 × 3, not von Neumann ones. Graphs with
                 edges missing here and there have no bound.
         """
-        weight = self.state_weight() * (self.scale[:, None] / self.scale[None, :])
+        weight = self._scaled()
+        if self.bound == "rows":
+            if graph is None:
+                return _norms(weight).sum()
+            hood = self._hood(graph.edge_index, graph.edge_attr, int(graph.num_nodes))
+            return torch.as_tensor(rows_rate(weight, hood))
         if graph is not None:
             weight = weight * present_relations(graph, self.num_relations)[:, None, None]
         if self.update == "direct":
@@ -253,7 +274,12 @@ class ConvCell(Cell):
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> Certificate | None:
         """The contraction by :meth:`lipschitz_bound` on pixel graphs, whose nodes sense all pixels
-        that are present in their window, or in the part of it that occurs."""
+        that are present in their window, or in the part of it that occurs; with weights, or
+        ``bound="rows"``, that of rows on any graph."""
+        hood = self._hood(edge_index, edge_attr, num_nodes)
+        if self.bound == "rows" or (hood.weighted and self.update == "direct"):
+            sums = rows_rate(self._scaled(), hood, context.get("batch"))
+            return Certificate(sums, "max", channel_weight=1.0 / self.scale)
         rate = window_rate(self, edge_index, edge_attr, num_nodes, context.get("batch"))
         return None if rate is None else Certificate(rate, channel_weight=1.0 / self.scale)
 
@@ -266,7 +292,7 @@ class ConvCell(Cell):
         self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
     ) -> Callable[[Tensor], ConvStep]:
         """Bind the graph; see :class:`Cell`."""
-        hood = prepare_neighborhood(edge_index, edge_attr, num_nodes, self.num_relations)
+        hood = self._hood(edge_index, edge_attr, num_nodes)
         stencil = hood.stencil(self.state_weight())
         stencil_x = None if self.weight_x is None else hood.stencil(self.weight_x)
 
@@ -276,6 +302,13 @@ class ConvCell(Cell):
             return ConvStep(stencil, drive, self.update == "residual", self.activation)
 
         return bind
+
+    def _hood(self, edge_index: Adj, edge_attr: OptTensor, num_nodes: int) -> Neighborhood:
+        return prepare_neighborhood(edge_index, edge_attr, num_nodes, self.num_relations)
+
+    def _scaled(self) -> Tensor:
+        """The stencil as it is in the norm in which it is bounded."""
+        return self.state_weight() * (self.scale[:, None] / self.scale[None, :])
 
     def to_conv2d(self) -> nn.Conv2d:
         """The ``Conv2d`` that ``[x, z]`` meets on a full pixel grid (superposed injection).
@@ -299,48 +332,14 @@ class ConvCell(Cell):
             text += f", contraction={self.contraction:g}"
         if self.activation != "tanh":
             text += f", activation={self.activation!r}"
+        if self.bound != "window":
+            text += f", bound={self.bound!r}"
         return text
 
 
+def _norms(weight: Tensor) -> Tensor:
+    """``[num_relations]``, the spectral norm of every matrix of a stencil."""
+    return torch.linalg.matrix_norm(weight, 2)  # type: ignore[no-any-return]
+
+
 _DRIVE_GAIN = 1.5  # drives the tanh out of its linear range, where the mean forgets all detail
-
-
-def present_relations(graph: Data, num_relations: int) -> Tensor:
-    """``[num_relations]`` booleans: which relations occur in the graph, the central one always.
-
-    Raises:
-        ValueError: If the graph has no relations in ``edge_attr``.
-    """
-    if graph.edge_attr is None:
-        raise ValueError("Expected a graph with the relations in 'edge_attr' (got None)")
-    present = torch.zeros(num_relations, dtype=torch.bool, device=graph.edge_attr.device)
-    present[graph.edge_attr.long().flatten()] = True
-    present[num_relations // 2] = True
-    return present
-
-
-def window_rate(
-    cell: Any, edge_index: Adj, relation: OptTensor, num_nodes: int, batch: OptTensor = None
-) -> float | Tensor | None:
-    """The Lipschitz bound of a stencil's cell on a graph, or of each graph of a batch: ``None``, or
-    infinity, where it has none."""
-    count = int(cell.num_relations)
-    hood = prepare_neighborhood(edge_index, relation, num_nodes, count)
-    whole = senses_window(hood, batch=batch)
-    if bool(whole.all()):
-        return float(cell.lipschitz_bound())
-    rate = torch.full_like(whole, float("inf"), dtype=torch.double)
-    if bool(whole.any()):
-        rate[whole] = float(cell.lipschitz_bound())
-    # Else by what occurs of the window: a bound for each set of relations, not for each graph.
-    edges = hood.incoming
-    present = whole.new_zeros(whole.numel(), count)
-    present[:, count // 2] = True
-    present[0 if batch is None else batch[edges.receiver], edges.relation] = True
-    part = senses_window(hood, present, batch) & ~whole
-    for relations in torch.unique(present[part], dim=0):
-        same = part & (present == relations).all(1)
-        rate[same] = float(cell.lipschitz_bound(Data(edge_attr=relations.nonzero().flatten())))
-    if not bool(rate.isfinite().any()):
-        return None
-    return float(rate) if batch is None else rate

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
-from gncadeq.cells.conv import present_relations, window_rate
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
+from gncadeq.cells.window import present_relations, window_rate
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_number
 from gncadeq.graph.neighborhood import Stencil

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gncadeq.cell import check_graph
 from gncadeq.check import check_count, check_flag, check_type
 from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
+from gncadeq.graph.relations import weighted_relations
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -28,9 +29,13 @@ def prepare_neighborhood(
     ``edge_index`` (with ``edge_attr=None``): to solve on one graph many times, or to force a form.
     A neighbourhood that is prepared already is returned as it is.
 
+    An edge whose direction lies between those of the window has several relations: weights
+    ``[num_edges, num_relations]`` say what it counts in each, and nothing is added to them, so a
+    node senses itself by an edge (:class:`gncadeq.transforms.SoftDirections` writes them).
+
     Args:
         edge_index: Edge indices ``[2, num_edges]``.
-        relation: The relation of every edge.
+        relation: The relation of every edge, or its weight in each.
         num_nodes: Number of nodes.
         num_relations: Number of relations, the central one included.
         kind: The form, see :class:`~gncadeq.graph.neighborhood.Neighborhood`.
@@ -46,8 +51,8 @@ def prepare_neighborhood(
         'csr'
 
     Raises:
-        ValueError: If ``relation`` is missing, or not one entry an edge.
-        TypeError: If ``relation`` is not an integer tensor.
+        ValueError: If ``relation`` is missing, or not one entry or a row of weights an edge.
+        TypeError: If ``relation`` is of another type.
     """
     if isinstance(edge_index, Neighborhood):
         if edge_index.num_relations != num_relations:
@@ -60,6 +65,9 @@ def prepare_neighborhood(
         check_count("num_nodes", num_nodes)
         check_count("num_relations", num_relations, 1)
     check_edge_index(edge_index)
+    if isinstance(relation, Tensor) and relation.is_floating_point() and relation.dim() == 2:
+        ends, kinds, weight = weighted_relations(edge_index.long(), relation, num_relations)
+        return Neighborhood(ends, kinds, num_nodes, num_relations, kind, weight=weight)
     relation = _check_relation(relation, edge_index.size(1))
     center = num_relations // 2
     neighbors = (relation != center) | (edge_index[0] != edge_index[1])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import isqrt
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.graph.neighborhood import Neighborhood
@@ -45,7 +47,7 @@ def senses_window(
         return torch.ones(graphs, dtype=torch.bool, device=like.device)
     r = neighborhood.num_relations
     width = isqrt(r)
-    if width * width != r or width % 2 == 0:
+    if width * width != r or width % 2 == 0 or neighborhood.weighted:
         return torch.zeros(graphs, dtype=torch.bool, device=like.device)
     e, n = neighborhood.incoming, neighborhood.num_nodes
     source, target, kind = (v.cpu().numpy() for v in (e.sender, e.receiver, e.relation))
@@ -105,18 +107,76 @@ def stencil_gain(weight: Tensor, edge_index: Adj, edge_attr: OptTensor, num_node
     r"""How much a stencil ``[kernel², in_channels, out_channels]`` stretches Euclidean distances on
     a graph at most.
 
-    Where pixels sense their whole window it is :func:`stencil_bound`; else, with at most
-    :math:`a_r` edges of relation :math:`r` to a node and :math:`b_r` from one,
+    Where pixels sense their whole window it is :func:`stencil_bound`; else, with weights of edges
+    of relation :math:`r` that sum to at most :math:`a_r` at a target and :math:`b_r` at a source
+    (one for each edge, unless they are given),
     :math:`\sum_r \sqrt{a_r b_r} \, \lVert \mathbf{K}_r \rVert_2`.
     """
     hood = prepare_neighborhood(edge_index, edge_attr, num_nodes, weight.size(0))
     square = hood.grid is not None or hood.num_sources == hood.num_nodes
     if square and bool(senses_window(hood).all()):
         return float(stencil_bound(weight, 64))
-    e, r = hood.incoming, hood.num_relations
-    most = [
-        torch.bincount(node.long() * r + e.relation.long(), minlength=size * r).view(-1, r).amax(0)
-        for node, size in ((e.receiver, hood.num_nodes), (e.sender, hood.num_sources))
-    ]
-    size = (most[0] * most[1]).to(weight.dtype).sqrt()
-    return float((size * torch.linalg.matrix_norm(weight, 2)).sum())
+    most = hood.row_sums().amax(0) * hood.reversed().row_sums().amax(0)
+    return float((most.to(weight.dtype).sqrt() * torch.linalg.matrix_norm(weight, 2)).sum())
+
+
+def present_relations(graph: Data, num_relations: int) -> Tensor:
+    """``[num_relations]`` booleans: which relations occur in the graph, the central one always.
+
+    Raises:
+        ValueError: If the graph has no relations in ``edge_attr``.
+    """
+    if graph.edge_attr is None:
+        raise ValueError("Expected a graph with the relations in 'edge_attr' (got None)")
+    present = torch.zeros(num_relations, dtype=torch.bool, device=graph.edge_attr.device)
+    present[graph.edge_attr.long().flatten()] = True
+    present[num_relations // 2] = True
+    return present
+
+
+def window_rate(
+    cell: Any, edge_index: Adj, relation: OptTensor, num_nodes: int, batch: OptTensor = None
+) -> float | Tensor | None:
+    """The Lipschitz bound of a stencil's cell on a graph, or of each graph of a batch: ``None``, or
+    infinity, where it has none."""
+    count = int(cell.num_relations)
+    hood = prepare_neighborhood(edge_index, relation, num_nodes, count)
+    whole = senses_window(hood, batch=batch)
+    if bool(whole.all()):
+        return float(cell.lipschitz_bound())
+    rate = torch.full_like(whole, float("inf"), dtype=torch.double)
+    if bool(whole.any()):
+        rate[whole] = float(cell.lipschitz_bound())
+    # Else by what occurs of the window: a bound for each set of relations, not for each graph.
+    edges = hood.incoming
+    present = whole.new_zeros(whole.numel(), count)
+    present[:, count // 2] = True
+    present[0 if batch is None else batch[edges.receiver], edges.relation] = True
+    part = senses_window(hood, present, batch) & ~whole
+    for relations in torch.unique(present[part], dim=0):
+        same = part & (present == relations).all(1)
+        rate[same] = float(cell.lipschitz_bound(Data(edge_attr=relations.nonzero().flatten())))
+    if not bool(rate.isfinite().any()):
+        return None
+    return float(rate) if batch is None else rate
+
+
+def rows_rate(weight: Tensor, hood: Neighborhood, batch: OptTensor = None) -> float | Tensor:
+    r"""How much a stencil stretches the largest norm of a node, on any graph or each of a batch.
+
+    With weights of relation :math:`r` whose absolute values sum to :math:`a_{ir}` at node
+    :math:`i`, :math:`\max_i \sum_r a_{ir} \lVert \mathbf{K}_r \rVert_2`.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1], [1, 1]])
+        >>> hood = Neighborhood(edge_index, torch.tensor([0, 0]), 2, 1)
+        >>> rows_rate(torch.full((1, 1, 1), 0.25), hood)
+        0.5
+    """
+    norms = torch.linalg.matrix_norm(weight.double(), 2)
+    each = hood.row_sums().to(norms) @ norms
+    if batch is None:
+        return float(each.max()) if each.numel() else 0.0
+    graphs = int(batch.max()) + 1 if batch.numel() else 0
+    largest: Tensor = each.new_zeros(graphs).scatter_reduce_(0, batch, each, "amax")
+    return largest

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gncadeq.graph.grid import GridShape
 from gncadeq.graph.neighborhood import Neighborhood, checked_edges
+from gncadeq.graph.relations import weighted_relations
 
 UP = 9
 """The first of the nine relations from a level to the next: 9 is up-left, 17 down-right."""
@@ -36,7 +37,8 @@ class Pyramid(Neighborhood):
     Args:
         edge_index: Edge indices ``[2, num_edges]``.
         relation: ``[num_edges]``, 0 to 8 within a level and 9 to 17 from the level below, as
-            :class:`gncadeq.transforms.ImageToGraph` writes them.
+            :class:`gncadeq.transforms.ImageToGraph` writes them; or the weights
+            ``[num_edges, 18]`` of each relation, as :class:`gncadeq.transforms.SoftPyramid` does.
         num_nodes: Number of nodes.
 
     Raises:
@@ -45,6 +47,9 @@ class Pyramid(Neighborhood):
 
     def __init__(self, edge_index: Tensor, relation: Tensor | None, num_nodes: int) -> None:
         edge_index = checked_edges(edge_index, num_nodes)
+        weight = None
+        if relation is not None and relation.dim() == 2 and relation.is_floating_point():
+            edge_index, relation, weight = weighted_relations(edge_index, relation, 2 * UP)
         if relation is None or relation.shape != (edge_index.size(1),):
             raise ValueError(
                 "Expected 'edge_attr' with the relation of every edge, [num_edges] (got "
@@ -73,13 +78,15 @@ class Pyramid(Neighborhood):
                     torch.stack([place[source[edges]], place[target[edges]]]),
                     relation[edges] - UP, rows.numel(), UP,
                     num_sources=self.levels[-1].rows.numel(),
+                    weight=None if weight is None else weight[edges],
                 )  # fmt: skip
             ends = torch.stack([place[source[here]], place[target[here]]])
-            loops = place[rows].expand(2, -1)  # every node senses itself
+            if weight is None:  # every node senses itself
+                ends = torch.cat([ends, place[rows].expand(2, -1)], 1)
+                own = torch.cat([own, own.new_full((rows.numel(),), UP // 2)])
             within = Neighborhood(
-                torch.cat([ends, loops], 1),
-                torch.cat([own, own.new_full((rows.numel(),), UP // 2)]), rows.numel(), UP,
-            )  # fmt: skip
+                ends, own, rows.numel(), UP, weight=None if weight is None else weight[here]
+            )
             self.levels.append(Level(rows, within, up))
         self.num_nodes = self.num_sources = num_nodes
         self._ends = source, target

@@ -4,7 +4,9 @@ A stencil convolution on a graph whose edges carry a *relation* ``r`` (on pixels
 offset) is
 
 .. math::
-    y_i = \\sum_{(j \\to i,\\, r) \\in \\mathcal{E}} \\mathbf{W}_r \\, z_j .
+    y_i = \\sum_{(j \\to i,\\, r) \\in \\mathcal{E}} a_{ijr} \\, \\mathbf{W}_r \\, z_j .
+
+The weights :math:`a` are one, unless edges have directions in between, and so several relations.
 
 :class:`Neighborhood` sorts the edges once and then evaluates it as ``conv2d`` where the graph is
 a batch of equal full grids (``kind="grid"``), and as one matrix product and one sparse sum
@@ -40,6 +42,7 @@ class Neighborhood:
             forces it.
         num_sources: Number of sources, where those are other nodes than the targets: the edges
             from one level of a pyramid to the next.
+        weight: ``[num_edges]``, what each edge counts; ``None`` for ones. A constant.
 
     Raises:
         ValueError: If an index or a relation is out of range, or ``kind="grid"`` is asked of a
@@ -65,6 +68,7 @@ class Neighborhood:
         num_relations: int,
         kind: Literal["auto", "grid", "csr"] = "auto",
         num_sources: int | None = None,
+        weight: Tensor | None = None,
     ) -> None:
         check_choice("kind", kind, ("auto", "grid", "csr"))
         if num_sources is None:
@@ -76,10 +80,10 @@ class Neighborhood:
         self.num_nodes, self.num_relations = num_nodes, num_relations
         self.num_sources = num_nodes if num_sources is None else num_sources
         self._incoming: RelationEdges | None = RelationEdges(
-            edge_index[1], edge_index[0], relation, num_nodes, num_relations, num_sources
+            edge_index[1], edge_index[0], relation, num_nodes, num_relations, num_sources, weight
         )
         self._below: GridShape | None = None
-        square = num_sources is None and kind != "csr"
+        square = num_sources is None and weight is None and kind != "csr"
         self.grid = detect_grid(self.incoming) if square else None
         if kind == "grid" and self.grid is None:
             raise ValueError(
@@ -115,6 +119,25 @@ class Neighborhood:
             first = (graph[1:] == graph[:-1]).nonzero().flatten()
             return first, first + 1
         return self.incoming.sender, self.incoming.receiver
+
+    @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+        return self._incoming is not None and self._incoming.weight is not None
+
+    def row_sums(self) -> Tensor:
+        """``[num_nodes, num_relations]``, the sums of the absolute weights of every node's edges.
+
+        Example:
+            >>> edge_index = torch.tensor([[0, 1], [1, 1]])
+            >>> Neighborhood(edge_index, torch.tensor([0, 0]), 2, 1).row_sums()
+            tensor([[0.],
+                    [2.]])
+        """
+        e = self.incoming
+        size = e.col.new_ones(e.num_edges).float() if e.weight is None else e.weight.abs()
+        sums = size.new_zeros(e.num_rows).index_add_(0, e.row.long(), size)
+        return sums.view(self.num_nodes, self.num_relations)
 
     @property
     def incoming(self) -> RelationEdges:
@@ -216,6 +239,8 @@ class Stencil:
         if torch.compiler.is_compiling():  # in operations that the compiler knows
             packed = self.weight.to(dtype).transpose(0, 1).reshape(self.in_channels, -1)
             messages = (z @ packed).view(-1, self.out_channels)[n.incoming.slot]
+            weight = n.incoming.weights(z)
+            messages = messages if weight is None else messages * weight[:, None]
             return messages.new_zeros(n.num_nodes, self.out_channels).index_add(
                 0, n.incoming.receiver, messages
             )

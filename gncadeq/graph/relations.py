@@ -3,7 +3,8 @@
 .. math::
     y_i = \\sum_{(j \to i,\\, r) \\in \\mathcal{E}} \\mathbf{W}_r \\, z_j
 
-runs as one matrix product and one sparse sum, in whichever order has the smaller intermediate.
+runs as one matrix product and one sparse sum, in whichever order has the smaller intermediate. An
+edge may have a weight, a constant that multiplies what it carries.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ _BLOCK = 2**18  # entries that are gathered at a time; 1 MB in single precision
 
 class RelationEdges(SparseRows):
     """Edges ``[num_edges]`` of ``n`` receivers sorted by (receiver, relation), a row for each of
-    the ``r`` relations of a receiver. Senders may be ``m`` other nodes.
+    the ``r`` relations of a receiver. Senders may be ``m`` other nodes; edges may have weights.
     """
 
+    weight: OptTensor = None
     _slot: Tensor | None = None
     _reversed: RelationEdges | weakref.ref[RelationEdges] | None = None
 
@@ -39,12 +41,15 @@ class RelationEdges(SparseRows):
         n: int,
         r: int,
         m: int | None = None,
+        weight: OptTensor = None,
     ) -> None:
         key = receiver.long() * r + relation
         if key.numel() > 1 and not bool((key[1:] >= key[:-1]).all()):
             order = _order(key, n * r)
             key, sender = key[order], sender[order]
+            weight = None if weight is None else weight[order]
         super().__init__(key, sender, n * r, n if m is None else m, r)
+        self.weight = weight
 
     @property
     def sender(self) -> Tensor:
@@ -74,7 +79,7 @@ class RelationEdges(SparseRows):
         if known is None:
             known = RelationEdges(
                 self.sender, self.receiver, self.relation, self.num_cols, self.kinds,
-                self.num_nodes,
+                self.num_nodes, self.weight,
             )  # fmt: skip
             known._reversed = weakref.ref(self)  # two references would be a cycle
             self._reversed = known
@@ -91,11 +96,60 @@ class RelationEdges(SparseRows):
             self._slot = self.sender * self.kinds + self.relation
         return self._slot
 
+    def weights(self, like: Tensor) -> OptTensor:
+        """The weights in the precision of a state."""
+        return None if self.weight is None else self.weight.to(like.dtype)
+
+    def cut(self, nodes: Tensor, sources: OptTensor = None) -> tuple[RelationEdges, Tensor]:
+        """The edges to ascending ``nodes`` from ``sources``; also which they are."""
+        new, kept = super().cut(nodes, sources)
+        new.weight = None if self.weight is None else self.weight[kept]
+        return new, kept
+
     def gather(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """What each receiver's slots sum to, ``[nodes, num_relations * channels]`` a block."""
         most = max(64, _BLOCK // max(1, self.kinds * z.size(1)))
-        for nodes, y in self.product_blocks(z, None, most):
+        for nodes, y in self.product_blocks(z, self.weights(z), most):
             yield nodes, y.flatten(1)
+
+
+def weighted_relations(
+    edge_index: Tensor, edge_attr: Tensor, num_relations: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """An edge for every relation that an edge has, with its weight.
+
+    Args:
+        edge_index: ``[2, num_edges]``.
+        edge_attr: ``[num_edges, num_relations]``, what an edge counts in each relation.
+        num_relations: Number of relations.
+
+    Returns:
+        Edge indices, relations and weights of those that aren't zero.
+
+    Raises:
+        ValueError: If the weights have another shape, aren't finite, or require a gradient, which
+            they would not get.
+
+    Example:
+        >>> between = torch.tensor([[0.25, 0.75, 0.0]])
+        >>> weighted_relations(torch.tensor([[0], [1]]), between, 3)
+        (tensor([[0, 0],
+                [1, 1]]), tensor([0, 1]), tensor([0.2500, 0.7500]))
+    """
+    if edge_attr.shape != (edge_index.size(1), num_relations):
+        raise ValueError(
+            "Expected weights 'edge_attr' of shape [num_edges, num_relations] = "
+            f"[{edge_index.size(1)}, {num_relations}] (got {list(edge_attr.shape)})"
+        )
+    if edge_attr.requires_grad:
+        raise ValueError(
+            "Expected constant weights 'edge_attr' (got some that require a gradient). Use "
+            "edge_attr.detach()"
+        )
+    if not bool(edge_attr.isfinite().all()):
+        raise ValueError("Expected finite weights 'edge_attr' (got NaN or infinity)")
+    edge, relation = edge_attr.nonzero(as_tuple=True)
+    return edge_index[:, edge], relation, edge_attr[edge, relation]
 
 
 def _order(key: Tensor, size: int) -> Tensor:
@@ -136,7 +190,7 @@ def convolve(z: Tensor, weight: Tensor, edges: RelationEdges) -> Tensor:
     packed = weight.transpose(0, 1).reshape(c_in, r * c_out)
     messages = _scratch(z.size(0) * r * c_out, z).view(z.size(0), r * c_out)
     torch.mm(z, packed, out=messages)
-    return bag_sum(messages.view(-1, c_out), edges.slot, edges.node_ptr)
+    return bag_sum(messages.view(-1, c_out), edges.slot, edges.node_ptr, edges.weights(z))
 
 
 def _correlate(z: Tensor, g: Tensor, edges: RelationEdges) -> Tensor:

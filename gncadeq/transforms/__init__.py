@@ -2,6 +2,7 @@
 
 from gncadeq.transforms.coarsen import Coarsen
 from gncadeq.transforms.digits import FindDigits, FoundDigit, stroke_width
+from gncadeq.transforms.directions import SoftDirections
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
 from gncadeq.transforms.kernels import PixelKernels, surface_filters
@@ -26,6 +27,7 @@ __all__ = [
     "NonBacktracking",
     "PixelKernels",
     "PointsToGraph",
+    "SoftDirections",
     "SurfaceSweeps",
     "Sweeps",
     "graph_to_image",
