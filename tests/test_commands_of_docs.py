@@ -69,7 +69,7 @@ def test_a_smoke_run_does_not_write_over_measurements(example):
     assert "tempfile.mkdtemp(" in source or '"--out"' not in source
 
 
-@pytest.mark.parametrize("page", ["graph_automata", "path_independence", "torchdeq"])
+@pytest.mark.parametrize("page", ["graph_automata", "path_independence", "rest", "torchdeq"])
 def test_the_snippets_of_a_page_run(page):
     names: dict = {}
     text = (REPOSITORY / "docs" / f"{page}.md").read_text()

@@ -42,7 +42,7 @@ class Neighborhood:
             forces it.
         num_sources: Number of sources, where those are other nodes than the targets: the edges
             from one level of a pyramid to the next.
-        weight: ``[num_edges]``, what each edge counts; ``None`` for ones. A constant.
+        weight: ``[num_edges]``, what each edge counts; ``None`` for ones.
 
     Raises:
         ValueError: If an index or a relation is out of range, or ``kind="grid"`` is asked of a
@@ -236,11 +236,11 @@ class Stencil:
             return self._conv2d(z, n.grid, n._below)
         dtype = torch.promote_types(z.dtype, self.weight.dtype)
         z = z.to(dtype)
-        if torch.compiler.is_compiling():  # in operations that the compiler knows
+        edge = n.incoming.weights(z)
+        if torch.compiler.is_compiling() or _varies(edge):  # in operations that torch knows
             packed = self.weight.to(dtype).transpose(0, 1).reshape(self.in_channels, -1)
             messages = (z @ packed).view(-1, self.out_channels)[n.incoming.slot]
-            weight = n.incoming.weights(z)
-            messages = messages if weight is None else messages * weight[:, None]
+            messages = messages if edge is None else messages * edge[:, None]
             return messages.new_zeros(n.num_nodes, self.out_channels).index_add(
                 0, n.incoming.receiver, messages
             )
@@ -279,6 +279,11 @@ class Stencil:
         new.__dict__.update(self.__dict__)
         new.neighborhood = self.neighborhood.restrict(nodes)
         return new
+
+
+def _varies(weight: Tensor | None) -> bool:
+    """Whether there may be a derivative to the weights of edges."""
+    return weight is not None and ((weight.requires_grad and recorded()) or transforms_active())
 
 
 def transforms_active() -> bool:

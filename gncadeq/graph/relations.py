@@ -4,7 +4,7 @@
     y_i = \\sum_{(j \to i,\\, r) \\in \\mathcal{E}} \\mathbf{W}_r \\, z_j
 
 runs as one matrix product and one sparse sum, in whichever order has the smaller intermediate. An
-edge may have a weight, a constant that multiplies what it carries.
+edge may have a weight that multiplies what it carries.
 """
 
 from __future__ import annotations
@@ -127,8 +127,7 @@ def weighted_relations(
         Edge indices, relations and weights of those that aren't zero.
 
     Raises:
-        ValueError: If the weights have another shape, aren't finite, or require a gradient, which
-            they would not get.
+        ValueError: If the weights have another shape or aren't finite.
 
     Example:
         >>> between = torch.tensor([[0.25, 0.75, 0.0]])
@@ -140,11 +139,6 @@ def weighted_relations(
         raise ValueError(
             "Expected weights 'edge_attr' of shape [num_edges, num_relations] = "
             f"[{edge_index.size(1)}, {num_relations}] (got {list(edge_attr.shape)})"
-        )
-    if edge_attr.requires_grad:
-        raise ValueError(
-            "Expected constant weights 'edge_attr' (got some that require a gradient). Use "
-            "edge_attr.detach()"
         )
     if not bool(edge_attr.isfinite().all()):
         raise ValueError("Expected finite weights 'edge_attr' (got NaN or infinity)")

@@ -75,11 +75,13 @@ class SoftDirections(BaseTransform):  # type: ignore[misc]
         for key, value in data.to_dict().items():
             if data.is_edge_attr(key):
                 del out[key]
-            elif data.is_node_attr(key) and key != "pos":
+            elif key == "x" or (data.is_node_attr(key) and key != "pos" and len(pos) > 1):
                 out[key] = torch.cat([value, value.new_zeros(more, *value.shape[1:])])
-        for key, value in (nodes | edges).items():
-            if key not in ("row", "level") or (key == "level" and self.boxes):
-                out[key] = value
+        kept = {"pos": nodes["pos"]} | ({"level": nodes["level"]} if self.boxes else {})
+        for key, value in (kept | edges).items():
+            out[key] = value
+        if "num_nodes" in out:
+            out.num_nodes = len(out.pos)
         return out
 
     def batch(self, data: Batch) -> Batch:
