@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz slow mutants lint docs examples bench clean
+.PHONY: demo test fuzz slow mutants lint docs links examples bench clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ lint: .venv/installed ## style and types
 
 docs: .venv/installed ## the documentation, in docs/_build/html; warnings are errors
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
+
+links: .venv/installed ## do the links of the documentation lead somewhere? needs a network
+	$(BIN)/sphinx-build -q -b linkcheck -D nb_execution_mode=off docs docs/_build/links
 
 examples: .venv/installed ## every example in its smoke mode
 	set -e; for e in examples/*.py; do $(BIN)/python $$e --smoke; done

@@ -1,9 +1,13 @@
 """Build the documentation: ``make docs`` writes ``docs/_build/html``; warnings are errors."""
 
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
 
 from gncadeq import __version__
 
@@ -50,6 +54,57 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
+# Links: a name in a docstring must exist, and leads to its place in the reference, if it has one.
+nitpicky = True
+nitpick_ignore = [("py:class", "ExportedProgram")]  # of torch.export, imported for types alone
+# make links also looks at the pages elsewhere, for which it needs a network.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_workers = 4
+linkcheck_ignore = [r"http://localhost"]
+
+
+def find_name(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Link a name by another path than that of the reference (``gncadeq.GraphDEQ``).
+
+    A name that exists and is not in the reference is shown without a link; for one that does not
+    exist, nothing is returned, and the build fails.
+    """
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not re.fullmatch(r"[\w.]+", target):
+        return None
+    if "." in target and not exists(target) and not exists(f"{node.get('py:module')}.{target}"):
+        return None
+    domain = env.get_domain("py")
+    last = target.split(".")[-2:]
+    for tail in ("." + ".".join(last), "." + last[-1]):
+        found = [name for name in domain.objects if name.endswith(tail)]
+        if found:
+            entry = domain.objects[min(found, key=len)]
+            uri = f"{app.builder.get_relative_uri(node['refdoc'], entry.docname)}#{entry.node_id}"
+            return nodes.reference("", "", content, internal=True, refuri=uri)
+    known = [module for name, module in sys.modules.items() if name.startswith("gncadeq")]
+    return content if "." in target or any(hasattr(each, target) for each in known) else None
+
+
+def exists(path: str) -> bool:
+    """Whether there is an object of that dotted name."""
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            value = import_module(".".join(parts[:count]))
+        except ImportError:
+            continue
+        for name in parts[count:]:
+            if name in getattr(value, "__annotations__", ()):  # a field without a default
+                return True
+            if not hasattr(value, name):
+                return False
+            value = getattr(value, name)
+        return True
+    return False
+
+
 def write_commands(app: Any) -> None:
     """Write the page of the commands, from what ``--help`` knows."""
     page = Path(app.srcdir) / "reference" / "commands.md"
@@ -63,3 +118,4 @@ def write_commands(app: Any) -> None:
 def setup(app: Any) -> None:
     """Write what is written anew in every build."""
     app.connect("builder-inited", write_commands)
+    app.connect("missing-reference", find_name)

@@ -90,8 +90,8 @@ class StagedStep(Protocol):
     """A step whose state is parts in an order, of which each reads itself and earlier ones."""
 
     stages: list[Any]
-    """The parts: each with ``take(z)``, its own state; ``rows``, of which those are; and
-    ``bind(states)``, its step, given the states of earlier parts."""
+    """The parts. Each has ``take(z)``, which returns its own state; ``rows``, the nodes of that
+    state; and ``bind(states)``, which returns its step for given states of the earlier parts."""
 
     def __call__(self, z: Tensor, /) -> Tensor:
         """Return the next state."""

@@ -37,6 +37,24 @@ def test_the_commands_exist():
             assert option in help_text.output, line
 
 
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md",
+         "datasets/README.md", "gncadeq/pretrained/README.md"]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    path = REPOSITORY / page
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"https?:|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", target.read_text(), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads]
+
+
 @pytest.mark.parametrize("name", ["mnist", "mnist-pyramid", "mnist-crop", "mnist-small", "digits"])
 def test_pictures_of_the_readme_are_there(name):
     for path in re.findall(r"!\[.*?\]\((.*?)\)", README, re.S):

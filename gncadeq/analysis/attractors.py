@@ -30,11 +30,11 @@ class Attractor(IntEnum):
     QUASI_PERIODIC = 2
     """The state comes close time and again, never quite; changes neither grow nor die out."""
     CHAOTIC = 3
-    """Changes grow: the largest Lyapunov exponent is positive."""
+    """Changes grow, as the largest Lyapunov exponent is positive."""
     DIVERGED = 4
     """The state grows beyond all bounds, or becomes NaN."""
     UNSETTLED = 5
-    """None of these yet: the rollout was too short to tell."""
+    """The rollout was too short to tell."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def to_onnx(
 
     Args:
         model: A :class:`~gncadeq.Cell`, :class:`~gncadeq.GraphNCA`, :class:`~gncadeq.GraphDEQ`
-            (run as an automaton) or :class:`~gncadeq.ImageClassifier`, whose encoder and
+            (run as an automaton) or :class:`~gncadeq.models.ImageClassifier`, whose encoder and
             readout are included.
         path: The file.
         program: ``"rollout"`` or ``"step"``.

@@ -163,7 +163,7 @@ class Neighborhood:
 
     @property
     def kind(self) -> Kind:
-        """The form in which stencils run: ``"grid"`` or ``"canvas"`` (conv2d), or ``"csr"``."""
+        """How stencils run, ``"grid"`` or ``"canvas"`` (both by conv2d) or ``"csr"``."""
         if self.grid is None:
             return "csr"
         return "grid" if self.grid.index is None else "canvas"
