@@ -73,7 +73,7 @@ def main() -> None:
         print(f"| `{name}` | " + " | ".join(f"{float(apart[d]):.1e}" for d in far) + " |")
         axes.semilogy(apart.clamp(min=1e-30), label=name)
     axes.legend(frameon=False)
-    label = "difference, of the first node's"
+    label = "difference, relative to the first node"
     open_axes(axes, xlabel="distance from the first node (hops)", ylabel=label, ylim=(1e-20, 5))
     save_figure(figure, args.out)
     print("\n| nodes | steps to rest | solve, CPU s | gradient, CPU s |\n|---|---|---|---|")
