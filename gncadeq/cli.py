@@ -17,6 +17,7 @@ from gncadeq.commands import (
     evaluate,
     export,
     grow,
+    play,
     predict,
     render,
     run,
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, show, analyze, predict, grow, run, render, export, doctor):
+for command in (train, evaluate, show, analyze, predict, grow, run, play, render, export, doctor):
     command.register(app)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from gncadeq.transforms import ImageToGraph
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPOSITORY / "examples"))  # what serves one example lies beside it
+
+FLAGS = (
+    "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +54,19 @@ def ragged():
     from torch_geometric.data import Batch
 
     return Batch.from_data_list([to_graph(torch.rand(2, *s, dtype=torch.double)) for s in shapes])
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, or a skip that says what is missing."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright, of the dev extra"
+    )
+    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    program = next((path for path in found if path), None)
+    if program is None:
+        pytest.skip("needs chromium on the path (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield running
+        running.close()

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 
 import numpy as np
@@ -19,12 +18,6 @@ from surfaces import sphere
 from torch_geometric.data import Data
 
 from gncadeq.viz import ColorScale, write_viewer
-
-FLAGS = (
-    "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-    "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 
 def scene(page: str) -> dict:
@@ -119,21 +112,6 @@ def test_too_many_labels_are_refused(tmp_path):
     fields = {"number": torch.arange(642)}
     with pytest.raises(ValueError, match=r"at most 255 labels in field 'number' \(got 642\)"):
         write_viewer(tmp_path / "a.html", sphere(3), torch.rand(642, 3), fields=fields)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright, of the dev extra"
-    )
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    program = next((path for path in found if path), None)
-    if program is None:
-        pytest.skip("needs chromium on the path (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -106,14 +106,20 @@ class _Cascade(Rule):
         return next((e for r in self.rules if (e := r.example(edges)) is not None), None)
 
 
+def folded(drive: StencilDrive) -> StencilDrive:
+    """A copy of a drive, its normalisation moved into its stencil."""
+    drive = copy.deepcopy(drive)
+    drive.fold()
+    return drive
+
+
 def _drive(drive: nn.Module | None) -> nn.Module:
     """What a part is driven through, without normalisations."""
     if drive is None:
         return nn.Identity()
     if isinstance(drive, StencilDrive):
-        drive = copy.deepcopy(drive)
-        drive.fold()
-    elif not isinstance(drive, POINTWISE):
+        return folded(drive)
+    if not isinstance(drive, POINTWISE):
         raise ValueError(
             "Expected drives of a cascade that can be exported: StencilDrive, or a linear map, an "
             f"MLP or a Sequential (got {type(drive).__name__})"

@@ -81,20 +81,30 @@ def rule(cell: Cell, edge_attr: OptTensor = None) -> Rule:
     )
 
 
+def same_steps(cell: Cell, registered: Any) -> None:
+    """Refuse a cell whose steps are not those of the class that a registry knows.
+
+    Raises:
+        ValueError: If it overrides ``prepare`` of that class.
+    """
+    kinds = type(cell).__mro__
+    kind: Any = next(kind for kind in kinds if kind in registered.registry or kind is Cell)
+    if type(cell).prepare is not kind.prepare and kind is not Cell:
+        name = type(cell).__name__
+        raise ValueError(
+            f"Expected a cell with the steps of {kind.__name__} (got {name}, which overrides its "
+            f"'prepare'). Teach it with @{registered.__module__.removesuffix('.rules')}."
+            f"{registered.__name__}.register({name})"
+        )
+
+
 def rule_of(cell: Cell, edge_attr: OptTensor = None) -> Rule:
     """:func:`rule`, but for cells whose steps are another's.
 
     Raises:
         ValueError: If the cell can't be exported, or only the cell that it overrides.
     """
-    kinds = type(cell).__mro__
-    kind: Any = next(kind for kind in kinds if kind in rule.registry or kind is Cell)
-    if type(cell).prepare is not kind.prepare and kind is not Cell:
-        name = type(cell).__name__
-        raise ValueError(
-            f"Expected a cell with the steps of {kind.__name__} (got {name}, which overrides its "
-            f"'prepare'). Teach it with @gncadeq.export.rule.register({name})"
-        )
+    same_steps(cell, rule)
     return rule(cell, edge_attr)
 
 

@@ -2,6 +2,7 @@
 
 from gncadeq.files.trajectories import load_trajectory, save_trajectory
 from gncadeq.viz.colors import ColorScale, StateColors, paint
+from gncadeq.viz.play import digit_scene, grown_scene, life_scene, maze_scene, write_play
 from gncadeq.viz.rendering import render_file
 from gncadeq.viz.surface import (
     SurfaceRenderer,
@@ -16,7 +17,11 @@ __all__ = [
     "ColorScale",
     "StateColors",
     "SurfaceRenderer",
+    "digit_scene",
+    "grown_scene",
+    "life_scene",
     "load_trajectory",
+    "maze_scene",
     "paint",
     "render_file",
     "render_frames",
@@ -24,5 +29,6 @@ __all__ = [
     "render_strip",
     "render_surface",
     "save_trajectory",
+    "write_play",
     "write_viewer",
 ]

@@ -39,15 +39,18 @@ function plane(i) {  // unpacked when first looked at
 
 const state = {
   frame: 0, playing: false, field: null, low: 0, high: 1, map: Object.keys(scene.colormaps)[0],
-  speed: scene.speed, drawn: 0, azimuth: 0, elevation: 0, distance: 1, pan: [0, 0],
+  speed: scene.speed, drawn: 0,
 };
+const camera = new Camera();
 let painter, dirty = true, clock = 0, wanted = -1;
 
 function resetView() {
-  state.azimuth = scene.flat ? 0 : Math.PI / 6;
-  state.elevation = scene.flat ? 0 : Math.PI / 12;
-  state.distance = 4.2;
-  state.pan = [0, 0];
+  camera.reset(scene.flat);
+  dirty = true;
+}
+
+function zoom(factor) {
+  camera.zoom(factor);
   dirty = true;
 }
 
@@ -142,61 +145,13 @@ function tick(now) {
   }
   if (dirty) {
     dirty = false;
-    painter.draw(state, getComputedStyle(document.documentElement), covered());
+    painter.draw({ ...state, ...camera }, getComputedStyle(document.documentElement), covered());
     state.drawn++;
   }
   requestAnimationFrame(tick);
 }
 
 // ---- controls ---------------------------------------------------------------------------------
-
-function drag(dx, dy, moving) {
-  const unit = 2 * state.distance / LENS / Math.min($("view").clientWidth, $("view").clientHeight);
-  if (moving) state.pan = [state.pan[0] + dx * unit, state.pan[1] - dy * unit];
-  else {
-    state.azimuth -= dx * 0.008;
-    state.elevation = Math.min(Math.max(state.elevation + dy * 0.008, -Math.PI / 2), Math.PI / 2);
-  }
-  dirty = true;
-}
-
-function zoom(factor) {
-  state.distance = Math.min(Math.max(state.distance * factor, 0.15), 40);
-  dirty = true;
-}
-
-function listenToPointers(canvas) {
-  const pointers = new Map();
-  const spread = () => {
-    const [a, b] = [...pointers.values()];
-    return Math.hypot(a.x - b.x, a.y - b.y);
-  };
-  canvas.addEventListener("pointerdown", event => {
-    canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-    canvas.classList.add("held");
-  });
-  canvas.addEventListener("pointermove", event => {
-    const last = pointers.get(event.pointerId);
-    if (!last) return;
-    const before = pointers.size === 2 ? spread() : 0;
-    const [dx, dy] = [event.clientX - last.x, event.clientY - last.y];
-    [last.x, last.y] = [event.clientX, event.clientY];
-    if (pointers.size === 2) {  // two fingers: move by their middle, zoom by their distance
-      drag(dx / 2, dy / 2, true);
-      if (spread() > 0) zoom(before / spread());
-    } else drag(dx, dy, event.shiftKey || event.buttons !== 1);
-  });
-  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, event => {
-    pointers.delete(event.pointerId);
-    if (!pointers.size) canvas.classList.remove("held");
-  });
-  canvas.addEventListener("contextmenu", event => event.preventDefault());
-  canvas.addEventListener("wheel", event => {
-    event.preventDefault();
-    zoom(Math.exp(Math.sign(event.deltaY) * Math.min(Math.abs(event.deltaY), 100) * 0.0015));
-  }, { passive: false });
-}
 
 function listenToKeys() {
   window.addEventListener("keydown", event => {
@@ -217,7 +172,7 @@ function listenToKeys() {
 }
 
 function listen() {
-  listenToPointers($("view"));
+  camera.listen($("view"), () => { dirty = true; });
   listenToKeys();
   const option = (text, value) => new Option(text, value);
   $("field").append(...scene.fields.map((field, i) => option(field.name, i)));
@@ -256,7 +211,7 @@ window.viewer = {
   get drawn() { return state.drawn; }, get field() { return state.field?.name; },
   get fields() { return scene.fields.map(field => field.name); },
   get range() { return [state.low, state.high]; }, get errors() { return [...errors]; },
-  get camera() { const { azimuth, elevation, distance, pan } = state; return { azimuth, elevation, distance, pan }; },
+  get camera() { return { ...camera }; },
   setFrame, play, setRange, resetView, setTheme,
   pause: () => play(false),
   select: name => select(scene.fields.findIndex(field => field.name === name)),

@@ -164,19 +164,33 @@ class _Page:
         self.blocks.append(f'<script type="text/plain" id="{name}">{text}</script>')
 
     def html(self, title: str, scene: dict[str, Any]) -> str:
-        here = files("gncadeq.viz")
-        parts = {
-            "title": escape(title),
-            "scene": json.dumps(scene, allow_nan=False).replace("<", "\\u003c"),
-            "data": "\n".join(self.blocks),
-            "painter": here.joinpath("viewer_gl.js").read_text(encoding="utf-8"),
-            "script": here.joinpath("viewer.js").read_text(encoding="utf-8"),
-        }
-        template = here.joinpath("viewer.html").read_text(encoding="utf-8")
-        return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+        scripts = ("viewer_gl.js", "viewer_camera.js", "viewer.js")
+        return fill_page("viewer.html", title, scene, scripts, data="\n".join(self.blocks))
 
     def _field(self, name: str, kind: str, planes: Sequence[int], **more: Any) -> None:
         self.fields.append({"name": str(name), "kind": kind, "planes": list(planes), **more})
+
+
+def fill_page(
+    template: str, title: str, scene: dict[str, Any], scripts: Sequence[str], **parts: str
+) -> str:
+    """A page of one file: a template of this folder with its heading, its data and its scripts.
+
+    Args:
+        template: The name of the template.
+        title: The heading, which is escaped.
+        scene: What the scripts read, as JSON, which is escaped.
+        scripts: The names of the scripts.
+        parts: What else the template asks for, which is not escaped.
+    """
+    here = files("gncadeq.viz")
+    parts |= {
+        "title": escape(title),
+        "scene": json.dumps(scene, allow_nan=False).replace("<", "\\u003c"),
+        "script": "\n".join(here.joinpath(name).read_text(encoding="utf-8") for name in scripts),
+    }
+    text = here.joinpath(template).read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
 
 
 def _field(name: str, value: Tensor, frames: int, nodes: int) -> Tensor:

@@ -1,0 +1,142 @@
+"""``gncadeq play``: trained rules that run in a page of the browser."""
+
+from __future__ import annotations
+
+import re
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gncadeq.commands.kinds import expect, kind_of
+from gncadeq.commands.options import folder_name
+from gncadeq.commands.printing import busy, say
+
+if TYPE_CHECKING:
+    from gncadeq.viz.play import Scene
+
+_RULESTRING = re.compile(r"[bB]\d*/[sS]\d*")
+
+
+def play(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN_OR_WEIGHTS]",
+            help="A run of 'gncadeq train' or 'gncadeq grow', weights of a classifier, the name of "
+            "shipped weights or of a shipped grown rule, a rulestring such as "
+            "B3/S23, or 'maze'. By default a gallery.",
+            show_default=False,
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="A picture to lie on the paper of a classifier; another surface or mesh for a "
+            "rule that was grown on a surface.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", "-o", help="The page to write.", show_default="runs/play/NAME.html"),
+    ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+) -> None:
+    """Write a page in which a trained rule runs, to draw on and to wound: one file, no network."""
+    from gncadeq.viz.play import write_play
+
+    with busy("writing the page"):
+        scenes = _gallery(on) if source is None else [_scene(source, on)]
+        name = "gallery" if source is None else folder_name(source)
+        if source is not None and _RULESTRING.fullmatch(source):
+            name = source.replace("/", "-")
+        title = "gncadeq" if source is None else f"gncadeq: {scenes[0]['name']}"
+        path = write_play(out or Path("runs/play") / f"{name}.html", scenes, title)
+    say(f"{path} ({path.stat().st_size:,} bytes)")
+    if open_page:
+        webbrowser.open(path.resolve().as_uri())
+
+
+def _gallery(on: str | None) -> list[Scene]:
+    """The shipped rules."""
+    if on is not None:
+        raise ValueError(f"Expected --on together with a rule (got {on!r} for the gallery)")
+    from gncadeq.training.shipped import grown_names
+
+    names = ("mnist", "mnist-pyramid", *grown_names(), "B3/S23", "maze")
+    return [_scene(name, None) for name in names]
+
+
+def _scene(source: str, on: str | None) -> Scene:
+    from gncadeq.files.weights import pretrained_names
+    from gncadeq.training.shipped import grown_names, load_shipped
+    from gncadeq.viz.play import grown_scene, life_scene, maze_scene
+
+    if source == "maze" or _RULESTRING.fullmatch(source):
+        if on is not None:
+            raise ValueError(f"Expected no --on for {source!r} (got {on!r})")
+        if source == "maze":
+            return maze_scene()
+        from gncadeq.cells import TotalisticCell
+
+        usual = source.upper() == "B3/S23"
+        return life_scene(
+            TotalisticCell.from_rulestring(source), name="Life" if usual else source.upper()
+        )
+    if source in grown_names():
+        cell, data, z0, card = load_shipped(source, on)
+        return grown_scene(cell, data, z0, card["fire_rate"], source.capitalize())
+    if source not in pretrained_names() and kind_of(Path(source)) == "growth":
+        return _grown(source, on)
+    return _drawn(source, on)
+
+
+def _grown(run: str, on: str | None) -> Scene:
+    """The rule of a run of ``gncadeq grow``."""
+    from gncadeq.training import GrowConfig
+    from gncadeq.training.grow import load_grown
+    from gncadeq.viz.play import grown_scene
+
+    folder = Path(run).parent if Path(run).is_file() else Path(run)
+    cell, data, z0, card = load_grown(folder, on)
+    up = GrowConfig.load(folder / "config.json").up
+    return grown_scene(cell, data, z0, card.get("fire_rate", 0.5), folder.name, up)
+
+
+def _drawn(weights: str, on: str | None) -> Scene:
+    """A classifier, with a picture on its paper if ``on`` names one."""
+    from gncadeq.commands.run_weights import load_run
+    from gncadeq.export.description import packed
+    from gncadeq.viz.images import read_image
+    from gncadeq.viz.play import digit_scene
+
+    model, _ = load_run(weights)
+    names = {"mnist": "Digits", "mnist-pyramid": "Digits, pyramid"}
+    scene: dict[str, Any] = digit_scene(model, names.get(weights, Path(weights).name))
+    if on is not None:
+        expect(on, "picture")
+        picture = read_image(on)[0]
+        height, width = picture.shape
+        size = min(1.0, 400 / max(height, width))
+        if size < 1:
+            picture = read_image(on, size=round(max(height, width) * size))[0]
+        if float(picture.mean()) > 0.5:  # the rule knows bright digits on black
+            picture = 1 - picture
+        scene["picture"] = packed((picture * 255).round().byte())
+    return scene
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq play\n\n"
+        "    gncadeq play mnist --on photo.png\n\n"
+        "    gncadeq play spots --on bunny.obj -o bunny.html\n\n"
+        "    gncadeq play runs/lizard -o lizard.html --no-open\n\n"
+        "    gncadeq play B36/S23"
+    )(play)

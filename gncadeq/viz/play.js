@@ -1,0 +1,323 @@
+"use strict";
+// The page: its scenes, its controls, and the loop that steps and draws.
+
+const $ = id => document.getElementById(id);
+const errors = [], page = JSON.parse($("scene").textContent);
+function fail(text) {
+  errors.push(text);
+  $("message").textContent = text;
+  $("message").hidden = false;
+}
+window.addEventListener("error", event => fail(event.message));
+window.addEventListener("unhandledrejection", event => fail(String(event.reason)));
+
+const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], AT_REST = 1e-3;
+const made = new Map();  // the scenes that were looked at
+const state = {
+  index: 0, playing: true, speed: 3, color: "", tool: "", brush: 2.4, residual: NaN, history: [], due: 0, last: 0,
+  drawn: 0, taken: 0, since: 0, rates: { steps: 0, frames: 0 },
+};
+let scene = null, stage = null, canvas = null;
+
+// ---- scenes -----------------------------------------------------------------------------------
+
+function columnsFor(info) {  // the paper is as wide as the stage
+  const { clientWidth: w, clientHeight: h } = $("stage");
+  return Math.min(Math.max(Math.round(info.rows * w / Math.max(h, 1)), info.rows), 64);
+}
+
+function show(index) {
+  const info = page.scenes[index];
+  if (info.kind === "digits") info.columns = columnsFor(info);
+  if (!made.has(index)) {
+    const scene = new SCENES[info.kind](info), canvas = document.createElement("canvas");
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", `${info.name}: ${info.words}`);
+    $("stage").prepend(canvas);
+    made.set(index, { scene, canvas, stage: new (scene.mesh ? MeshStage : FlatStage)(canvas, scene, state) });
+  }
+  for (const one of made.values()) one.canvas.hidden = true;
+  ({ scene, canvas, stage } = made.get(index));
+  canvas.hidden = false;
+  Object.assign(state, { index, history: [], residual: NaN, due: 0, tool: scene.tools[0], brush: scene.paper ? info.find?.stroke ?? 2.4 : 5 });
+  [...$("scenes").children].forEach((button, i) => button.setAttribute("aria-current", i === index));
+  setButtons("tools", scene.tools, tool => setTool(tool));
+  setButtons("actions", Object.keys(scene.actions), action => act(action), action => scene.actions[action]);
+  $("color").replaceChildren(...scene.colors().map(name => new Option(name, name)));
+  $("of-digits").hidden = $("votes").hidden = !scene.paper;
+  $("solvers").hidden = scene.rule.kind === "totalistic";
+  $("solved").textContent = "";
+  if (scene.paper) $("fit").disabled = !scene.info.find;
+  setColor(scene.colors()[0]);
+  setTool(scene.tools[0]);
+  setRate(scene.rate);
+  setSpeed(scene.speed);
+  setBrush(state.brush);
+  if (scene.paper) { setRadius(scene.radius); setFit(scene.fit); setInk(scene.ink); setBars(); }
+  $("facts").textContent = info.facts;
+  scene.changed = true;
+}
+
+function setButtons(place, names, chosen, word = name => name[0].toUpperCase() + name.slice(1)) {
+  $(place).replaceChildren(...names.map(name => {
+    const button = document.createElement("button");
+    [button.textContent, button.dataset.name, button.onclick] = [word(name), name, () => chosen(name)];
+    return button;
+  }));
+}
+
+function act(name) {
+  scene[name]();
+  state.history = [];
+  $("solved").textContent = "";
+}
+
+function setTool(name) {
+  state.tool = name;
+  for (const button of $("tools").children) button.setAttribute("aria-pressed", button.dataset.name === name);
+  if (canvas) canvas.style.cursor = name === "turn" ? "grab" : "crosshair";
+}
+
+function setting(id, value, words) {
+  $(id).value = value;
+  if ($(`${id}-now`)) $(`${id}-now`).textContent = words;
+  scene.changed = true;
+  remember();
+}
+
+const setSpeed = index => { state.speed = scene.speed = index; state.due = 0; setting("speed", index, index === SPEEDS.length - 1 ? "as many as it can" : SPEEDS[index]); };
+const setRate = rate => { scene.rate = rate; setting("rate", rate, `${Math.round(100 * rate)} %`); };
+const setColor = name => { state.color = name; setting("color", name); };
+const setBrush = width => { state.brush = width; setting("brush", width, Number(width.toFixed(1))); };
+const setInk = ink => { scene.ink = ink; setting("ink", ink, `${Math.round(100 * ink)} %`); };
+const setRadius = r => { scene.radius = r; setting("radius", r, r ? `${r} cells of it` : "itself alone"); };
+const setFit = on => { scene.fit = on; $("fit").checked = on; scene.edited = true; remember(); };
+
+function setBars() {
+  $("votes").replaceChildren(...scene.info.labels.map((label, k) => {
+    const row = document.createElement("div"), [name, bar, share] = ["span", "i", "span"].map(tag => document.createElement(tag));
+    [row.className, name.textContent] = ["bar", label];
+    bar.style.background = page.labels[k % page.labels.length];
+    row.append(name, bar, share);
+    return row;
+  }));
+}
+
+function setTheme(dark) {
+  document.documentElement.classList.toggle("dark", dark);
+  $("theme").textContent = dark ? "Light" : "Dark";
+  if (scene) scene.changed = true;
+  remember();
+}
+
+function setPlaying(on) {
+  state.playing = on;
+  state.due = 0;
+  $("play").textContent = on ? "Pause" : "Play";
+}
+
+function step() {
+  scene.step(scene.rate);
+  state.taken++;
+}
+
+function jump(method) {
+  if (scene.n === 0) return;
+  const found = scene.solve(method), moved = found.moved < 1e-4 ? "where it was already" : `${found.moved.toFixed(found.moved < 0.01 ? 4 : 2)} of its size away`;
+  $("solved").textContent = found.converged
+    ? `${method === "anderson" ? "Anderson" : "Picard"}: ${found.steps} evaluations to a residual of ${found.residual.toExponential(1)}, ${moved}. The rule leaves this state alone: nothing moves.`
+    : `No rest in ${found.steps} evaluations: the least residual was ${found.residual.toExponential(1)}.`;
+  look();
+}
+
+// ---- what one sees ----------------------------------------------------------------------------
+
+function look() {  // measure the residual of the state, and write it down
+  scene.update?.();
+  state.residual = scene.n ? scene.automaton.residual().relative : NaN;
+  state.history.push(state.residual);
+  if (state.history.length > 240) state.history.shift();
+  const { residual } = state, rest = residual <= AT_REST;
+  $("lamp").className = Number.isNaN(residual) ? "" : rest ? "rest" : "moving";
+  $("residual").textContent = Number.isNaN(residual) ? "Nothing is alive"
+    : `${rest ? "At rest" : "Moving"}: residual ${residual === 0 ? "0" : residual.toExponential(1)}, step ${scene.automaton.steps.toLocaleString("en")}`;
+  $("sentence").textContent = `${scene.sentence({ at: rest })}`;
+  if (scene.paper) showVotes();
+  plot();
+}
+
+function showVotes() {
+  const votes = scene.votes(), shown = votes[Math.min(scene.shown ?? votes.length - 1, votes.length - 1)];
+  [...$("votes").children].forEach((row, k) => {
+    const p = shown?.[k] ?? 0;
+    row.children[1].style.width = `${100 * p}%`;
+    row.children[2].textContent = `${(100 * p).toFixed(0)} %`;
+    row.classList.toggle("best", shown !== undefined && p === Math.max(...shown));
+  });
+}
+
+function plot() {
+  const element = $("plot"), context = element.getContext("2d"), ratio = pixelRatio();
+  const [w, h] = [element.clientWidth * ratio, element.clientHeight * ratio];
+  if (!w) return;
+  [element.width, element.height] = [w, h];
+  const y = v => h * (1 - clamp((Math.log10(v + 1e-9) + 8) / 8.5, 0, 1));
+  context.strokeStyle = css("--line");
+  context.beginPath();
+  for (const v of [1, AT_REST, 1e-6]) { context.moveTo(0, y(v)); context.lineTo(w, y(v)); }
+  context.stroke();
+  context.fillStyle = css("--faint");
+  context.font = `${10 * ratio}px system-ui`;
+  context.textAlign = "right";
+  for (const [v, word] of [[1, "1"], [AT_REST, "0.001"], [1e-6, "1e-6"]]) context.fillText(word, w, y(v) + 10 * ratio);
+  context.strokeStyle = css("--accent");
+  context.lineWidth = 1.5 * ratio;
+  context.beginPath();
+  state.history.forEach((v, k) => context.lineTo(w * k / 239, y(v)));
+  context.stroke();
+}
+
+function draw() {
+  scene.paint(state.color, hex(css("--paper")).map(v => 255 * v));
+  stage.draw(scene);
+  state.drawn++;
+}
+
+function tick(now) {
+  const passed = Math.min((now - state.last) / 1000, 0.1);
+  state.last = now;
+  scene.update?.();
+  if (state.playing) {
+    state.due += passed * SPEEDS[state.speed];
+    const until = performance.now() + 13;
+    while (state.due >= 1 && performance.now() < until) { step(); state.due--; }
+    if (state.due >= 1) state.due = 0;  // slower than was asked for
+  }
+  if (scene.changed) {
+    scene.changed = false;
+    if (state.drawn % 4 === 0 || !state.playing) look();
+    draw();
+  }
+  state.frames = (state.frames ?? 0) + 1;
+  if (now - state.since > 1000) {
+    const seconds = (now - state.since) / 1000;
+    state.rates = { steps: state.taken / seconds, frames: state.frames / seconds };
+    [state.taken, state.frames, state.since] = [0, 0, now];
+    $("facts").textContent = `${scene.info.facts} ${Math.round(state.rates.steps)} steps a second.`;
+    look();
+  }
+  requestAnimationFrame(tick);
+}
+
+// ---- controls ---------------------------------------------------------------------------------
+
+function remember() {  // the settings, in the address
+  if (!state.ready) return;
+  const words = { rule: state.index, speed: state.speed, rate: scene.rate, colour: state.color, dark: Number(document.documentElement.classList.contains("dark")) };
+  if (scene.paper) Object.assign(words, { within: scene.radius, fit: Number(scene.fit) });
+  try { history.replaceState(null, "", `#${new URLSearchParams(words)}`); } catch { /* some browsers keep no address of a file */ }
+}
+
+function recall() {
+  const words = new URLSearchParams(location.hash.slice(1)), number = (name, low, high, usual) => {
+    const v = Number(words.get(name) ?? NaN);
+    return Number.isFinite(v) ? clamp(v, low, high) : usual;
+  };
+  show(Math.round(number("rule", 0, page.scenes.length - 1, 0)));
+  setSpeed(Math.round(number("speed", 0, SPEEDS.length - 1, scene.speed)));
+  setRate(number("rate", 0.1, 1, scene.rate));
+  if (scene.colors().includes(words.get("colour"))) setColor(words.get("colour"));
+  if (scene.paper) {
+    setRadius(Math.round(number("within", 0, 14, scene.radius)));
+    if (words.has("fit") && scene.info.find) setFit(words.get("fit") === "1");
+  }
+  setTheme(words.has("dark") ? words.get("dark") === "1" : matchMedia("(prefers-color-scheme: dark)").matches);
+}
+
+function save(href, name) {
+  const link = document.createElement("a");
+  [link.href, link.download] = [href, name];
+  link.click();
+}
+
+let recorder = null;
+function film() {  // begins or ends a recording of the canvas
+  if (recorder) { recorder.stop(); return; }
+  if (!window.MediaRecorder || !canvas.captureStream) { fail("Expected a browser that records a canvas (got none). Use a current one"); return; }
+  const parts = [];
+  recorder = new MediaRecorder(canvas.captureStream(30));
+  recorder.ondataavailable = event => parts.push(event.data);
+  recorder.onstop = () => {
+    save(URL.createObjectURL(new Blob(parts, { type: "video/webm" })), `${scene.info.name}.webm`);
+    recorder = null;
+    $("film").textContent = "Film";
+  };
+  recorder.start();
+  $("film").textContent = "End film";
+}
+
+async function bring(file) {  // a picture onto the paper: bright on dark, as the rule knows it
+  const bitmap = await createImageBitmap(file), scale = Math.min(1, 400 / Math.max(bitmap.width, bitmap.height));
+  const [w, h] = [Math.round(bitmap.width * scale), Math.round(bitmap.height * scale)], sketch = new OffscreenCanvas(w, h).getContext("2d");
+  sketch.drawImage(bitmap, 0, 0, w, h);
+  const { data } = sketch.getImageData(0, 0, w, h);
+  let grey = Float32Array.from({ length: w * h }, (_, i) => (data[4 * i] + data[4 * i + 1] + data[4 * i + 2]) / 765);
+  if (grey.reduce((sum, v) => sum + v, 0) / grey.length > 0.5) grey = grey.map(v => 1 - v);
+  scene.picture(grey, h, w);
+}
+
+function listen() {
+  setButtons("scenes", page.scenes.map((_, i) => String(i)), i => { show(Number(i)); remember(); }, i => page.scenes[i].name);
+  $("scenes").hidden = page.scenes.length === 1;
+  $("play").onclick = () => setPlaying(!state.playing);
+  $("step").onclick = () => { setPlaying(false); step(); };
+  $("reset").onclick = () => act("reset");
+  for (const button of $("solvers").children) button.onclick = () => jump(button.dataset.method);
+  $("theme").onclick = () => setTheme(!document.documentElement.classList.contains("dark"));
+  for (const [id, set] of Object.entries({ speed: setSpeed, rate: setRate, brush: setBrush, ink: setInk, radius: setRadius })) {
+    $(id).oninput = event => set(Number(event.target.value));
+  }
+  $("fit").onchange = event => setFit(event.target.checked);
+  $("color").onchange = event => setColor(event.target.value);
+  $("picture").onclick = () => { draw(); save(canvas.toDataURL("image/png"), `${scene.info.name}.png`); };
+  $("film").onclick = film;
+  $("link").onclick = () => {
+    remember();
+    navigator.clipboard?.writeText(location.href).then(() => { $("link").textContent = "Copied"; }, () => { $("link").textContent = "In the address"; });
+    setTimeout(() => { $("link").textContent = "Copy link"; }, 1500);
+  };
+  window.addEventListener("keydown", event => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
+    if (event.key === " " && event.target.tagName === "BUTTON") return;
+    const next = scene.tools[(scene.tools.indexOf(state.tool) + 1) % scene.tools.length];
+    const action = {
+      " ": () => setPlaying(!state.playing), ".": () => { setPlaying(false); step(); }, r: () => act("reset"), s: () => jump("anderson"),
+      e: () => setTool(next), c: () => scene.clear && act("clear"), n: () => act("noise"), t: () => $("theme").click(),
+    }[event.key.toLowerCase()] ?? (page.scenes[event.key - 1] && (() => { show(event.key - 1); remember(); }));
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+  window.addEventListener("dragover", event => event.preventDefault());
+  window.addEventListener("drop", event => {
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file && scene.picture) bring(file).catch(() => fail("Expected a picture (got a file that is none)"));
+  });
+  new ResizeObserver(() => {
+    if (scene?.paper && columnsFor(scene.info) !== scene.columns) scene.resize(columnsFor(scene.info));
+    if (scene) scene.changed = true;
+  }).observe($("stage"));
+}
+
+window.play = {  // what programs may use
+  errors, state, get scene() { return scene; }, get canvas() { return canvas; }, get stage() { return stage; },
+  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setRadius, setFit, setTheme, setPlaying, step, jump, look,
+};
+setTables(page);
+listen();
+recall();
+state.ready = true;
+if (page.scenes[state.index].paused) setPlaying(false);
+requestAnimationFrame(tick);

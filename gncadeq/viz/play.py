@@ -1,0 +1,203 @@
+"""A page in which a rule runs: one file, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from gncadeq.cells import Cell, DistanceCell, TotalisticCell
+from gncadeq.choices import Up
+from gncadeq.export.description import dense, describe, packed
+from gncadeq.files.atomic import write_atomically
+from gncadeq.models import ImageClassifier, PixelGraphClassifier, PyramidClassifier
+from gncadeq.transforms import PixelKernels
+from gncadeq.viz.colors import LABEL_COLORS, color_table
+from gncadeq.viz.geometry import geometry
+from gncadeq.viz.viewer import fill_page
+
+Scene = dict[str, Any]
+_SCRIPTS = (
+    "play_kernel.js", "play_automaton.js", "play_graph.js", "play_paper.js", "play_scenes.js",
+    "play_digits.js", "viewer_gl.js", "viewer_camera.js", "play_stages.js", "play.js",
+)  # fmt: skip
+_ROWS = 28  # cells of the paper, where the weights' card states no canvas
+
+
+def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq") -> Path:
+    """Write a page in which rules run, to be drawn on, wounded and watched in any browser.
+
+    The page is one file and loads nothing. Its steps are those of PyTorch up to rounding.
+
+    Args:
+        path: The HTML file, which is written atomically.
+        scenes: What :func:`digit_scene`, :func:`grown_scene`, :func:`life_scene` and
+            :func:`maze_scene` return, one or more.
+        title: Heading of the page.
+
+    Raises:
+        ValueError: If there is no scene.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_play(f"{folder}/a.html", [life_scene(), maze_scene()]).read_text()
+        >>> "http:" in page or "https:" in page
+        False
+    """
+    if not scenes:
+        raise ValueError("Expected at least one scene (got none)")
+    data = {
+        "scenes": list(scenes), "labels": list(LABEL_COLORS),
+        "colormaps": {
+            name: packed((color_table(name) * 255).round().to(torch.uint8))
+            for name in ("coolwarm", "viridis")
+        },
+    }  # fmt: skip
+    write_atomically(path, fill_page("play.html", title, data, _SCRIPTS).encode())
+    return Path(path)
+
+
+def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
+    """A classifier of images, on a paper to draw on.
+
+    Where the weights' card states the size and the stroke of the digits that they were trained on,
+    the cells fit themselves to the digit that is drawn.
+
+    Args:
+        model: A classifier of grey images with Moore neighbourhoods.
+        name: Of the scene.
+
+    Raises:
+        ValueError: If the model is of another kind, or its cell has no description.
+
+    Example:
+        >>> digit_scene(ImageClassifier.from_pretrained("mnist"))["rule"]["kind"]
+        'conv'
+    """
+    graph, inputs = model.to_graph, model.card.get("inputs", {})
+    if model.in_channels != 1 or graph.neighborhood != "moore" or graph.periodic:
+        raise ValueError(
+            "Expected a classifier of grey images with Moore neighbourhoods for a page (got "
+            f"in_channels={model.in_channels} and {graph})"
+        )
+    cell = model.dynamics.cell
+    if isinstance(model, PixelGraphClassifier):
+        model.fold()
+        mlp = torch.nn.Sequential(model.readout.lin1, torch.nn.ReLU(), model.readout.lin2)
+        readout = dense(mlp)
+        readout |= {"pool": "mean", "channels": cell.channels}
+        conv: Any = model.encoder
+        encoder = {"weight": packed(conv.weight), "bias": packed(conv.bias)}
+    elif isinstance(model, PyramidClassifier):
+        readout = {**dense(model.readout.lin), "pool": "peak", "channels": model.readout.channels}
+        encoder = None
+    else:
+        raise ValueError(
+            "Expected a PixelGraphClassifier or a PyramidClassifier for a page (got "
+            f"{type(model).__name__})"
+        )
+    find = None
+    if inputs.get("drawn"):
+        find = {"size": inputs["size"], "canvas": inputs["canvas"],
+                "stroke": inputs["stroke_median"]}  # fmt: skip
+    threshold = -1.0 if graph.living_threshold is None else graph.living_threshold
+    classes = readout["layers"][-1]["bias"]["shape"][0]
+    return {
+        "kind": "digits", "name": name, "words": "Draw a digit, and its pixels read it.",
+        "facts": _facts(model), "rule": describe(cell), "encoder": encoder, "readout": readout,
+        "transform": {"threshold": threshold, "halo": graph.halo, "levels": graph.levels},
+        "find": find, "labels": [str(k) for k in range(classes)],
+        "rows": inputs.get("canvas", _ROWS),
+    }  # fmt: skip
+
+
+def grown_scene(
+    cell: Cell, data: Data, z0: Tensor, fire_rate: float = 0.5, name: str = "Growing", up: Up = "y"
+) -> Scene:
+    """A grown rule on its pixels or its surface, from its seed.
+
+    Args:
+        cell: The rule, whose first four channels are red, green, blue and alpha.
+        data: Its graph (:func:`gncadeq.training.grow.load_grown`), with the injection as ``x``.
+        z0: The state to start from.
+        fire_rate: Probability that a node updates in a step, at first.
+        name: Of the scene.
+        up: The axis of ``pos`` that points up.
+
+    Raises:
+        ValueError: If the cell has no description, or the graph neither pixels nor faces.
+
+    Example:
+        >>> from gncadeq import GrowingCell
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = PixelKernels()(ImageToGraph()(torch.rand(1, 8, 8)))
+        >>> grown_scene(GrowingCell(8), data, torch.zeros(64, 8))["rule"]["kind"]
+        'growing'
+    """
+    x = data.x if cell.in_channels else z0[:, :0]
+    scene: Scene = {
+        "kind": "grow", "name": name, "words": "A pattern grows from one cell, and mends.",
+        "facts": _facts(cell), "rule": describe(cell), "x": packed(x), "z0": packed(z0),
+        "fire_rate": fire_rate,
+    }  # fmt: skip
+    if data.get("image_size") is not None:
+        height, width = (int(s) for s in data.image_size.view(-1))
+        pixels: Scene = {"height": height, "width": width}
+        if scene["rule"]["kind"] == "growing":
+            pixels["filters"] = packed(PixelKernels().table)
+        else:
+            pixels["sweeps"] = True
+        return {**scene, "graph": {"pixels": pixels}}
+    if data.get("face") is None:
+        raise ValueError(
+            "Expected a pixel grid or a mesh with faces for a page (got a graph without). "
+            "'gncadeq run' records it, and 'gncadeq render' draws it"
+        )
+    shape = geometry(data, up)
+    mesh = {"position": packed(torch.from_numpy(shape.pos)),
+            "face": packed(torch.from_numpy(shape.face.copy()))}  # fmt: skip
+    return {**scene, "graph": edge_graph(data), "mesh": mesh}
+
+
+def life_scene(cell: TotalisticCell | None = None, side: int = 64, name: str = "Life") -> Scene:
+    """An automaton of living neighbours on a torus of pixels; the Game of Life by default."""
+    cell = TotalisticCell() if cell is None else cell
+    born, kept = (" or ".join(map(str, c)) or "none" for c in (cell.birth, cell.survive))
+    words = f"with {born} of them a dead cell comes to life, with {kept} a living one stays alive."
+    return {
+        "kind": "life", "name": name, "words": words, "facts": "No parameters.",
+        "rule": describe(cell), "rows": side, "columns": side,
+    }  # fmt: skip
+
+
+def maze_scene(side: int = 41, name: str = "Maze") -> Scene:
+    """Distances to a start and a goal, whose sum is least on the shortest ways between them."""
+    return {
+        "kind": "maze", "name": name, "words": "Draw walls, and the shortest way finds itself.",
+        "facts": "No parameters.", "rule": describe(DistanceCell(2, ceiling=float(side**2))),
+        "side": side,
+    }  # fmt: skip
+
+
+def edge_graph(data: Data) -> Scene:
+    """The edges of a graph with kernel weights as JSON, sorted by target.
+
+    Args:
+        data: A graph with ``edge_index`` and weights ``edge_attr`` ``[num_edges, K]``.
+    """
+    source, target = data.edge_index
+    order = target.argsort(stable=True)
+    count = torch.bincount(target, minlength=int(data.num_nodes))  # type: ignore[arg-type]
+    ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    return {
+        "ptr": packed(ptr), "source": packed(source[order]), "weight": packed(data.edge_attr[order])
+    }  # fmt: skip
+
+
+def _facts(module: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()):,} parameters."

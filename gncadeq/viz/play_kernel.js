@@ -1,0 +1,289 @@
+"use strict";
+// One step of a rule on a graph, on typed arrays. What a rule is comes from gncadeq.export.description.
+// A graph is { n, ptr, source } with the edges into node i from ptr[i] to ptr[i + 1], and of every edge
+// a relation (Uint8Array) or weights (Float32Array, `width` an edge); a pyramid has `levels` as well.
+
+function unpack(packed) {  // an array as gncadeq.export.description.packed writes it
+  const text = atob(packed.f32 ?? packed.i32 ?? packed.u8), raw = new Uint8Array(text.length);
+  for (let i = 0; i < raw.length; i++) raw[i] = text.charCodeAt(i);
+  const out = packed.f32 !== undefined ? new Float32Array(raw.buffer)
+    : packed.i32 !== undefined ? new Int32Array(raw.buffer) : raw;
+  out.shape = packed.shape;
+  return out;
+}
+
+const ACTIVATIONS = { tanh: Math.tanh, relu: v => v > 0 ? v : v === v ? 0 : v, identity: v => v };
+
+// out[i] += sum over edges of Wᵣᵀ y[source], W of shape [relations, in, out]
+function stencil(graph, weight, y, out, center = true) {
+  const [relations, from, to] = weight.shape, { n, ptr, source, relation } = graph, middle = relations >> 1;
+  const add = (node, at, place) => {
+    for (let c = 0; c < from; c++, at += to) {
+      const v = y[node * from + c];
+      if (v !== 0) for (let o = 0; o < to; o++) out[place + o] += v * weight[at + o];
+    }
+  };
+  for (let i = 0; i < n; i++) {
+    if (center) add(i, middle * from * to, i * to);
+    for (let e = ptr[i]; e < ptr[i + 1]; e++) {
+      if (center && relation[e] === middle && source[e] === i) continue;  // sensed already
+      add(source[e], relation[e] * from * to, i * to);
+    }
+  }
+  return out;
+}
+
+// y W + b for rows y [n, in], W of shape [in, out]
+function dense(weight, bias, y, n) {
+  const [from, to] = weight.shape, out = new Float32Array(n * to);
+  for (let i = 0; i < n; i++) {
+    for (let o = 0; o < to; o++) out[i * to + o] = bias ? bias[o] : 0;
+    for (let c = 0; c < from; c++) {
+      const v = y[i * from + c];
+      if (v !== 0) for (let o = 0; o < to; o++) out[i * to + o] += v * weight[c * to + o];
+    }
+  }
+  return out;
+}
+
+function layers(found) {  // a map of rows, as gncadeq.export.description.dense writes it
+  const all = found.layers.map(layer => [unpack(layer.weight), unpack(layer.bias), ACTIVATIONS[layer.activation]]);
+  return (y, n) => all.reduce((rows, [weight, bias, activation]) => dense(weight, bias, rows, n).map(activation), y);
+}
+
+function drives(drive) {  // what a part of a cascade is driven through: (graph, rows, whether from below) -> rows
+  if (!drive) return (graph, y) => y;
+  if (drive.kind === "dense") {
+    const map = layers(drive);
+    return (graph, y) => map(y, graph.n);
+  }
+  const weight = unpack(drive.weight), bias = unpack(drive.bias), to = weight.shape[2];
+  return (graph, y, rises) => {
+    const out = new Float32Array(graph.n * to);
+    for (let i = 0; i < out.length; i++) out[i] = bias[i % to];
+    return stencil(graph, weight, y, out, !rises);
+  };
+}
+
+// Each makes of a description { drive(graph, x), step(graph, drive, z, out, mask) }: what depends on
+// the injection alone, and the next state. Only `growing` looks at the mask, which others are under.
+const RULES = {
+  conv(r) {  // z' = φ(K z + d), or z + φ(K z + d)
+    const inner = unpack(r.weight_z), bias = unpack(r.bias), outer = r.weight_x && unpack(r.weight_x);
+    const C = r.channels, activation = ACTIVATIONS[r.activation];
+    return {
+      drive(graph, x) {
+        const d = new Float32Array(graph.n * C);
+        for (let i = 0; i < d.length; i++) d[i] = bias[i % C] + (outer ? 0 : x[i]);
+        return outer ? stencil(graph, outer, x, d) : d;
+      },
+      step(graph, drive, z, out) {
+        out.set(drive);
+        stencil(graph, inner, z, out);
+        for (let i = 0; i < out.length; i++) out[i] = activation(out[i]) + (r.residual ? z[i] : 0);
+      },
+    };
+  },
+
+  feedforward(r) {
+    return {
+      drive: (graph, x) => x.map(ACTIVATIONS[r.activation]),
+      step(graph, drive, z, out) { out.set(drive); },
+    };
+  },
+
+  growing(r) {  // v = z + m W₂ ReLU(W₁ [z, y¹, …, yᴷ] + d),  z' = a(z) a(v) v
+    const { channels: C, kernels: K, hidden: H, bound, alive, threshold } = r;
+    const inside = unpack(r.inside), bias = unpack(r.bias), outside = unpack(r.outside), S = C * (1 + K);
+    const outer = r.weight_x && unpack(r.weight_x);
+    const senses = new Float64Array(S), hidden = new Float64Array(H);
+    const think = (z, i, d, at, out) => {  // what the MLP adds to the state of a node
+      for (let h = 0, w = 0; h < H; h++, w += S) {
+        let a = d[at + h], b = 0, c = 0, e = 0, s = 0;
+        for (; s + 3 < S; s += 4) {
+          a += inside[w + s] * senses[s]; b += inside[w + s + 1] * senses[s + 1];
+          c += inside[w + s + 2] * senses[s + 2]; e += inside[w + s + 3] * senses[s + 3];
+        }
+        for (; s < S; s++) a += inside[w + s] * senses[s];
+        a += b + c + e;
+        hidden[h] = a > 0 ? a : a === a ? 0 : a;
+      }
+      for (let o = 0, w = 0; o < C; o++, w += H) {
+        let a = 0;
+        for (let h = 0; h < H; h++) a += outside[w + h] * hidden[h];
+        let v = z[i * C + o] + a;
+        if (bound) v = v > bound ? bound : v < -bound ? -bound : v;
+        out[i * C + o] = v;
+      }
+    };
+    const lives = ({ ptr, source }, z, i) => {
+      if (z[i * C + alive] > threshold) return true;
+      for (let e = ptr[i]; e < ptr[i + 1]; e++) if (z[source[e] * C + alive] > threshold) return true;
+      return false;
+    };
+    return {
+      drive(graph, x) {
+        const d = new Float32Array(graph.n * H);
+        for (let i = 0; i < d.length; i++) d[i] = bias[i % H];
+        const F = r.in_channels;
+        for (let i = 0; i < graph.n; i++) for (let f = 0; f < F; f++) {
+          for (let h = 0; h < H; h++) d[i * H + h] += x[i * F + f] * outer[h * F + f];
+        }
+        return d;
+      },
+      step(graph, drive, z, out, mask) {
+        const { n, ptr, source, weight } = graph;
+        for (let i = 0; i < n; i++) {
+          if (mask && !mask[i]) {
+            for (let c = i * C; c < i * C + C; c++) out[c] = bound ? Math.min(Math.max(z[c], -bound), bound) : z[c];
+            continue;
+          }
+          for (let c = 0; c < C; c++) senses[c] = z[i * C + c];
+          senses.fill(0, C);
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) {
+            const from = source[e] * C;
+            for (let k = 0, s = C; k < K; k++, s += C) {
+              const w = weight[e * K + k];
+              if (w !== 0) for (let c = 0; c < C; c++) senses[s + c] += w * z[from + c];
+            }
+          }
+          think(z, i, drive, i * H, out);
+        }
+        if (alive === null) return;
+        const kept = new Uint8Array(n);
+        for (let i = 0; i < n; i++) kept[i] = lives(graph, z, i) && lives(graph, out, i);
+        for (let i = 0; i < n; i++) if (!kept[i]) out.fill(0, i * C, i * C + C);
+      },
+    };
+  },
+
+  micro(r) {  // z' = z + W [z, y, |z|, |y|] + b
+    const { channels: C, kernels: K } = r, matrix = unpack(r.weight), bias = unpack(r.bias);
+    const senses = new Float64Array(4 * C);
+    return {
+      drive: () => null,
+      step({ n, ptr, source, weight }, drive, z, out) {
+        for (let i = 0; i < n; i++) {
+          senses.fill(0, C, 2 * C);
+          for (let c = 0; c < C; c++) senses[c] = z[i * C + c];
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) {
+            for (let c = 0; c < C; c++) senses[C + c] += weight[e * K + c % K] * z[source[e] * C + c];
+          }
+          for (let c = 0; c < 2 * C; c++) senses[2 * C + c] = Math.abs(senses[c]);
+          for (let o = 0; o < C; o++) {
+            let a = z[i * C + o] + bias[o];
+            for (let s = 0; s < 4 * C; s++) a += matrix[o * 4 * C + s] * senses[s];
+            out[i * C + o] = a;
+          }
+        }
+      },
+    };
+  },
+
+  totalistic(r) {  // birth and survival by the number of living neighbours
+    const table = unpack(r.table), most = table.shape[1] - 1, C = r.channels;
+    return {
+      drive: () => null,
+      step({ n, ptr, source }, drive, z, out) {
+        for (let i = 0; i < n; i++) for (let c = 0; c < C; c++) {
+          let count = 0;
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) if (source[e] !== i && z[source[e] * C + c] > 0.5) count++;
+          out[i * C + c] = table[(z[i * C + c] > 0.5 ? most + 1 : 0) + Math.min(count, most)];
+        }
+      },
+    };
+  },
+
+  distance(r) {  // z' = min(source, min over neighbours of z + 1, ceiling)
+    const C = r.channels;
+    return {
+      drive: (graph, x) => x.map(v => v > 0.5 ? 0 : r.ceiling),
+      step({ n, ptr, source }, drive, z, out) {
+        for (let i = 0; i < n; i++) for (let c = 0; c < C; c++) {
+          let least = drive[i * C + c];
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) least = Math.min(least, z[source[e] * C + c] + 1);
+          out[i * C + c] = least;
+        }
+      },
+    };
+  },
+
+  sweep(r) {  // tanh(Σₖ Wₖᵀ Σⱼ aᵏ zⱼ + d), group by group
+    const { groups: P, kernels: K, channels } = r, C = channels / P, matrix = unpack(r.weight);
+    const bias = unpack(r.bias), outer = r.weight_x && unpack(r.weight_x), sensed = new Float64Array(K * C);
+    return {
+      drive(graph, x) {
+        if (outer) return dense(outer, bias, x, graph.n);
+        return x.map((v, i) => v + bias[i % channels]);
+      },
+      step({ n, ptr, source, weight, width }, drive, z, out) {
+        const inner = width ?? 1;
+        for (let i = 0; i < n; i++) for (let p = 0; p < P; p++) {
+          sensed.fill(0);
+          let reads = false;
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) for (let k = 0; k < K; k++) {
+            const w = weight ? weight[e * inner + p * K + k] : 1;
+            if (w === 0) continue;
+            reads = true;
+            for (let c = 0; c < C; c++) sensed[k * C + c] += w * z[source[e] * channels + p * C + c];
+          }
+          for (let o = 0; o < C; o++) {
+            let a = drive[i * channels + p * C + o];
+            if (reads) for (let s = 0; s < K * C; s++) a += sensed[s] * matrix[(p * K * C + s) * C + o];
+            out[i * channels + p * C + o] = Math.tanh(a);
+          }
+        }
+      },
+    };
+  },
+
+  cascade(r) {  // every part takes its step at once, driven by the states of earlier parts
+    const parts = r.parts.map(p => ({ ...p, rule: RULES[p.rule.kind](p.rule), drive: drives(p.drive), C: p.place[1] - p.place[0] }));
+    const take = (z, rows, width, from, to) => {
+      const out = new Float32Array(rows.length * (to - from));
+      for (let i = 0, k = 0; i < rows.length; i++) for (let c = from; c < to; c++) out[k++] = z[rows[i] * width + c];
+      return out;
+    };
+    const places = graph => graph.levels ?? [{ rows: Int32Array.from({ length: graph.n }, (_, i) => i), within: graph }];
+    const driven = (part, level, x, states) => {
+      const read = part.reads.map(q => q === "x" ? [x, r.in_channels] : [states[q], parts[q].C]);
+      let [y] = read[0];
+      if (read.length > 1) {
+        const width = read.reduce((sum, [, w]) => sum + w, 0), n = level.rows.length;
+        y = new Float32Array(n * width);
+        let at = 0;
+        for (const [rows, w] of read) {
+          for (let i = 0; i < n; i++) for (let c = 0; c < w; c++) y[i * width + at + c] = rows[i * w + c];
+          at += w;
+        }
+      }
+      return part.rule.drive(level.within, part.drive(part.rises ? level.up : level.within, y, part.rises));
+    };
+    return {
+      drive(graph, x) {
+        const levels = places(graph), xs = levels.map(l => take(x, l.rows, r.in_channels, 0, r.in_channels));
+        const fixed = parts.map(p => p.reads.every(q => q === "x") ? driven(p, levels[p.level], xs[p.level], []) : null);
+        return { levels, xs, fixed };
+      },
+      step(graph, { levels, xs, fixed }, z, out) {
+        const states = parts.map(p => take(z, levels[p.level].rows, r.channels, ...p.place));
+        out.fill(0);
+        parts.forEach((part, p) => {
+          const level = levels[part.level], next = new Float32Array(states[p].length);
+          const drive = fixed[p] ?? driven(part, level, xs[part.level], states);
+          part.rule.step(level.within, drive, states[p], next);
+          for (let i = 0, k = 0; i < level.rows.length; i++) {
+            for (let c = part.place[0]; c < part.place[1]; c++) out[level.rows[i] * r.channels + c] = next[k++];
+          }
+        });
+      },
+    };
+  },
+};
+
+function makeRule(description) {
+  if (!RULES[description.kind]) throw new Error(`Expected one of the rules ${Object.keys(RULES)} (got ${description.kind})`);
+  return { ...RULES[description.kind](description), ...description };
+}
+
+if (typeof module !== "undefined") module.exports = { unpack, stencil, dense, layers, makeRule, ACTIVATIONS };

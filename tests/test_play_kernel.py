@@ -1,0 +1,255 @@
+"""The kernel of the page takes the steps that PyTorch takes, with the same masks, on every rule."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch_geometric.data import Data
+
+from gncadeq import ConvCell, GraphDEQ, GrowingCell, MicroCell, TotalisticCell
+from gncadeq.cells import CascadeCell, DistanceCell, IGNNCell, Part, SweepCell, SweepGrower
+from gncadeq.datasets import primitives
+from gncadeq.dynamics.rollout import advance
+from gncadeq.export.description import describe, packed
+from gncadeq.models import ImageClassifier
+from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps
+from gncadeq.viz.play import edge_graph
+
+SCRIPTS = ("play_kernel.js", "play_automaton.js", "play_graph.js")
+DRIVER = """
+const text = require("fs").readFileSync(0, "utf8"), task = JSON.parse(text);
+const graph = task.graph.pixels ? build(task.graph.pixels) : readGraph(task.graph);
+function build({ height, width, levels, halo, living, filters, sweeps, periodic }) {
+  let alive = unpack(living);
+  if (halo) alive = withHalo(alive, height, width, halo);
+  if (levels > 1) return pixelPyramid(alive, height, width, levels);
+  const made = pixelGraph(alive, height, width, { periodic });
+  if (filters) return withKernels(withLoops(made), unpack(filters), filters.shape[1]);
+  return sweeps ? withKernels(made, sweepTable(), 12) : made;
+}
+const automaton = new Automaton(makeRule(task.rule), graph, unpack(task.x), unpack(task.z));
+const encode = v => Buffer.from(v.buffer, v.byteOffset, v.byteLength).toString("base64");
+const out = { states: {}, n: graph.n };
+if (task.solve) {
+  const found = solve(z => automaton.evaluate(z), automaton.z, task.solve);
+  Object.assign(out, found, { z: encode(found.z) });
+} else {
+  const masks = task.masks && unpack(task.masks), n = graph.n;
+  for (let t = 1; t <= 100; t++) {
+    automaton.step(masks ? masks.subarray((t - 1) * n, t * n) : null);
+    if ([1, 10, 100].includes(t)) out.states[t] = encode(automaton.z);
+  }
+  out.residual = automaton.residual().relative;
+}
+console.log(JSON.stringify(out));
+"""
+
+
+def run_kernel(task: dict[str, Any]) -> dict[str, Any]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node on the path")
+    here = files("gncadeq.viz")
+    source = "\n".join(here.joinpath(name).read_text("utf-8") for name in SCRIPTS)
+    source = source.replace('"use strict";', "") + DRIVER
+    done = subprocess.run(
+        [node, "-e", source], input=json.dumps(task), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def decoded(text: str, channels: int) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").copy()).view(-1, channels)
+
+
+def drawn(height: int = 9, width: int = 11) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, height, width, generator=generator)
+    return image * (torch.rand(1, height, width, generator=generator) < 0.6)
+
+
+def shaken(cell: nn.Module, size: float = 0.2) -> Any:
+    """The cell with weights that no longer are what they start as."""
+    generator = torch.Generator().manual_seed(1)
+    for p in cell.parameters():
+        p.data += size * torch.randn(p.shape, generator=generator) / max(p.shape[-1], 1) ** 0.5
+    return cell.eval()
+
+
+def pixels(image: torch.Tensor, **more: Any) -> dict[str, Any]:
+    """What the page makes a graph of, of the living pixels of an image."""
+    alive = image.amax(0) > more.pop("threshold", -1.0)
+    shape = {"height": image.size(1), "width": image.size(2), "living": packed(alive.view(-1))}
+    return {"pixels": {**shape, **more}}
+
+
+def of_pixels(threshold: float, **more: Any) -> tuple[Data, dict[str, Any]]:
+    image = drawn()
+    data = ImageToGraph(living_threshold=threshold if threshold >= 0 else None, **more)(image)
+    return data, pixels(image, threshold=threshold, **more)
+
+
+def conv(update: str, injection: str, contraction: float | None = 0.9) -> Any:
+    torch.manual_seed(0)
+    cell = ConvCell(5, 5, update, injection, contraction, scale_spread=1.0)
+    data, graph = of_pixels(0.02)
+    data.x = torch.randn(data.num_nodes, 5)
+    return cell, data, graph
+
+
+def growing(bound: float | None, alive: int | None, in_channels: int) -> Any:
+    torch.manual_seed(0)
+    cell = shaken(GrowingCell(8, 3, 16, in_channels, alive, bound=bound), 0.1)
+    filters = PixelKernels().table
+    data = PixelKernels()(ImageToGraph()(drawn()))
+    graph = pixels(drawn(), filters=packed(filters))
+    data.x = torch.rand(data.num_nodes, in_channels)
+    return cell, data, graph
+
+
+def on_mesh(cell: Any, kernels: str) -> Any:
+    data = MeshToGraph(kernels)(primitives.icosphere(2))
+    data.x = torch.zeros(data.num_nodes, cell.in_channels)
+    return shaken(cell, 0.05), data, edge_graph(data)
+
+
+def life() -> Any:
+    image = (drawn(12, 12) > 0.5).float()
+    data = ImageToGraph(periodic=True)(image)
+    data.x = data.x[:, :0]
+    return TotalisticCell(channels=2), data, pixels(image, periodic=True)
+
+
+def distances() -> Any:
+    data, graph = of_pixels(0.02)
+    data.x = (torch.rand(data.num_nodes, 2) < 0.05).float()
+    return DistanceCell(2, ceiling=50.0), data, graph
+
+
+def sweeps() -> Any:
+    torch.manual_seed(0)
+    data = Sweeps()(ImageToGraph()(torch.zeros(1, 7, 6)))
+    data.x = torch.zeros(42, 1)
+    data.x[17] = 1.0
+    cell = SweepGrower(1, groups=4, kernels=3, channels=4, hidden_channels=10)
+    return cell, data, pixels(torch.zeros(1, 7, 6), sweeps=True)
+
+
+def cascade() -> Any:
+    torch.manual_seed(0)
+    drive = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4))
+    parts = [Part(ConvCell(1, 4, contraction=0.5)), Part(ConvCell(4, 4, contraction=0.5), drive)]
+    data, graph = of_pixels(0.02)
+    return CascadeCell(parts, 1).eval(), data, graph
+
+
+def pyramid() -> Any:
+    image = torch.zeros(1, 28, 28)
+    image[0, 5:23, 13:16], image[0, 10:12, 8:20] = 1.0, 0.5
+    model = ImageClassifier.from_pretrained("mnist-pyramid")
+    graph = pixels(image, threshold=0.02, halo=1, levels=3)
+    return model.dynamics.cell, model.to_graph(image), graph
+
+
+CASES = {
+    "conv direct": lambda: conv("direct", "superposed"),
+    "conv direct additive": lambda: conv("direct", "additive"),
+    "conv residual": lambda: conv("residual", "superposed"),
+    "growing": lambda: growing(None, 3, 0),
+    "growing bound anchored": lambda: growing(1.5, 3, 1),
+    "growing all alive": lambda: growing(1.0, None, 2),
+    "growing on a mesh": lambda: on_mesh(GrowingCell(8, 3, 16, 1, bound=1.5), "tangent"),
+    "micro on a mesh": lambda: on_mesh(MicroCell(6, 3), "tangent"),
+    "life": life,
+    "distances": distances,
+    "sweeps": sweeps,
+    "cascade": cascade,
+    "pyramid": pyramid,
+}
+
+
+def task_of(name: str) -> tuple[Any, Data, torch.Tensor, dict[str, Any]]:
+    cell, data, graph = CASES[name]()
+    generator = torch.Generator().manual_seed(2)
+    z = torch.rand(data.num_nodes, cell.channels, generator=generator)
+    task = {"rule": describe(cell), "graph": graph, "x": packed(data.x), "z": packed(z)}
+    return cell, data, z, task
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["synchronous", "half"])
+@pytest.mark.parametrize("name", CASES)
+def test_states_are_those_of_pytorch(name: str, masked: bool) -> None:
+    cell, data, z, task = task_of(name)
+    masks = None
+    if masked:
+        generator = torch.Generator().manual_seed(3)
+        masks = torch.rand(100, data.num_nodes, generator=generator) < 0.5
+        task["masks"] = packed(masks)
+    found = run_kernel(task)
+    assert found["n"] == data.num_nodes
+    with torch.no_grad():
+        step = cell.bind(data.x, data.edge_index, data.edge_attr)
+        for t in range(1, 101):
+            z = advance(step, z, 1.0, None if masks is None else masks[t - 1][:, None])
+            if t in (1, 10, 100):
+                got = decoded(found["states"][str(t)], cell.channels)
+                scale = float(z.abs().max().clamp(min=1.0))
+                assert float((got - z).abs().max()) < 1e-4 * scale, (name, t)
+        fz = step(z)
+    expected = float((fz - z).norm() / fz.norm().clamp(min=1e-30))
+    assert found["residual"] == pytest.approx(expected, rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["picard", "anderson"])
+@pytest.mark.parametrize("name", ["conv direct", "conv residual", "cascade", "pyramid", "sweeps"])
+def test_the_equilibrium_is_that_of_the_solver(name: str, method: str) -> None:
+    cell, data, _, task = task_of(name)
+    task["solve"] = {"method": method, "tol": 1e-6, "maxSteps": 2000}
+    found = run_kernel(task)
+    assert found["converged"], found["residual"]
+    deq = GraphDEQ(cell, tol=1e-6, max_steps=2000)
+    with torch.no_grad():
+        star = deq(data.x, data.edge_index, data.edge_attr)
+    got = decoded(found["z"], cell.channels)
+    assert float((got - star).norm() / star.norm()) < 1e-4
+    if method == "anderson" and name.startswith("conv"):  # sweeps rest after finitely many steps
+        task["solve"]["method"] = "picard"
+        assert found["steps"] <= run_kernel(task)["steps"]
+
+
+def test_cells_that_cannot_play_say_so() -> None:
+    class Other(ConvCell):
+        def prepare(self, *args: Any, **kwargs: Any) -> Any:
+            return super().prepare(*args, **kwargs)
+
+    with pytest.raises(ValueError, match=r"a cell that plays in a page.*got IGNNCell"):
+        describe(IGNNCell(2, 3))
+    with pytest.raises(ValueError, match="got Other, which overrides its 'prepare'"):
+        describe(Other(1, 2))
+    with pytest.raises(ValueError, match=r"got one with distances=\.\.\."):
+        describe(SweepCell(3, 4, distances=1))
+    drive = nn.Sequential(nn.Linear(1, 4), nn.Dropout())
+    cell = CascadeCell([Part(ConvCell(4, 4), drive)], 1)
+    with pytest.raises(ValueError, match=r"ReLU and Tanh \(got Dropout"):
+        describe(cell)
+
+
+def test_equilibria_of_the_kernel_stay_where_they_are_under_every_mask() -> None:
+    _, data, _, task = task_of("conv direct")
+    task["solve"] = {"method": "anderson", "tol": 1e-7, "maxSteps": 500}
+    star = run_kernel(task)["z"]
+    masks = torch.rand(100, data.num_nodes, generator=torch.Generator().manual_seed(4)) < 0.3
+    del task["solve"]
+    task |= {"masks": packed(masks), "z": {"shape": [data.num_nodes, 5], "f32": star}}
+    moved = decoded(run_kernel(task)["states"]["100"], 5) - decoded(star, 5)
+    assert float(moved.abs().max()) < 1e-5
