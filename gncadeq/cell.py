@@ -121,7 +121,7 @@ class Cell(nn.Module, ABC):
         Below one, the cell is a contraction: it has one equilibrium, every start reaches it, and
         :math:`\lVert \mathbf{z} - \mathbf{z}^\star \rVert \le \lVert f(\mathbf{z}) - \mathbf{z}
         \rVert / (1 - \kappa)`. A cell that overrides this names the norm in which the bound
-        :math:`\kappa` holds, and reads it off its parametrisation: no sampling, no estimate.
+        :math:`\kappa` holds, and computes it from its parameters. It is never an estimate.
 
         Args:
             graph: Bound the step on this graph, which may be sharper; ``None`` bounds it on every
@@ -135,8 +135,10 @@ class Cell(nn.Module, ABC):
     def injection_bound(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int
     ) -> float:
-        """How much a change of the injection changes the next state on this graph at most, in
-        Euclidean norms; infinite where that isn't known, as here."""
+        """A Lipschitz constant of the next state as a function of the injection, on this graph.
+
+        Both are measured by Euclidean norms. It is infinite where none is known, as here.
+        """
         return float("inf")
 
     def certificate(
@@ -159,7 +161,12 @@ class Cell(nn.Module, ABC):
         return None
 
     def caveat(self, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor) -> str | None:
-        """Why solves on this graph may fail: a sentence for whoever's solve did, or ``None``."""
+        """A hint for the warning about a solve that did not converge on this graph.
+
+        Returns:
+            A sentence that names a property of the graph or of the cell which may be the cause;
+            ``None``, as here, if the cell knows of none.
+        """
         return None
 
     def bind(

@@ -15,7 +15,7 @@ from gncadeq.typing import OptTensor
 
 @dataclass(frozen=True)
 class Certificate:
-    r"""A proven contraction: one step shrinks distances by :math:`\kappa < 1` at least.
+    r"""A proven contraction: one step multiplies distances by at most :math:`\kappa < 1`.
 
     .. math::
         \lVert f(\mathbf{y}) - f(\mathbf{z}) \rVert \le \kappa \lVert \mathbf{y} - \mathbf{z} \rVert
@@ -24,7 +24,7 @@ class Certificate:
         \frac{\lVert f(\mathbf{z}) - \mathbf{z} \rVert}{1 - \kappa}
 
     There is one equilibrium, and every start reaches it (Banach's fixed-point theorem). The norm is
-    made of three choices, by which every bound of this package can be named: a state is multiplied
+    made of three choices, which cover all bounds of this package: a state is multiplied
     by ``node_weight`` and ``channel_weight``; the channels of a node are taken in ``groups``, each
     with its Euclidean norm, of which the largest counts; and over nodes these are summed as
     squares, or the largest counts.
@@ -56,12 +56,14 @@ class Certificate:
 
     @property
     def promises(self) -> bool:
-        """Whether it promises anything, of any graph."""
+        """Whether anything is proven, at least of one graph."""
         return bool(torch.as_tensor(self.rate).lt(1.0).any())
 
     def rates(self, like: Tensor) -> Tensor:
-        """The rate of every graph, for numbers ``[num_graphs]``; zero for graphs without nodes that
-        are the last of a batch."""
+        """The rate of every graph, in the shape ``[num_graphs]`` of ``like``.
+
+        It is zero for the graphs without nodes at the end of a batch.
+        """
         if not isinstance(self.rate, Tensor):
             return torch.full_like(like, self.rate, dtype=torch.double)
         return F.pad(self.rate.to(like.device, torch.double), (0, like.numel() - self.rate.numel()))
@@ -93,8 +95,8 @@ class Certificate:
         r"""The bound on the relative error that follows from norms of a residual and a state.
 
         The computed :math:`f(\mathbf{z})` is taken to be exact to :math:`\epsilon \lVert
-        f(\mathbf{z}) \rVert`, the rounding error of its numbers: a computed residual of zero says
-        no more than that.
+        f(\mathbf{z}) \rVert`, the rounding error of its numbers. So the bound is not zero where the
+        computed residual is.
 
         .. math::
             \Big( \frac{\lVert f(\mathbf{z}) - \mathbf{z} \rVert}{\lVert f(\mathbf{z}) \rVert} +

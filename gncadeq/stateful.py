@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 
 def drops(module: nn.Module) -> bool:
-    """Whether a module itself drops something when it is evaluated.
+    """Whether a module itself applies dropout when it is evaluated.
 
     One of torch's dropouts in training mode does, and a module in training mode with a positive
     number (or several) for its attribute ``dropout``, as PyG's convs have.

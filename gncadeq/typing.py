@@ -52,14 +52,14 @@ class AdjointStep(Protocol):
 
 @runtime_checkable
 class PartialStep(Protocol):
-    """A step that does more with its state than add an update (who lives, for instance)."""
+    """A step that does more than add an update to its state, such as removing dead nodes."""
 
     def __call__(self, z: Tensor, /) -> Tensor:
         """Return the next state."""
         ...
 
     def partial(self, z: Tensor, rate: OptTensor) -> Tensor:
-        """Return the next state with the update multiplied by ``rate``, the rest done after."""
+        """Return the next state, its update multiplied by ``rate`` before all else is done."""
         ...
 
 

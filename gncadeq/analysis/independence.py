@@ -137,7 +137,8 @@ def path_independence(
 
     The first of the other starts is a shuffled equilibrium, which gives the alignment score
     (:func:`asymptotic_alignment`); the rest are Gaussian noise. Distances of about
-    :math:`\texttt{tol} / (1 - \rho)`, how close a solve comes to its equilibrium, tell nothing.
+    :math:`\texttt{tol} / (1 - \rho)` have no meaning: a solve comes no closer than that to its
+    equilibrium.
 
     Args:
         step: Any map of states ``[num_nodes, channels]``.

@@ -1,4 +1,4 @@
-"""What parts of a cascade tell each other, and parts without memory."""
+"""Drives between the parts of a cascade, and parts without memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gncadeq.typing import Adj, OptTensor, Step
 
 
 class StencilDrive(nn.Module):
-    r"""What one part of a cascade tells another: a stencil without bias, and batch normalisation.
+    r"""The drive of one part of a cascade by another: a stencil, and batch normalisation.
 
     .. math::
         \mathbf{d} = \mathrm{BN}(\mathbf{U} * \mathbf{y})

@@ -1,4 +1,4 @@
-"""What automata of zeros and ones share: who lives, and how many of a node's neighbours do."""
+"""What automata of zeros and ones share: the living nodes, and counts of living neighbours."""
 
 from __future__ import annotations
 

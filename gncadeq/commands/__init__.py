@@ -1,3 +1,4 @@
-"""One command a module; torch is loaded in their bodies, so that help and typing errors wait for
-nothing.
+"""One command a module.
+
+Torch is imported in the bodies of the commands, so that ``--help`` and errors in options are quick.
 """

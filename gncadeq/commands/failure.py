@@ -1,4 +1,4 @@
-"""What a command says when it fails: one sentence for every exception."""
+"""The message of a command that fails: one sentence for every exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dynamics: they know time and no edges."""
+"""What runs a rule: to its equilibrium, or step by step."""
 
 from gncadeq.dynamics.equilibrium import GraphDEQ
 from gncadeq.dynamics.fixed_point import solve

@@ -23,7 +23,7 @@ _MAX_STEPS = 40  # TorchDEQ's default
 
 
 def solver_name(solver: str) -> str:
-    """This library's name of a solver that TorchDEQ's users may call by TorchDEQ's."""
+    """This library's name of a solver, given that name or TorchDEQ's."""
     return "picard" if solver in _PICARD else str(solver).removeprefix(PREFIX)
 
 
@@ -53,7 +53,7 @@ def _parser_options() -> frozenset[str]:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what this core doesn't know, and what it doesn't honour."""
+    """Refuse options that this core does not know, and values that it cannot follow."""
     names = _parser_options()
     if not names <= options.keys():
         known = names | {"no_stat", *_OWN}

@@ -21,9 +21,10 @@ _LONG_MEMORY = 20
 
 
 class Evidence:
-    """The cell and graph of a solve, asked when somebody wants to know more of its solution.
+    """The cell and the graph of a solve, kept to answer questions about its solution.
 
-    Solutions may be collected, so it keeps tensors that exist anyway, and nothing of autograd's.
+    A program may keep many solutions. So this refers to tensors that exist anyway, and to none of
+    autograd's.
 
     Args:
         cell: The cell.

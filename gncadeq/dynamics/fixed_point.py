@@ -49,8 +49,8 @@ def solve(
 
     A graph ends when its relative residual is at most ``tol``, when ``f`` is not finite at the
     start or for a dozen steps in a row, or after ``max_steps`` steps; its best state is returned.
-    Growth of the state alone ends nothing. Ended graphs leave the batch once the steps spent on
-    them amount to two of the whole batch, if ``step`` can be restricted (see
+    A state that grows does not end a graph by itself. Ended graphs leave the batch once the steps
+    spent on them amount to two of the whole batch, if ``step`` can be restricted (see
     :class:`gncadeq.typing.RestrictableStep`). A start in half precision is converted to float32, in
     which the solve then runs.
 

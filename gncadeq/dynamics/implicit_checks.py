@@ -1,4 +1,4 @@
-"""What is refused of derivatives, instead of being computed wrongly."""
+"""Derivatives that would be wrong are refused by the checks of this module."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Dynamics(nn.Module):
             \mathbf{U} \mathbf{x} + \mathbf{b} \big)
 
         with the conv scaled by :math:`s` such that it converges; see
-        :class:`gncadeq.WrappedConvCell`, which is imported here alone: dynamics know no rule.
+        :class:`gncadeq.WrappedConvCell`.
 
         Args:
             conv: The class of a conv, of which a new one of width ``channels`` is made, whose

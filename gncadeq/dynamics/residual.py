@@ -1,4 +1,4 @@
-"""What a state lacks to a fixed point, for every graph of a batch."""
+"""How far a state is from being a fixed point, for every graph of a batch."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def advance(step: Step, z: Tensor, step_size: float = 1.0, mask: OptTensor = Non
     """One step of the automaton, of the nodes that ``mask`` ``[num_nodes, 1]`` updates.
 
     A step with a method ``partial`` (:class:`gncadeq.typing.PartialStep`) applies rate and mask to
-    its update itself, where the rule says.
+    its update itself.
     """
     partial = getattr(step, "partial", None)
     if partial is not None and (mask is not None or step_size != 1.0):

@@ -37,7 +37,10 @@ _OPTIONS = {
 
 
 def check_stock_solver(name: str, options: dict[str, Any] | None) -> None:
-    """Raise if TorchDEQ has no such solver, or it no such option (it ignores them itself)."""
+    """Raise if TorchDEQ has no such solver, or if the solver has no such option.
+
+    TorchDEQ itself ignores unknown options.
+    """
     solver = name.removeprefix(_PREFIX)
     if solver not in _OPTIONS:
         raise ValueError(f"Expected a solver of {[_PREFIX + s for s in _OPTIONS]} (got {name!r})")
@@ -98,8 +101,8 @@ def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partit
     """Solve with a solver of TorchDEQ's, one row a graph, and measure what it evaluates.
 
     All graphs take the steps of the slowest; each gets the best state of those evaluated. A graph
-    without convergence is ``STALLED`` if the solver ended before ``max_steps``, by itself or by a
-    matrix that it could not invert.
+    without convergence is ``STALLED`` if the solver ended before ``max_steps``, of its own accord
+    or at a matrix that it could not invert.
     """
     check_stock_solver(options.solver, options.solver_options)
     if partition.num_nodes == 0:

@@ -65,7 +65,7 @@ def check_onnx(
         data: A graph or a batch of graphs; the file needs to have seen none like it.
         z0: The start; zeros by default.
         steps: Steps of a rollout in whose file they aren't fixed; by default the automaton's.
-        tolerance: The largest difference that rounding is held responsible for; at least the
+        tolerance: The largest difference that is taken for rounding; at least the
             file's ``tol``.
         seed: Seed of the update masks, where there are any.
 

@@ -1,8 +1,8 @@
 """Message passing in the few operations that other runtimes have: gather, multiply, sum.
 
 The fast forms of :mod:`gncadeq.graph.neighborhood` and :mod:`gncadeq.graph.sparse` look at a graph
-before they run. These don't: the graph is an input like any other, so that a traced program holds
-for all.
+before they run. These do not: the graph is an input like any other, so that one traced program
+runs on all graphs.
 """
 
 from __future__ import annotations

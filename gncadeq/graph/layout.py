@@ -1,4 +1,4 @@
-"""Several named tensors as the rows of one: what lets dynamics see a single state."""
+"""Several named tensors as the rows of one, so that dynamics work on a single state."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class StateLayout:
         return place - first[self.kind]
 
     def name(self, row: int) -> str:
-        """What a row is called by those who don't know of rows: its tensor and its place there.
+        """The name of a row in messages to the user: its tensor, and its index there.
 
         Example:
             >>> StateLayout(torch.tensor([0, 1, 0]), {"node": 2, "edge": 1}).name(2)

@@ -76,8 +76,8 @@ class Perception(SparseMatrix):
     def in_blocks(self, z: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Some receivers at a time where that is faster, and all of them under autograd.
 
-        What a node does with what it perceives, it does alone: done block by block, everything
-        between two states stays in the cache.
+        Each node processes what it perceives without the others. So this can be done block by
+        block, which keeps all intermediate values in the cache.
 
         Yields:
             Rows of the nodes, and what they perceive ``[num_rows, num_kernels, channels]``.

@@ -43,7 +43,7 @@ class ImageClassifier(Classifier):
     def pool(
         self, z: Tensor, partition: Partition, edge_index: Adj, edge_attr: OptTensor = None
     ) -> Tensor:
-        """What the readout sees of every graph's state."""
+        """The input of the readout, pooled from the state of every graph."""
 
     @abstractmethod
     def pool_around(self, z: Tensor, data: Data, radius: int) -> Tensor:

@@ -34,7 +34,7 @@ class Section:
         sentence: What was found, with the number.
         how: How it was measured.
         figure: The picture, if there is one.
-        numbers: The figures for those who read them by program.
+        numbers: The numbers, for programs that read the page.
         failed: Whether nothing could be measured; the sentence says why.
     """
 

@@ -118,7 +118,7 @@ class Bench:
                 "updates"
             )
         return (
-            f"by norm: a step shrinks distances by {rate:.3g} at least. One equilibrium, from "
+            f"by norm: a step multiplies distances by at most {rate:.3g}. One equilibrium, from "
             "every start"
         )
 

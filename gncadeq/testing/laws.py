@@ -133,7 +133,7 @@ def assert_batch_independent(
 ) -> None:
     """A graph in a batch gets the state, the steps, the status and the gradient that it gets alone.
 
-    Whatever its batch-mates do: graphs that diverge or return NaN may be among them.
+    The law holds whatever the other graphs of the batch do: some may diverge or return NaN.
 
     Args:
         deq: The dynamics; give it ``on_failure="ignore"`` if graphs fail.
@@ -145,7 +145,7 @@ def assert_batch_independent(
             decides, isn't compared.
 
     Raises:
-        AssertionError: If a graph's result depends on its batch-mates.
+        AssertionError: If a graph's result depends on the other graphs of its batch.
 
     Example:
         >>> from gncadeq import ConvCell

@@ -46,14 +46,14 @@ class StopSignals:
         self.restore()
 
     def install(self) -> None:
-        """Take the signals."""
+        """Handle the signals."""
         if threading.current_thread() is threading.main_thread():
             for which in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(which) is not signal.SIG_IGN:  # as under nohup
                     self._before[which] = signal.signal(which, self._note) or signal.SIG_DFL
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the handlers that were there before."""
         for which, handler in self._before.items():
             signal.signal(which, handler)
         self._before = {}

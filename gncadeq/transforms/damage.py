@@ -26,7 +26,7 @@ def ball(
         radius: Radius :math:`r`, positive, relative to the longest side :math:`d` of their box.
         generator: The source of randomness for the centre.
         among: ``[num_nodes]`` booleans: where the centre is drawn; by default anywhere. Where it
-            marks no node, nobody is hurt.
+            marks no node, none is damaged.
 
     Raises:
         ValueError: If the radius isn't positive, or a shape is wrong.

@@ -32,7 +32,7 @@ class AddShortcuts(BaseTransform):  # type: ignore[misc]
     Args:
         per_node: How many random nodes each node is joined to.
         within: The nodes :math:`\mathcal{V}_i` that are drawn from: those of the same ``"graph"``
-            of a batch, or of the same connected ``"component"``, which keeps what is apart apart.
+            of a batch, or of the same connected ``"component"``, so that components stay separate.
         relation: What the new edges have in ``edge_attr`` where that holds relations; 18 by
             default, which no edge of a pixel graph has.
         seed: Of the draw.

@@ -1,4 +1,4 @@
-"""Which cell makes a rule of a conv, or of a class of convs."""
+"""Choose the cell that wraps a conv, or a new conv of a class."""
 
 from __future__ import annotations
 

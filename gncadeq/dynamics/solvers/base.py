@@ -1,8 +1,8 @@
 r"""What a solver is, and the plain one.
 
 A solver proposes the state at which the loop in :func:`gncadeq.dynamics.solve` evaluates the map
-next; the loop owns everything else. Inner products run over the nodes of one graph, so what a graph
-gets doesn't depend on its batch-mates.
+next; the loop owns everything else. Inner products run over the nodes of one graph, so the
+result of a graph does not depend on the other graphs of its batch.
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ class Solver(ABC):
         """Called once, before the first proposal; ``self.partition`` is set already."""
 
     def watch(self, z: Tensor, fz: Tensor) -> OptTensor:
-        """Mark the graphs ``[num_graphs]`` where the next proposal, from ``z``, must look closer;
-        ``None`` if it never looks. The loop reads whether there are any, with all else that it
-        reads of a device in a step."""
+        """Mark the graphs ``[num_graphs]`` whose next proposal, from ``z``, needs special care.
+
+        ``None`` says that no proposal ever does. The loop reads whether any graph is marked
+        together with its other numbers, so that a step synchronises with the device once.
+        """
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What holds a proposal that leaves the domain of the map, or makes things worse."""
+"""The replacement of proposals that leave the domain of the map or increase the residual."""
 
 from __future__ import annotations
 
