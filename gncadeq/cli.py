@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from gncadeq.commands import (
 )
 from gncadeq.commands.failure import sentence
 from gncadeq.commands.printing import begin, errors
+from gncadeq.commands.threads import set_defaults, use_threads
 
 app = typer.Typer(
     help="Train a local rule on a graph as an equilibrium, run it as a cellular automaton.",
@@ -65,16 +67,28 @@ def _options(
         bool,
         typer.Option("--debug", help="Show where an error came from; goes after any command, too."),
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            show_default="OMP_NUM_THREADS, else 1",
+            help="Threads of torch's operations, shared by --devices; goes after any command, too. "
+            "Several gain on large graphs and an idle machine alone.",
+        ),
+    ] = None,
 ) -> None:
     """Options of every command; ``main`` reads ``--debug`` itself, to know of it in any case."""
     begin(quiet)
+    if threads is not None:
+        use_threads(threads)
 
 
 def main() -> None:
     """Run the command; whatever goes wrong is one sentence, not a traceback."""
     warnings.showwarning = _warn
-    # Options of every command are understood after the command, too.
-    words = sorted(sys.argv[1:], key=lambda word: word not in ("--debug", "--quiet"))
+    set_defaults()
+    words = _general_first(sys.argv[1:])
     try:
         app(args=words, prog_name="gncadeq", standalone_mode=True)
     except KeyboardInterrupt:
@@ -88,6 +102,19 @@ def main() -> None:
             traceback.print_exc()
         _print("[red]Error:[/red]", sentence(error))
         sys.exit(1)
+
+
+def _general_first(words: list[str]) -> list[str]:
+    """Options of every command before the command, where typer looks for them."""
+    first, rest, left = [], [], iter(words)
+    for word in left:
+        if word in ("--debug", "--quiet") or word.startswith("--threads="):
+            first.append(word)
+        elif word == "--threads":
+            first += [word, *islice(left, 1)]
+        else:
+            rest.append(word)
+    return first + rest
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -112,6 +112,7 @@ def in_two_processes(folder: str) -> None:
         result[name] = {n: p.grad for n, p in model.named_parameters()}
         result[f"{name} steps"] = steps
         result[f"{name} buffers"] = dict(model.named_buffers())
+    result["threads"] = torch.get_num_threads()
     result["gathered"] = gathered(torch.tensor([float(here.rank), 7.0]))
     stop_together(None, torch.device("cpu"))
     synced = GraphDEQ.from_conv(GCNConv(8, 8), 1, norm=nn.SyncBatchNorm(8)).double()
@@ -134,6 +135,11 @@ def folder(tmp_path_factory) -> Path:
     with pytest.raises(ValueError, match="in the one that launched it"):
         launch(in_two_processes, 2, str(folder))
     return folder
+
+
+def test_processes_share_the_threads(folder):
+    threads = [torch.load(folder / f"{rank}.pt")["threads"] for rank in (0, 1)]
+    assert threads == [max(1, torch.get_num_threads() // 2)] * 2
 
 
 def test_two_processes_have_the_gradient_of_one(folder):

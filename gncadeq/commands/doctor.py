@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 
 from gncadeq.commands.printing import Json, busy, console, write_numbers
+from gncadeq.commands.threads import crowded, threads_in_python, usable_cores
 
 _NEEDED = (
     "torch", "torchdeq", "torch-geometric", "networkx", "torchvision", "matplotlib", "numpy",
@@ -83,11 +84,22 @@ def _machine() -> dict[str, str]:
     browsers = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     return {
         "browser (viewer's tests)": next(filter(None, browsers), "none on the path"),
-        "threads": str(torch.get_num_threads()),
+        "threads": _threads(torch.get_num_threads()),
         "CUDA": torch.cuda.get_device_name() if torch.cuda.is_available() else "none found",
         "shipped weights": ", ".join(pretrained_names()) or "none",
         "data root": str(default_root().resolve()),
     }
+
+
+def _threads(now: int) -> str:
+    """On how many threads torch works, and whether other work leaves cores for them."""
+    import os
+
+    cores, python = usable_cores(), threads_in_python(now)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    said = f"{now} in commands (--threads), {python} in Python (OMP_NUM_THREADS), {cores} cores"
+    warning = crowded(now, load, cores) or crowded(python, load, cores)
+    return f"{said}. {warning}" if warning else said
 
 
 def register(app: typer.Typer) -> None:
