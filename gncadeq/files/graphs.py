@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xml.parsers import expat
 
 from gncadeq.files.content import bad, plain_text
+from gncadeq.files.text import is_number
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -149,8 +150,8 @@ def are_points(rows: Sequence[Sequence[str]]) -> bool:
     few = [row for row in rows[:100] if len(row) >= 3]
     return (
         bool(few)
-        and all(map(_is_number, few[0]))
-        and any(_is_number(word) and not _is_whole(word) for row in few for word in row[:2])
+        and all(map(is_number, few[0]))
+        and any(is_number(word) and not _is_whole(word) for row in few for word in row[:2])
     )
 
 
@@ -166,23 +167,15 @@ def _header(rows: list[list[str]]) -> list[int] | None:
         if weight is None and len(names) == 3:
             weight = 3 - source - target
         if weight is None or not any(
-            _is_number(word) for row in rows[1:] for word in row[weight : weight + 1]
+            is_number(word) for row in rows[1:] for word in row[weight : weight + 1]
         ):
             return [source, target]  # a third column of words is no weight
         return [source, target, weight]
-    if len(rows) < 2 or any(map(_is_number, rows[0])):
+    if len(rows) < 2 or any(map(is_number, rows[0])):
         return None
     whole = all(_is_whole(word) for row in rows[1:] for word in row[:2])
-    weights = len(names) == 3 and all(_is_number(word) for row in rows[1:] for word in row[2:3])
+    weights = len(names) == 3 and all(is_number(word) for row in rows[1:] for word in row[2:3])
     return list(range(min(len(names), 3))) if whole or weights else None
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_whole(word: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gncadeq.files.content import Arrays, bad, check_count, cut_short, plain_text, unit_colors
-from gncadeq.files.text import Words, table
+from gncadeq.files.text import Words, is_number, table
 
 _NAMES = {
     "pos": [("x", "y", "z")],
@@ -33,9 +33,9 @@ def read_points(content: bytes, path: Path, max_vertices: int) -> Arrays:
     if len(rows) > max_vertices:
         check_count(path, len(rows), max_vertices)
     names = None
-    if rows and not all(map(_is_number, rows[0])):
+    if rows and not all(map(is_number, rows[0])):
         words = [word.decode(errors="replace").strip("\"'").lower() for word in rows[0]]
-        if (len(rows) > 1 and not all(map(_is_number, rows[1]))) or "x" not in words:
+        if (len(rows) > 1 and not all(map(is_number, rows[1]))) or "x" not in words:
             raise bad(
                 path, "points, a line of numbers each, maybe under names with x, y and z",
                 repr(b" ".join(rows[0])[:60].decode(errors="replace")), "Name the columns",
@@ -99,14 +99,6 @@ def _lines(text: bytes) -> tuple[list[int], list[Words]]:
         numbers.append(number)
         rows.append(line.split() if mark is None else [w.strip() for w in line.split(mark)])
     return numbers, rows
-
-
-def _is_number(word: bytes) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _columns(

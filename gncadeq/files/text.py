@@ -26,6 +26,15 @@ def numbered_lines(text: bytes, comment: bytes = b"#") -> tuple[list[int], list[
     return numbers, rows
 
 
+def is_number(word: str | bytes) -> bool:
+    """Whether a word is a number, NaN and infinity included."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def block(lines: Sequence[bytes], whole: bool = False) -> np.ndarray | None:
     """Lines of equally many numbers as an array ``[lines, numbers]``, or None if they are not.
 

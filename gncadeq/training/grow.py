@@ -23,7 +23,7 @@ from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.run_config import extended_from
 from gncadeq.training.step_log import StepLog
-from gncadeq.training.stopping import run_steps
+from gncadeq.training.stopping import Steps, run_steps
 from gncadeq.training.surfaces import is_graph, is_surface
 from gncadeq.training.targets import (
     anchor,
@@ -42,13 +42,15 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class Growth:
+class Growth(Steps):
     """The state of a training run: rule, optimiser, pool and how far it is.
 
     Args:
         config: What to train.
         data: The target graph.
     """
+
+    cell: GrowingCell
 
     def __init__(self, config: GrowConfig, data: Data) -> None:
         self.config, self.data = config, check_target(data).clone()
@@ -104,8 +106,7 @@ class Growth:
         total = loss + c.overflow * over + c.rest_weight(self.step) * rest
         self._check_finite(z)
         lr = c.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.set_rate(lr)
         self.optimizer.zero_grad()
         torch.autograd.backward(total)
         norm = normalize_gradients(self.cell.parameters())
@@ -191,16 +192,11 @@ class Growth:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        return {
-            "step": self.step, "cell": self.cell.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "pool": self.pool.state_dict(),
-        }  # fmt: skip
+        return {**super().state_dict(), "pool": self.pool.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, to the same result."""
-        self.step = state["step"]
-        self.cell.load_state_dict(state["cell"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_state_dict(state)
         self.pool.load_state_dict(state["pool"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from gncadeq.cells.sweep_grower import SweepGrower
 from gncadeq.dynamics import GraphDEQ
 from gncadeq.growth import color_error
 from gncadeq.training.grow_config import GrowConfig
+from gncadeq.training.stopping import Steps
 from gncadeq.training.targets import check_target, seed_node
 from gncadeq.transforms import ImageToGraph, SurfaceSweeps, Sweeps
 
@@ -56,13 +56,15 @@ def mean_edge(mesh: Data) -> float:
     return float(torch.cat([a - b, b - c, c - a]).norm(dim=1).mean())
 
 
-class SweepGrowth:
+class SweepGrowth(Steps):
     """The state of a training run: rule, optimiser and how far it is.
 
     Args:
         config: What to train.
         data: The target graph.
     """
+
+    cell: SweepGrower
 
     def __init__(self, config: GrowConfig, data: Data) -> None:
         self.config, self.data = config, check_target(data)
@@ -84,8 +86,7 @@ class SweepGrowth:
             FloatingPointError: If the loss is not finite.
         """
         g, lr = self.graph, self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.set_rate(lr)
         z, solution = self.deq(g.x, g.edge_index, g.edge_attr, return_solution=True)
         loss = color_error(z, self.data.color).mean()
         if not bool(loss.isfinite()):
@@ -110,19 +111,6 @@ class SweepGrowth:
         if share < WARM:
             return self.config.lr * (0.04 + 0.96 * share / WARM)
         return self.config.lr * 0.5 * (1 + math.cos(math.pi * (share - WARM) / (1 - WARM)))
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
-        return {
-            "step": self.step, "cell": self.cell.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken, to the same result."""
-        self.step = state["step"]
-        self.cell.load_state_dict(state["cell"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def blank_state(data: Data, cell: SweepGrower) -> Tensor:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 _AGAIN = 1.0  # seconds; a launcher may send a second signal right after the terminal's
 
@@ -70,13 +75,44 @@ class StopSignals:
         return kind(message) if message else kind()
 
 
-class Steps(Protocol):
-    """A training that is counted in steps."""
+class Steps(ABC):
+    """A training of one cell by one optimiser that is counted in steps.
 
+    Attributes:
+        cell: What is trained.
+        optimizer: What trains it.
+        step: Training steps done.
+    """
+
+    cell: nn.Module
+    optimizer: Optimizer
     step: int
 
+    @abstractmethod
     def train_step(self) -> dict[str, float]:
-        """One step; returns its figures."""
+        """One step of training; returns its figures.
+
+        Raises:
+            FloatingPointError: If a state, the loss or a gradient is not finite.
+        """
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {
+            "step": self.step, "cell": self.cell.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken, to the same result."""
+        self.step = state["step"]
+        self.cell.load_state_dict(state["cell"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def run_steps(

@@ -20,7 +20,7 @@ from gncadeq.files.run_lock import run_lock
 from gncadeq.progress import progress_bar
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.run_config import MAX_SEED, RunConfig, option
-from gncadeq.training.stopping import run_steps
+from gncadeq.training.stopping import Steps, run_steps
 from gncadeq.training.texture_loss import PatchLoss
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters
 from gncadeq.transforms.kernels import PIXEL
@@ -136,7 +136,7 @@ def state_color(z: Tensor) -> Tensor:
     return z[..., :3] + 0.5
 
 
-class TextureTraining:
+class TextureTraining(Steps):
     """Trains a rule on a periodic grid until its patches are distributed as those of a picture.
 
     Args:
@@ -151,6 +151,8 @@ class TextureTraining:
         ValueError: If the target has another shape or other values, or is smaller than a patch at
             the coarsest scale.
     """
+
+    cell: MicroCell
 
     def __init__(self, target: Tensor, config: TextureConfig) -> None:
         self.config, self.step = config, 0
@@ -184,16 +186,13 @@ class TextureTraining:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs."""
         return {
-            "step": self.step, "cell": self.cell.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "pool": self.pool, "losses": self.losses,
+            **super().state_dict(), "pool": self.pool, "losses": self.losses,
             "generator": self._generator.get_state(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, to the same result."""
-        self.step = state["step"]
-        self.cell.load_state_dict(state["cell"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_state_dict(state)
         self.pool, self.losses = state["pool"], state["losses"]
         self._generator.set_state(state["generator"])
 
@@ -219,8 +218,7 @@ class TextureTraining:
             rest = rest_loss(self.cell.prepare(graph.x, graph.edge_index, graph.edge_attr), z)
         loss = losses.mean()
         total = loss + c.overflow * over + c.rest * self.step / c.steps * rest
-        for group in self.optimizer.param_groups:
-            group["lr"] = c.learning_rate(self.step)
+        self.set_rate(c.learning_rate(self.step))
         self.optimizer.zero_grad()
         torch.autograd.backward(total)
         norm = normalize_gradients(self.cell.parameters())
