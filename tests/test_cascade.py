@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Batch
+from torch_geometric.nn import MLP
 
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status
 from gncadeq.cells import FeedForwardCell, StencilDrive
@@ -305,3 +306,12 @@ def test_all_layers_of_a_drive_are_drawn_anew():
     before = inner.weight.detach().clone()
     cell.reset_parameters()
     assert not torch.equal(inner.weight, before)
+
+
+@pytest.mark.parametrize("drive", [nn.ReLU(), nn.Linear(4, 4), MLP([4, 8, 4]), nn.Identity()])
+def test_a_drive_that_needs_no_edges_is_called_without(drive):
+    parts = [Part(FeedForwardCell(4), StencilDrive(1, 4, norm=False), ["x"]),
+             Part(FeedForwardCell(4), drive, [0])]  # fmt: skip
+    data = ImageToGraph()(torch.rand(1, 3, 3))
+    z = GraphDEQ(CascadeCell(parts, in_channels=1).eval())(*arguments(data))
+    torch.testing.assert_close(z[:, 4:], drive(z[:, :4]).relu(), atol=1e-5, rtol=0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import MLP
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.drives import FeedForwardCell, drive_bound
@@ -20,7 +20,6 @@ from gncadeq.stateful import has_statistics, scratch_buffers
 from gncadeq.typing import Adj, OptTensor, Step
 
 Read = int | Literal["x"]
-POINTWISE = (nn.Linear, nn.Sequential, MLP)  # called without edges
 
 
 class Part(nn.Module):
@@ -29,8 +28,8 @@ class Part(nn.Module):
     Args:
         cell: The rule of the part.
         drive: From what is read to the injection of the cell: a module called as ``drive(y,
-            edge_index, edge_attr)``, or without edges if it is a linear map, an MLP or a
-            ``Sequential``. ``None`` passes it on.
+            edge_index, edge_attr)``, or as ``drive(y)`` if its ``forward`` needs no more, as that
+            of a linear map or an MLP. ``None`` passes it on.
         reads: The parts that are read, by their numbers, ``"x"`` for the injection of the cascade;
             their channels are concatenated. By default ``"x"`` and all earlier parts. Those of
             level :math:`l` read parts of the same level, or a part of the level below.
@@ -279,12 +278,13 @@ def _stage(
         edges = (level.up, None)
     graph = level.edge_index, level.edge_attr
     bind = part.cell.driven(level.x.size(0), *graph)
+    with_edges = part.drive is not None and takes_edges(part.drive)
 
     def driven(states: Sequence[Tensor]) -> Step:
         read = [level.x if q == "x" else states[q] for q in reads]
         y = read[0] if len(read) == 1 else torch.cat(read, 1)
         if part.drive is not None:
-            y = part.drive(y) if isinstance(part.drive, POINTWISE) else part.drive(y, *edges)
+            y = part.drive(y, *edges) if with_edges else part.drive(y)
         expected = [level.x.size(0), part.cell.in_channels]
         if list(y.shape) != expected:
             raise ValueError(
@@ -298,3 +298,9 @@ def _stage(
         step = driven([])
         return Stage(part.cell, level.rows, channels, graph, edges, lambda states: step)
     return Stage(part.cell, level.rows, channels, graph, edges, driven)
+
+
+def takes_edges(drive: nn.Module) -> bool:
+    """Whether a module's ``forward`` needs more than the values of nodes."""
+    more = list(signature(drive.forward).parameters.values())[1:]
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in more)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gncadeq.cells.cascade import POINTWISE, CascadeCell
+from gncadeq.cells.cascade import CascadeCell, takes_edges
 from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.export.plain import Among, EdgeList, Graph, NeighborTable, PlainStencil, take
 from gncadeq.export.rules import Rule, rule, rule_of
@@ -119,10 +119,10 @@ def _drive(drive: nn.Module | None) -> nn.Module:
         return nn.Identity()
     if isinstance(drive, StencilDrive):
         return folded(drive)
-    if not isinstance(drive, POINTWISE):
+    if takes_edges(drive):
         raise ValueError(
-            "Expected drives of a cascade that can be exported: StencilDrive, or a linear map, an "
-            f"MLP or a Sequential (got {type(drive).__name__})"
+            "Expected drives of a cascade that can be exported: StencilDrive, or modules that take "
+            f"no edges, as nn.Linear (got {type(drive).__name__})"
         )
     return drive
 
