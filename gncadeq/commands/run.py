@@ -39,6 +39,9 @@ def run(
             show_default="the run's",
         ),
     ] = None,
+    azimuth: Annotated[
+        float, typer.Option(help="Degrees to the right around what is in space, in pictures.")
+    ] = 30.0,
     out: Annotated[
         str | None,
         typer.Option("--out", help="Folder for the pictures.", show_default="RUN, or RUN/on-NAME"),
@@ -72,7 +75,7 @@ def run(
     folder = Path(out or (run if on is None else Path(run) / f"on-{folder_name(on)}"))
     title = f"{Path(run).name} on {on}" if on else Path(run).name
     with busy("drawing"):
-        written = _write(folder, report, trial, up, title)
+        written = _write(folder, report, trial, up, azimuth, title)
     say(*written)
 
 
@@ -108,7 +111,9 @@ def _print_moments(moments: list[Moment]) -> None:
     console.print(made)
 
 
-def _write(folder: Path, report: dict[str, Any], trial: Trial, up: Up, title: str) -> list[Path]:
+def _write(
+    folder: Path, report: dict[str, Any], trial: Trial, up: Up, azimuth: float, title: str
+) -> list[Path]:
     """Write the numbers, the pictures and, off the grid, a page and the trajectory."""
     from gncadeq.files.json_files import write_json
     from gncadeq.viz.moments import save_animation, save_moments, save_strip, save_viewer
@@ -118,8 +123,8 @@ def _write(folder: Path, report: dict[str, Any], trial: Trial, up: Up, title: st
     write_json(folder / "trial.json", report)
     written = [
         folder / "trial.json",
-        save_strip(moments, data, folder / "strip.png", up=up),
-        save_animation(moments, data, folder / "growth.gif", up=up),
+        save_strip(moments, data, folder / "strip.png", up=up, azimuth=azimuth),
+        save_animation(moments, data, folder / "growth.gif", up=up, azimuth=azimuth),
     ]
     if data.get("image_size") is None:
         written.append(save_viewer(moments, data, folder / "viewer.html", up, title))

@@ -25,18 +25,22 @@ from gncadeq.viz.viewer import write_viewer
 _ON_WHITE = ColorScale("rgba")
 
 
-def painter(data: Data, size: int, up: Up = "y") -> Callable[[Tensor], Image.Image]:
+def painter(
+    data: Data, size: int, up: Up = "y", azimuth: float = 30.0
+) -> Callable[[Tensor], Image.Image]:
     """What draws node colours ``[num_nodes, 4]``, multiplied by alpha, on white.
 
     Args:
         data: A pixel grid, or a mesh or graph with ``pos`` in the plane or in space.
         size: Side of a picture in pixels; a grid is enlarged by a whole number up to that.
         up: The axis that points up in space.
+        azimuth: Degrees by which the camera goes to the right around what is in space.
     """
     if data.get("image_size") is not None:
         scale = max(1, size // int(data.image_size.max()))
         return lambda color: over_white(color, data, scale)
-    renderer = SurfaceRenderer(data, size=size, up=up)
+    flat = data.pos.size(1) == 2
+    renderer = SurfaceRenderer(data, size=size, up=up, azimuth=0.0 if flat else azimuth)
     return lambda color: renderer(color, _ON_WHITE)
 
 
@@ -61,10 +65,10 @@ def over_white(color: Tensor, data: Data, scale: int = 4) -> Image.Image:
 
 def save_strip(
     moments: Sequence[Moment], data: Data, path: str | Path, columns: int = 6, size: int = 200,
-    up: Up = "y",
+    up: Up = "y", azimuth: float = 30.0,
 ) -> Path:  # fmt: skip
     """Draw a trial's moments in two rows, each with its step, and the target at the end: a row up
-    to the injury, and a row from it on. ``size`` and ``up`` are as of :func:`painter`.
+    to the injury, and a row from it on. ``size``, ``up`` and ``azimuth`` are as of :func:`painter`.
     """
     hurt = next((k for k, m in enumerate(moments) if m.event == "damage"), len(moments))
     before, after = list(moments[:hurt]), list(moments[hurt:])
@@ -73,7 +77,8 @@ def save_strip(
         shown = [*_thin(before, columns), *_thin(after, columns - 1)]
     else:
         shown = _thin(before, 2 * columns - 1)
-    kept, paint = [(m, m.color) for m in shown if m.color is not None], painter(data, size, up)
+    kept = [(m, m.color) for m in shown if m.color is not None]
+    paint = painter(data, size, up, azimuth)
     captions = [f"step {m.steps:,}{', cut' if m.event == 'damage' else ''}" for m, _ in kept]
     pictures = [*(paint(c) for _, c in kept), paint(data.color)]
     write_atomically(path, png(tile(pictures, [*captions, "target"], columns)))
@@ -92,13 +97,13 @@ def _thin(moments: list[Moment], count: int) -> list[Moment]:
 
 def save_animation(
     moments: Sequence[Moment], data: Data, path: str | Path, size: int = 240, ms: int = 60,
-    up: Up = "y",
+    up: Up = "y", azimuth: float = 30.0,
 ) -> Path:  # fmt: skip
     """Write a GIF of a trial's moments, ``ms`` milliseconds a frame, halting at the injury and at
-    the end; ``size`` and ``up`` are as of :func:`painter`.
+    the end; ``size``, ``up`` and ``azimuth`` are as of :func:`painter`.
     """
     kept = [m for m in moments if m.color is not None]
-    paint = painter(data, size, up)
+    paint = painter(data, size, up, azimuth)
     frames = [paint(m.color) for m in kept if m.color is not None]
     # One palette for all frames: adaptive ones flicker.
     sheet = Image.new("RGB", (frames[0].width, frames[0].height * 2))
