@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ _HARMLESS = (
     "KHR_mesh_quantization", "KHR_materials_", "KHR_texture_", "EXT_texture_", "MSFT_texture_",
     "KHR_lights_", "KHR_animation_", "KHR_xmp",
 )  # fmt: skip
+# A mesh, its node, and the accessors of coordinates, colours and shape keys.
+_Key = tuple[int, int, Any, Any, tuple[Any, ...]]
 _CORNERS = 12  # a closed surface has six
 _NO_FACES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 
@@ -33,23 +36,8 @@ def read_gltf(content: bytes, path: Path, max_vertices: int) -> Arrays:
                 path, "glTF whose shape needs no extension", f"the required {name}",
                 "Export it without compression, or decompress it with gltf-transform",
             )  # fmt: skip
-    parts: dict[tuple[Any, ...], list[Tree]] = {}
-    left_out: Counter[str] = Counter()
     places = _places(file)
-    for mesh, number in sorted(places):  # in the file's order
-        node = file.item("nodes", number) if number >= 0 else {}
-        if "skin" in node:
-            left_out["poses of skins"] += 1
-        for primitive in file.item("meshes", mesh)["primitives"]:
-            mode = primitive.get("mode", 4)
-            if mode in _NO_FACES:
-                left_out[_NO_FACES[mode]] += 1
-                continue
-            # Several materials divide the faces of one set of vertices, which is read once.
-            attributes = primitive["attributes"]
-            targets = tuple(target.get("POSITION") for target in primitive.get("targets", ()))
-            key = mesh, number, attributes["POSITION"], attributes.get("COLOR_0"), targets
-            parts.setdefault(key, []).append(primitive)
+    parts, left_out = _parts(file, places)
     counts = [file.item("accessors", key[2])["count"] for key in parts]
     check_count(path, sum(counts), max_vertices)
     indexed = [p["indices"] for primitives in parts.values() for p in primitives if "indices" in p]
@@ -58,19 +46,9 @@ def read_gltf(content: bytes, path: Path, max_vertices: int) -> Arrays:
         expected = f"at most {_CORNERS} corners of faces for each of max_vertices={max_vertices:,}"
         raise bad(path, expected, f"{corners:,}", "Simplify the mesh")
     vertices, faces, colors, offset = [], [], [], 0
-    for (mesh, number, position, paint, targets), primitives in parts.items():
-        node = file.item("nodes", number) if number >= 0 else {}
-        weights = node.get("weights") or file.item("meshes", mesh).get("weights") or []
-        place = places[mesh, number]
-        pos = file.array(position).astype(np.float64)
-        for target, weight in zip(targets, weights, strict=False):
-            if target is not None and weight:
-                moved = file.array(target)
-                if moved.shape != pos.shape:
-                    raise bad(path, f"a shape key of {len(pos):,} vertices", f"{len(moved):,}")
-                pos += weight * moved
-        if pos.shape[1] != 3:
-            raise bad(path, "coordinates of type VEC3", f"{pos.shape[1]} columns")
+    for key, primitives in parts.items():
+        mesh, number, _, paint, _ = key
+        place, pos = places[mesh, number], _vertices(file, key)
         vertices.append(pos @ place[:3, :3].T + place[:3, 3])
         colors.append(None if paint is None else _color(file, paint, len(pos)))
         with np.errstate(invalid="ignore"):
@@ -89,6 +67,51 @@ def read_gltf(content: bytes, path: Path, max_vertices: int) -> Arrays:
         white = [np.ones((len(v), 3)) for v in vertices]
         rgb = np.concatenate([w if c is None else c for w, c in zip(white, colors, strict=True)])
     return Arrays(np.concatenate(vertices), np.concatenate(faces), rgb, notes=notes)
+
+
+def _parts(
+    file: Container, places: Mapping[tuple[int, int], np.ndarray]
+) -> tuple[dict[_Key, list[Tree]], Counter[str]]:
+    """What has faces, by the vertices that it is made of, in the file's order; and what has none.
+
+    Several materials divide the faces of one set of vertices, which is read once.
+    """
+    parts: dict[_Key, list[Tree]] = {}
+    left_out: Counter[str] = Counter()
+    for mesh, number in sorted(places):
+        if "skin" in _node(file, number):
+            left_out["poses of skins"] += 1
+        for primitive in file.item("meshes", mesh)["primitives"]:
+            mode = primitive.get("mode", 4)
+            if mode in _NO_FACES:
+                left_out[_NO_FACES[mode]] += 1
+                continue
+            attributes = primitive["attributes"]
+            targets = tuple(target.get("POSITION") for target in primitive.get("targets", ()))
+            key = mesh, number, attributes["POSITION"], attributes.get("COLOR_0"), targets
+            parts.setdefault(key, []).append(primitive)
+    return parts, left_out
+
+
+def _vertices(file: Container, key: _Key) -> np.ndarray:
+    """Coordinates ``[N, 3]`` of a part, moved by its shape keys."""
+    mesh, number, position, _, targets = key
+    weights = _node(file, number).get("weights") or file.item("meshes", mesh).get("weights") or []
+    pos = file.array(position).astype(np.float64)
+    for target, weight in zip(targets, weights, strict=False):
+        if target is not None and weight:
+            moved = file.array(target)
+            if moved.shape != pos.shape:
+                raise bad(file.path, f"a shape key of {len(pos):,} vertices", f"{len(moved):,}")
+            pos += weight * moved
+    if pos.shape[1] != 3:
+        raise bad(file.path, "coordinates of type VEC3", f"{pos.shape[1]} columns")
+    return pos
+
+
+def _node(file: Container, number: int) -> Tree:
+    """A node of the scene; an empty one for a mesh that no node places."""
+    return file.item("nodes", number) if number >= 0 else {}
 
 
 def _color(file: Container, index: Any, count: int) -> np.ndarray:

@@ -7,13 +7,14 @@ import logging
 import platform
 import signal
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gncadeq import models
 from gncadeq.datasets import PixelGraphs
@@ -137,13 +138,8 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
     name, arguments = config.architecture()
     to_graph = ImageToGraph(**arguments["transform"])
     train_set = PixelGraphs(config.data_root, config.dataset, True, to_graph)
-    index = torch.arange(len(train_set))
-    if config.validation >= len(index):
-        raise ValueError(
-            f"Expected fewer than {len(index)} 'validation' images (got {config.validation})"
-        )
-    held_out = here.share(index[len(index) - config.validation :])
-    index = index[: len(index) - config.validation][: config.train_limit]
+    index, held_out = _divided(config, len(train_set))
+    held_out = here.share(held_out)
     config.check_shares(here.count, len(index))
     torch.manual_seed(config.seed)
     model: ImageClassifier = getattr(models, name)(**arguments)
@@ -177,13 +173,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         callbacks.append(
             RichProgressBar(refresh_rate=5, leave=True, console_kwargs={"stderr": True})
         )
-    quiet = {name: logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")}
-    levels = {name: logger.level for name, logger in quiet.items()}
-    for logger in quiet.values():
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    with _quiet_lightning():
         trainer = L.Trainer(
             max_epochs=config.epochs, callbacks=callbacks, logger=False,
             plugins=[CheckpointFiles(checkpoints.run)], enable_checkpointing=False,
@@ -199,13 +189,38 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         except SystemExit:  # how Lightning ends after Ctrl-C, with further ones switched off
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise log.interruption() from None
-        finally:
-            for name, logger in quiet.items():
-                logger.setLevel(levels[name])
     if here.rank == 0:
         log.save_weights(model, config.epochs)  # a finished run may have lost them
     if log.stop.received is not None:
         raise log.interruption()
+
+
+def _divided(config: TrainConfig, count: int) -> tuple[Tensor, Tensor]:
+    """The numbers of the training images, and of those that are held out."""
+    if config.validation >= count:
+        raise ValueError(
+            f"Expected fewer than {count} 'validation' images (got {config.validation})"
+        )
+    index = torch.arange(count)
+    first = count - config.validation
+    return index[:first][: config.train_limit], index[first:]
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep what Lightning logs and warns of off the terminal."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _share_statistics(model: ImageClassifier) -> None:
