@@ -315,7 +315,7 @@ def test_what_is_measured_says_so_and_refuses_the_rest():
     assert "deq.cell.measure" in deq.cell.caveat(data.edge_index)
     with pytest.raises(ValueError, match="A proven scale needs no measurement"):
         deq_of(pyg.GCNConv(4, 4)).cell.measure(data.x, data.edge_index)
-    with pytest.raises(ValueError, match="contraction=None has none"):
+    with pytest.raises(ValueError, match="contraction=None has no scale"):
         deq_of(pyg.AGNNConv(), contraction=None).cell.measure(data.x, data.edge_index)
     with pytest.raises(ValueError, match=r"growth of AGNNConv to be measured .* Call the model"):
         deq_of(pyg.AGNNConv()).cell.fixed_bound()

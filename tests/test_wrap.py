@@ -366,7 +366,7 @@ def test_errors_name_the_remedy():
         call(pyg.GCNConv(4, 4), None, torch.ones(edges, 3).double())
     with pytest.raises(ValueError, match=f"a row for each of {edges} edges"):
         call(pyg.GCNConv(4, 4), None, torch.ones(edges + 1).double())
-    with pytest.raises(ValueError, match="takes nothing of an edge"):
+    with pytest.raises(ValueError, match="takes no attributes of edges"):
         call(pyg.SAGEConv(4, 4), None, torch.ones(edges).double())
     ones = torch.ones(edges).double()
     with pytest.raises(ValueError, match="got both"):

@@ -267,7 +267,7 @@ class _Wrapped(Rule):
                 f"{name}, which needs {needs or cell.signature.graph} as well)"
             )
         if edge_attr is not None and cell.signature.edge is None:
-            raise ValueError(f"Expected edge_attr=None, as {name} takes nothing of an edge")
+            raise ValueError(f"Expected edge_attr=None, as {name} takes no attributes of edges")
         self.cell, self.like = cell, edge_attr
         bound = None if cell.contraction is None else cell.fixed_bound()
         self.takes_scale = cell.contraction is not None and bound is None

@@ -32,7 +32,7 @@ class ConvSignature:
     Attributes:
         graph: The name of the edge indices.
         edge: The name of what a dynamics' ``edge_attr`` is for the conv: ``edge_attr``,
-            ``edge_weight``, ``edge_type``, or ``None`` where the conv takes nothing of an edge.
+            ``edge_weight``, ``edge_type``, or ``None`` where the conv takes no attributes of edges.
         context: The names of all other tensors, with what their rows belong to: ``None`` for a
             name that has no fixed meaning in PyG.
         required: Those of ``context`` without a default.
@@ -103,11 +103,11 @@ def conv_arguments(
     if edge_attr is not None:
         if name is None:
             raise ValueError(
-                f"Expected edge_attr=None, since the forward of {kind} takes nothing of an "
-                f"edge (got {list(edge_attr.shape)})"
+                f"Expected edge_attr=None, since the forward of {kind} takes no attributes "
+                f"of edges (got {list(edge_attr.shape)})"
             )
         if name in arguments:
-            raise ValueError(f"Expected 'edge_attr' or '{name}', which are one (got both)")
+            raise ValueError(f"Expected 'edge_attr' or '{name}', which mean the same (got both)")
         arguments[name] = edge_attr
     missing = [n for n in signature.required if n not in arguments]
     if missing:

@@ -146,7 +146,7 @@ class MeasuredCell(Cell):
             raise ValueError(
                 f"Expected a conv whose growth is measured, on a graph where it is finite (got "
                 f"{type(self).__name__}, which measured nothing). A proven scale needs no "
-                "measurement, contraction=None has none"
+                "measurement, and contraction=None has no scale"
             )
         return self.growth.value
 
