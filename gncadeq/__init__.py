@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         GrowingCell,
         HeteroConvCell,
         IGNNCell,
+        MaxPropagationCell,
         MicroCell,
         MonotoneCell,
         NodeEdgeCell,
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
         Solution,
         Status,
     )
-    from gncadeq.models import NodeClassifier, PixelGraphClassifier, PyramidClassifier
+    from gncadeq.models import (
+        NodeClassifier,
+        PixelGraphClassifier,
+        PyramidClassifier,
+        SelfClassifier,
+    )
     from gncadeq.training.pool import SamplePool
 
 # torch_geometric scripts a function when it is loaded, of which torch warns, once a process.
@@ -59,6 +65,7 @@ __all__ = [
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
+    "MaxPropagationCell",
     "MicroCell",
     "MonotoneCell",
     "NodeClassifier",
@@ -69,6 +76,7 @@ __all__ = [
     "PyramidClassifier",
     "RelationCell",
     "SamplePool",
+    "SelfClassifier",
     "Solution",
     "Status",
     "StencilConv",

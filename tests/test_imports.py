@@ -15,7 +15,7 @@ LEVELS = [
     {"cell"},
     {"cells", "dynamics", "transforms"},
     {"datasets", "models", "growth", "analysis"},
-    {"evaluation", "export"},
+    {"evaluation", "cell_labels", "export"},
     {"training", "viz"},
     {"report"},
     {"commands", "testing", "graphgym"},

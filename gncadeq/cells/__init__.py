@@ -8,6 +8,7 @@ from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
 from gncadeq.cells.ignn import IGNNCell
+from gncadeq.cells.max_propagation import MaxPropagationCell
 from gncadeq.cells.micro import MicroCell
 from gncadeq.cells.monotone import MonotoneCell
 from gncadeq.cells.node_edge import NodeEdgeCell
@@ -45,6 +46,7 @@ __all__ = [
     "GrowingCell",
     "HeteroConvCell",
     "IGNNCell",
+    "MaxPropagationCell",
     "MeasuredCell",
     "MeasuredGrowth",
     "MicroCell",

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.drives import FeedForwardCell, drive_bound
 from gncadeq.certificate import CertifiedPart, StructuralCertificate
-from gncadeq.check import check_count, check_type
+from gncadeq.check import check_choice, check_count, check_type
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.stateful import has_statistics, scratch_buffers
 from gncadeq.typing import Adj, OptTensor, Step
 
 Read = int | Literal["x"]
+Relations = Sequence[int] | Literal["all"] | None
 
 
 class Part(nn.Module):
@@ -34,6 +35,10 @@ class Part(nn.Module):
             their channels are concatenated. By default ``"x"`` and all earlier parts. Those of
             level :math:`l` read parts of the same level, or a part of the level below.
         level: The level of a pyramid on which the part lives, 0 unless given.
+        relations: Which edges the part and its drive read, by the relations in ``edge_attr``;
+            ``"all"`` for all, whatever their relations, for cells that would take these for
+            weights. By default edges and their attributes are read as they come. Prepared
+            neighbourhoods are, too.
     """
 
     def __init__(
@@ -42,11 +47,29 @@ class Part(nn.Module):
         drive: nn.Module | None = None,
         reads: Sequence[Read] | None = None,
         level: int = 0,
+        relations: Relations = None,
     ) -> None:
         super().__init__()
         check_type("cell", cell, Cell)
+        if isinstance(relations, str):
+            check_choice("relations", relations, ("all",))
+        self.relations: Relations = relations
         self.cell, self.drive, self.level = cell, drive, check_count("level", level)
         self.reads = None if reads is None else tuple(reads)
+
+    def edges(self, edge_index: Adj, edge_attr: OptTensor) -> tuple[Adj, OptTensor]:
+        """The edges that the part reads, and what it is told of them."""
+        if self.relations is None or not isinstance(edge_index, Tensor):
+            return edge_index, edge_attr
+        if isinstance(self.relations, str):
+            return edge_index, None
+        if edge_attr is None or edge_attr.is_floating_point() or edge_attr.dim() != 1:
+            raise ValueError(
+                f"Expected relations [num_edges] in 'edge_attr' for a part of relations="
+                f"{list(self.relations)} (got {None if edge_attr is None else edge_attr.dtype})"
+            )
+        read = torch.isin(edge_attr, edge_attr.new_tensor(list(self.relations)))
+        return edge_index[:, read], edge_attr[read]
 
 
 @dataclass
@@ -272,11 +295,10 @@ def _stage(
 ) -> Stage:
     """A part on its level; what does not depend on states is computed once."""
     level = levels[part.level]
-    edges: tuple[Adj, OptTensor] = (level.edge_index, level.edge_attr)
+    graph = edges = part.edges(level.edge_index, level.edge_attr)
     if source < part.level:
         assert level.up is not None
         edges = (level.up, None)
-    graph = level.edge_index, level.edge_attr
     bind = part.cell.driven(level.x.size(0), *graph)
     with_edges = part.drive is not None and takes_edges(part.drive)
 

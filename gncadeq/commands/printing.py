@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 console = Console()
 remarks = Console()
 errors = Console(stderr=True)
-_SHARES = ("accuracy", "converged", "agreement")
+_SHARES = (
+    "accuracy", "converged", "agreement", "cell_accuracy", "total_agreement", "majority",
+    "right_and_agreed", "same_label",
+)  # fmt: skip
 
 
 def begin(quiet: bool) -> None:

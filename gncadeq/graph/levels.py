@@ -14,6 +14,7 @@ from gncadeq.graph.relations import weighted_relations
 
 UP = 9
 """The first of the nine relations from a level to the next: 9 is up-left, 17 down-right."""
+_OWN = (4, 5, 7, 8)  # of the nine below, the 2 × 2 pixels that a coarser one stands for
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,20 @@ class Pyramid(Neighborhood):
         inside = keep[self._ends[0]]
         new._ends = position[self._ends[0][inside]], position[self._ends[1][inside]]
         return new
+
+    def top(self) -> Tensor:
+        """``[num_nodes]``, which node of the top level is above every node."""
+        above = torch.arange(self.levels[-1].rows.numel(), device=self.levels[-1].rows.device)
+        out = torch.empty(self.num_nodes, dtype=torch.long, device=above.device)
+        out[self.levels[-1].rows] = above
+        for upper, lower in zip(self.levels[:0:-1], self.levels[-2::-1], strict=True):
+            assert upper.up is not None
+            edges = upper.up.incoming
+            own = torch.isin(edges.relation, edges.relation.new_tensor(_OWN))
+            here = torch.empty_like(lower.rows)
+            here[edges.sender[own].long()] = above[edges.receiver[own].long()]
+            out[lower.rows] = above = here
+        return out
 
     def __repr__(self) -> str:
         sizes = [level.rows.numel() for level in self.levels]

@@ -5,6 +5,7 @@ from gncadeq.models.node_classifier import NodeClassifier
 from gncadeq.models.pixel_classifier import PixelGraphClassifier
 from gncadeq.models.pyramid_classifier import PyramidClassifier
 from gncadeq.models.readout import MeanReadout
+from gncadeq.models.self_classifier import SelfClassifier
 
 __all__ = [
     "ImageClassifier",
@@ -12,4 +13,5 @@ __all__ = [
     "NodeClassifier",
     "PixelGraphClassifier",
     "PyramidClassifier",
+    "SelfClassifier",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class ImageClassifier(Classifier):
             the training images were like, so that graphs of another kind are refused.
         in_channels: Channels of the images.
         to_graph: Makes the graphs that the model is for.
+        pooling: What the readout sees of the last level's states, one after the other.
         readout: From pooled states to logits: ``readout.decode(pooled)``.
     """
 
@@ -33,6 +34,7 @@ class ImageClassifier(Classifier):
     card: dict[str, Any]
     in_channels: int
     to_graph: ImageToGraph
+    pooling: ClassVar[tuple[Literal["mean", "max"], ...]]
     readout: Any
 
     @abstractmethod

@@ -58,6 +58,8 @@ class PixelGraphClassifier(ImageClassifier):
         torch.Size([1, 10])
     """
 
+    pooling = ("mean",)
+
     def __init__(
         self,
         in_channels: int = 1,

@@ -65,6 +65,8 @@ class PyramidClassifier(ImageClassifier):
         torch.Size([1, 10])
     """
 
+    pooling = ("mean", "max")
+
     def __init__(
         self,
         in_channels: int = 1,
