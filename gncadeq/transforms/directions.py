@@ -59,6 +59,7 @@ class SoftDirections(BaseTransform):  # type: ignore[misc]
 
     def __init__(self, scale: float, boxes: Sequence[float] = ()) -> None:
         self.scale = float(check_number("scale", scale, above=0.0))
+        check_type("boxes", boxes, (list, tuple))
         self.boxes = [float(check_number("boxes", side, above=0.0)) for side in boxes]
 
     def forward(self, data: Data) -> Data:
