@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from gncadeq import Cell, ConvCell, GraphDEQ, GraphNCA, GrowingCell
-from gncadeq.cells import stencil_bound, stencil_norm
+from gncadeq.cells import stencil, stencil_bound, stencil_norm
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.transforms import ImageToGraph
 from gncadeq.transforms.damage import ball
@@ -175,3 +176,33 @@ def test_the_residual_bound_is_attained(kappa):
     assert measured == pytest.approx(bound, rel=0.005)
     shift = kappa * math.cos(math.pi / 16) ** 2  # what the bound's allowance leaves of κ
     assert measured == pytest.approx(math.sqrt(1 + shift**2))
+
+
+def test_the_largest_norm_of_a_stencil_is_found_again_when_its_weights_change(monkeypatch):
+    torch.manual_seed(0)
+    searches = []
+    search = stencil._worst_frequency
+    monkeypatch.setattr(
+        stencil, "_worst_frequency", lambda *given: searches.append(given) or search(*given)
+    )
+    weight = torch.nn.Parameter(torch.randn(9, 5, 7))
+
+    def check(count: int) -> None:
+        largest = torch.linalg.svdvals(stencil.stencil_symbol(weight.detach(), 16)).max()
+        for _ in range(2):
+            assert float(stencil_norm(weight, 16).detach()) == pytest.approx(float(largest), 1e-5)
+        assert len(searches) == count
+
+    with torch.inference_mode():
+        check(1)
+    stencil_norm(weight, 16).backward()  # after a search in inference mode
+    check(1)
+    for k in range(10):
+        weight.data += 0.3 * torch.randn(9, 5, 7)  # which no version tells
+        check(k + 2)
+    weight.data = weight.data.double()
+    check(12)
+    copy.deepcopy(weight)
+    with torch.no_grad():
+        weight.mul_(0)
+    check(13)

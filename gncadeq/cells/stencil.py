@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
+from functools import lru_cache
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gncadeq.cell import check_graph
 from gncadeq.check import check_count, check_flag, check_type
-from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
+from gncadeq.graph.neighborhood import Neighborhood, check_edge_index, transforms_active
 from gncadeq.graph.relations import weighted_relations
 from gncadeq.typing import Adj, OptTensor
 
@@ -192,15 +196,27 @@ def stencil_symbol(weight: Tensor, frequencies: int) -> Tensor:
         ``[num_samples, in_channels, out_channels]``, complex, at samples of both frequencies over
         :math:`[0, 2\pi)`; one of each conjugate pair.
     """
-    k = isqrt(weight.size(0))
-    n = frequencies
-    a, b = torch.cartesian_prod(torch.arange(n), torch.arange(n)).view(-1, 2).unbind(1)
-    half = (a * n + b) <= ((-a) % n) * n + ((-b) % n)  # the other half is conjugate
-    omega = torch.stack([a[half], b[half]], 1).to(weight.dtype) * (2 * math.pi / n)
-    offset = torch.cartesian_prod(torch.arange(k), torch.arange(k)).to(weight.dtype) - k // 2
-    offset = offset.view(k * k, 2)
-    phase = torch.polar(torch.ones((), dtype=weight.dtype), omega @ offset.T).to(weight.device)
+    return _symbol(weight, _phases_like(weight, frequencies))
+
+
+def _symbol(weight: Tensor, phase: Tensor) -> Tensor:
     return torch.einsum("fr,rio->fio", phase, weight.to(phase.dtype))
+
+
+def _phases_like(weight: Tensor, frequencies: int) -> Tensor:
+    phase = torch.from_numpy(_phases(isqrt(weight.size(0)), frequencies))
+    return phase.to(weight.device, weight.dtype.to_complex())
+
+
+@lru_cache(maxsize=32)
+def _phases(kernel_size: int, n: int) -> Any:
+    r""":math:`e^{\mathrm{i} \omega \cdot \delta_r}`, ``[num_samples, kernel²]``."""
+    a, b = (axis.ravel() for axis in np.meshgrid(np.arange(n), np.arange(n), indexing="ij"))
+    half = (a * n + b) <= ((-a) % n) * n + ((-b) % n)  # the other half is conjugate
+    omega = np.stack([a[half], b[half]], 1) * (2 * math.pi / n)
+    step = np.arange(kernel_size) - kernel_size // 2
+    offset = np.stack(np.meshgrid(step, step, indexing="ij"), -1).reshape(-1, 2)
+    return np.exp(1j * omega @ offset.T)
 
 
 def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
@@ -211,39 +227,62 @@ def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:
     window's pixels that are present sees a compression of that operator, of no larger norm. (Von
     Neumann graphs drop taps of a 3 × 3 stencil: bound what is left.)
 
+    Where the largest norm is, is found once for the values of a parameter.
+
     Example:
         >>> blur = torch.full((9, 1, 1), 1 / 9)  # passes the mean unchanged
         >>> round(stencil_norm(blur).item(), 3)
         1.0
     """
-    symbol = stencil_symbol(weight, check_count("frequencies", frequencies, 1))
-    with torch.no_grad():  # the worst frequency; only there is the norm differentiated
-        scale = symbol.abs().max().clamp(min=torch.finfo(weight.dtype).tiny)  # squares stay finite
-        limit = _norm_limits(symbol / scale)
-        first = limit.argmax()
-        size = torch.linalg.svdvals(symbol[first] / scale)[0]
-        limit[first] = float("inf")
-        rivals = (limit >= size).nonzero().flatten()  # no other frequency can exceed that norm
-        worst = int(rivals[torch.linalg.svdvals(symbol[rivals])[:, 0].argmax()])
-    norm: Tensor = torch.linalg.svdvals(symbol[worst])[0]
+    phase = _phases_like(weight, check_count("frequencies", frequencies, 1))
+    if transforms_active():
+        worst = _worst_frequency(weight, phase, None)
+    else:
+        worst = _remembered(weight, phase, _WORST.setdefault(weight, {}))
+    # Only there is the norm differentiated.
+    norm: Tensor = torch.linalg.svdvals(_symbol(weight, phase[worst, None])[0])[0]
     return norm
 
 
-def _norm_limits(matrix: Tensor) -> Tensor:
-    r"""Upper bounds on the spectral norms of a batch of matrices, cheaper than the norms.
+def _remembered(weight: Tensor, phase: Tensor, known: dict[int, tuple[Tensor, int]]) -> int:
+    """What :func:`_worst_frequency` returns, found once for the values of ``weight``."""
+    values, worst = known.get(len(phase), (None, None))
+    if values is None or worst is None or not _same(values, weight):
+        worst = _worst_frequency(weight, phase, worst)
+        known[len(phase)] = weight.detach().clone(), worst
+    return worst
 
-    With :math:`\mathbf{G} = \mathbf{M}^H \mathbf{M}` and any power,
-    :math:`\lVert \mathbf{M} \rVert_2^{2p} \le \mathrm{tr}\, \mathbf{G}^p`.
+
+# Of parameters, by the number of samples: their values, compared because versions don't tell of
+# changes through ``.data``, and the sample with the largest norm.
+_WORST: MutableMapping[Tensor, dict[int, tuple[Tensor, int]]] = WeakTensorKeyDictionary()
+
+
+def _same(values: Tensor, weight: Tensor) -> bool:
+    alike = values.dtype == weight.dtype and values.device == weight.device
+    return alike and torch.equal(values, weight)
+
+
+@torch.no_grad()
+def _worst_frequency(weight: Tensor, phase: Tensor, guess: int | None) -> int:
+    r"""The sample at which the norm is largest.
+
+    The norm at ``guess`` is :math:`s`. Where :math:`s^2 \mathbf{I} - \mathbf{M}^H \mathbf{M}` has a
+    Cholesky factor the norm is smaller; of the other samples, which are few if the guess is good,
+    the norms are computed.
     """
-    g = matrix.mH @ matrix
-    log = torch.zeros(len(g), dtype=g.real.dtype, device=g.device)
-    tiny = torch.finfo(log.dtype).tiny
-    for k in range(5):  # the power p doubles each time, and the trace stays one
-        trace = g.diagonal(dim1=1, dim2=2).real.sum(1).clamp(min=tiny)
-        log = log + trace.log() / 2**k
-        g = g / trace[:, None, None]
-        g = g @ g
-    return (log / 2).exp() * (1 + 1e-4)
+    scale = weight.abs().sum(0).max().clamp(min=torch.finfo(weight.dtype).tiny)
+    symbol = _symbol(weight / scale, phase)  # whose squares stay finite
+    g = symbol.mH @ symbol
+    if guess is None:
+        guess = int(g.diagonal(dim1=1, dim2=2).real.sum(1).argmax())
+    size = torch.linalg.svdvals(symbol[guess])[0].square() * (1 - _ROUNDING)
+    g.neg_().diagonal(dim1=1, dim2=2).add_(size)
+    rivals = (torch.linalg.cholesky_ex(g)[1] > 0).nonzero().flatten()  # the guess is one of them
+    return int(rivals[torch.linalg.svdvals(symbol[rivals])[:, 0].argmax()])
+
+
+_ROUNDING = 1e-4  # relative, of what is taken for smaller
 
 
 def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:
