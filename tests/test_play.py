@@ -12,13 +12,14 @@ from torch_geometric.data import Data
 from typer.testing import CliRunner
 
 from gncadeq import GrowingCell, TotalisticCell
+from gncadeq.cells import SweepGrower
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs, primitives
 from gncadeq.dynamics.rollout import advance
 from gncadeq.models import ImageClassifier, PixelGraphClassifier
 from gncadeq.training.shipped import grown_names, load_shipped
 from gncadeq.training.targets import anchor, seed_state
-from gncadeq.transforms import MeshToGraph
+from gncadeq.transforms import ImageToGraph, MeshToGraph, Sweeps
 from gncadeq.viz import digit_scene, grown_scene, life_scene, maze_scene, write_play
 
 RANDOM = "let seed = 1; Math.random = () => (seed = seed * 48271 % 2147483647) / 2147483647;"
@@ -122,15 +123,14 @@ def test_the_flat_gallery_is_small(tmp_path):
     assert write_play(tmp_path / "a.html", scenes).stat().st_size <= 400_000
 
 
-def test_what_cannot_play_says_so(tmp_path):
+def test_what_cannot_play_says_so(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="at least one scene"):
         write_play(tmp_path / "a.html", [])
     with pytest.raises(ValueError, match=r"grey images .* \(got in_channels=3"):
         digit_scene(PixelGraphClassifier(3))
-    cell, data, z0 = on_sphere()
-    del data.face
-    with pytest.raises(ValueError, match="a mesh with faces for a page"):
-        grown_scene(cell, data, z0)
+    monkeypatch.setattr("gncadeq.viz.play.MOST_EDGES", 100)
+    with pytest.raises(ValueError, match=r"at most 100 edges for a page \(got 1,122"):
+        grown_scene(*on_sphere())
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,25 @@ def test_a_surface_is_turned_and_wounded(show):
         "Array.from({ length: play.scene.n }, (_, i) => play.stage.projected(i).front)"
     )
     assert bool(torch.tensor(turned)[gone].all())
+
+
+def test_sweeps_and_graphs_without_faces_play(show):
+    grid = Sweeps()(ImageToGraph()(torch.zeros(1, 7, 6)))
+    grid.x[17] = 1.0
+    sweeps = SweepGrower(1, groups=4, kernels=3, channels=4, hidden_channels=10)
+    cell, points, z0 = on_sphere()
+    del points.face
+    z0s = [torch.zeros(42, sweeps.channels), z0]
+    page = show(grown_scene(sweeps, grid, z0s[0]), grown_scene(cell, points, z0))
+    for k, (rule, data) in enumerate([(sweeps, grid), (cell, points)]):
+        page.evaluate(f"play.show({k}), play.scene.reset()")
+        run(page, 20)
+        with torch.no_grad():
+            step, z = rule.bind(data.x, data.edge_index, data.edge_attr), z0s[k]
+            for _ in range(20):
+                z = advance(step, z)
+        assert float((state(page, rule.channels) - z).abs().max()) < 1e-4
+        settled(page)
 
 
 def test_life_is_that_of_pytorch(show):

@@ -24,7 +24,7 @@ from gncadeq.models import ImageClassifier
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps
 from gncadeq.viz.play import edge_graph
 
-SCRIPTS = ("play_kernel.js", "play_automaton.js", "play_graph.js")
+SCRIPTS = ("play_product.js", "play_kernel.js", "play_automaton.js", "play_graph.js")
 DRIVER = """
 const text = require("fs").readFileSync(0, "utf8"), task = JSON.parse(text);
 const graph = task.graph.pixels ? build(task.graph.pixels) : readGraph(task.graph);
@@ -166,6 +166,7 @@ CASES = {
     "conv direct additive": lambda: conv("direct", "additive"),
     "conv residual": lambda: conv("residual", "superposed"),
     "growing": lambda: growing(None, 3, 0),
+    "growing without vectors": lambda: growing(None, 3, 1),
     "growing bound anchored": lambda: growing(1.5, 3, 1),
     "growing all alive": lambda: growing(1.0, None, 2),
     "growing on a mesh": lambda: on_mesh(GrowingCell(8, 3, 16, 1, bound=1.5), "tangent"),
@@ -182,7 +183,12 @@ def task_of(name: str) -> tuple[Any, Data, torch.Tensor, dict[str, Any]]:
     cell, data, graph = CASES[name]()
     generator = torch.Generator().manual_seed(2)
     z = torch.rand(data.num_nodes, cell.channels, generator=generator)
-    task = {"rule": describe(cell), "graph": graph, "x": packed(data.x), "z": packed(z)}
+    task = {
+        "rule": describe(cell) | {"vectors": "without" not in name},
+        "graph": graph,
+        "x": packed(data.x),
+        "z": packed(z),
+    }
     return cell, data, z, task
 
 

@@ -11,7 +11,7 @@ function fail(text) {
 window.addEventListener("error", event => fail(event.message));
 window.addEventListener("unhandledrejection", event => fail(String(event.reason)));
 
-const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], AT_REST = 1e-3;
+const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], AT_REST = 1e-3, STILL = 1e-7;  // residuals; below the last one no steps are taken
 const made = new Map();  // the scenes that were looked at
 const state = {
   index: 0, playing: true, speed: 3, color: "", tool: "", brush: 2.4, residual: NaN, history: [], due: 0, last: 0,
@@ -188,7 +188,8 @@ function tick(now) {
   const passed = Math.min((now - state.last) / 1000, 0.1);
   state.last = now;
   scene.update?.();
-  if (state.playing) {
+  const still = state.residual <= STILL && !scene.changed, before = state.taken;
+  if (state.playing && !still) {
     state.due += passed * SPEEDS[state.speed];
     const until = performance.now() + 13;
     while (state.due >= 1 && performance.now() < until) { step(); state.due--; }
@@ -196,7 +197,7 @@ function tick(now) {
   }
   if (scene.changed) {
     scene.changed = false;
-    if (state.drawn % 4 === 0 || !state.playing) look();
+    if (state.drawn % 4 === 0 || state.taken === before) look();
     draw();
   }
   state.frames = (state.frames ?? 0) + 1;

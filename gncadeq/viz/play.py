@@ -22,9 +22,11 @@ from gncadeq.viz.viewer import fill_page
 
 Scene = dict[str, Any]
 _SCRIPTS = (
-    "play_kernel.js", "play_automaton.js", "play_graph.js", "play_paper.js", "play_scenes.js",
-    "play_digits.js", "viewer_gl.js", "viewer_camera.js", "play_stages.js", "play.js",
+    "play_product.js", "play_kernel.js", "play_automaton.js", "play_graph.js", "play_paper.js",
+    "play_scenes.js", "play_digits.js", "viewer_gl.js", "viewer_camera.js", "play_stages.js",
+    "play.js",
 )  # fmt: skip
+MOST_EDGES = 400_000  # 16 bytes each, and more in base64
 _ROWS = 28  # cells of the paper, where the weights' card states no canvas
 
 
@@ -119,7 +121,7 @@ def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
 def grown_scene(
     cell: Cell, data: Data, z0: Tensor, fire_rate: float = 0.5, name: str = "Growing", up: Up = "y"
 ) -> Scene:
-    """A grown rule on its pixels or its surface, from its seed.
+    """A grown rule on its pixels, its surface or its graph, from its seed.
 
     Args:
         cell: The rule, whose first four channels are red, green, blue and alpha.
@@ -130,7 +132,7 @@ def grown_scene(
         up: The axis of ``pos`` that points up.
 
     Raises:
-        ValueError: If the cell has no description, or the graph neither pixels nor faces.
+        ValueError: If the cell has no description, or the graph too many edges.
 
     Example:
         >>> from gncadeq import GrowingCell
@@ -142,7 +144,7 @@ def grown_scene(
     x = data.x if cell.in_channels else z0[:, :0]
     scene: Scene = {
         "kind": "grow", "name": name, "words": "A pattern grows from one cell, and mends.",
-        "facts": _facts(cell), "rule": describe(cell), "x": packed(x), "z0": packed(z0),
+        "facts": _facts(cell), "rule": describe(cell), "x": _sparse(x), "z0": _sparse(z0),
         "fire_rate": fire_rate,
     }  # fmt: skip
     if data.get("image_size") is not None:
@@ -153,14 +155,17 @@ def grown_scene(
         else:
             pixels["sweeps"] = True
         return {**scene, "graph": {"pixels": pixels}}
-    if data.get("face") is None:
+    if data.num_edges > MOST_EDGES:
         raise ValueError(
-            "Expected a pixel grid or a mesh with faces for a page (got a graph without). "
-            "'gncadeq run' records it, and 'gncadeq render' draws it"
+            f"Expected at most {MOST_EDGES:,} edges for a page (got {data.num_edges:,}). Use a "
+            "coarser mesh, or kernels of a shorter length"
         )
     shape = geometry(data, up)
-    mesh = {"position": packed(torch.from_numpy(shape.pos)),
-            "face": packed(torch.from_numpy(shape.face.copy()))}  # fmt: skip
+    mesh = {
+        "position": packed(torch.from_numpy(shape.pos)), "radius": shape.radius, "flat": shape.flat,
+        "face": packed(torch.from_numpy(shape.face.copy())),
+        "edge": packed(torch.from_numpy(shape.edge.copy())),
+    }  # fmt: skip
     return {**scene, "graph": edge_graph(data), "mesh": mesh}
 
 
@@ -197,6 +202,12 @@ def edge_graph(data: Data) -> Scene:
     return {
         "ptr": packed(ptr), "source": packed(source[order]), "weight": packed(data.edge_attr[order])
     }  # fmt: skip
+
+
+def _sparse(value: Tensor) -> Scene:
+    """A matrix of few rows that are not zero as JSON."""
+    rows = value.ne(0).any(1).nonzero().flatten()
+    return {"shape": list(value.shape), "rows": packed(rows), "values": packed(value[rows])}
 
 
 def _facts(module: torch.nn.Module) -> str:

@@ -93,62 +93,72 @@ const RULES = {
   },
 
   growing(r) {  // v = z + m W₂ ReLU(W₁ [z, y¹, …, yᴷ] + d),  z' = a(z) a(v) v
-    const { channels: C, kernels: K, hidden: H, bound, alive, threshold } = r;
-    const inside = unpack(r.inside), bias = unpack(r.bias), outside = unpack(r.outside), S = C * (1 + K);
-    const outer = r.weight_x && unpack(r.weight_x);
-    const senses = new Float64Array(S), hidden = new Float64Array(H);
-    const think = (z, i, d, at, out) => {  // what the MLP adds to the state of a node
-      for (let h = 0, w = 0; h < H; h++, w += S) {
-        let a = d[at + h], b = 0, c = 0, e = 0, s = 0;
-        for (; s + 3 < S; s += 4) {
-          a += inside[w + s] * senses[s]; b += inside[w + s + 1] * senses[s + 1];
-          c += inside[w + s + 2] * senses[s + 2]; e += inside[w + s + 3] * senses[s + 3];
-        }
-        for (; s < S; s++) a += inside[w + s] * senses[s];
-        a += b + c + e;
-        hidden[h] = a > 0 ? a : a === a ? 0 : a;
-      }
-      for (let o = 0, w = 0; o < C; o++, w += H) {
-        let a = 0;
-        for (let h = 0; h < H; h++) a += outside[w + h] * hidden[h];
-        let v = z[i * C + o] + a;
-        if (bound) v = v > bound ? bound : v < -bound ? -bound : v;
-        out[i * C + o] = v;
-      }
+    const { channels: C, kernels: K, hidden: H, bound, alive, threshold, in_channels: F } = r, S = C * (1 + K);
+    const bias = unpack(r.bias), outer = r.weight_x && unpack(r.weight_x), [W, O] = [padded(H), padded(C)], BLOCK = 64;
+    const products = new Products(S * W + W * O + BLOCK * (S + W + O), r.vectors);
+    const inside = products.weights(unpack(r.inside)), outside = products.array(W * O), own = unpack(r.outside);
+    for (let o = 0; o < C; o++) for (let h = 0; h < H; h++) outside[h * O + o] = own[o * H + h];
+    const [senses, hidden, update] = [S, W, O].map(width => products.array(BLOCK * width));
+    const think = rows => {  // from senses and the drive, which lies in `hidden`, to the update
+      products.multiply(senses, inside, hidden, rows, S, 0);
+      update.fill(0, 0, rows * O);
+      products.multiply(hidden, outside, update, rows, W, -Infinity);
     };
+    hidden.set(bias);
+    senses.fill(0, 0, S);
+    think(1);
+    const idle = update.slice(0, C);  // what happens where nothing is sensed
     const lives = ({ ptr, source }, z, i) => {
       if (z[i * C + alive] > threshold) return true;
       for (let e = ptr[i]; e < ptr[i + 1]; e++) if (z[source[e] * C + alive] > threshold) return true;
       return false;
     };
-    return {
-      drive(graph, x) {
-        const d = new Float32Array(graph.n * H);
-        for (let i = 0; i < d.length; i++) d[i] = bias[i % H];
-        const F = r.in_channels;
-        for (let i = 0; i < graph.n; i++) for (let f = 0; f < F; f++) {
-          for (let h = 0; h < H; h++) d[i * H + h] += x[i * F + f] * outer[h * F + f];
+    const sense = ({ ptr, source, weight }, z, i, at) => {  // whether anything is sensed
+      let any = false;
+      for (let c = 0; c < C; c++) any = (senses[at + c] = z[i * C + c]) !== 0 || any;
+      senses.fill(0, at + C, at + S);
+      for (let e = ptr[i]; e < ptr[i + 1]; e++) {
+        const from = source[e] * C;
+        for (let k = 0, s = at + C; k < K; k++, s += C) {
+          const w = weight[e * K + k];
+          if (w !== 0) for (let c = 0; c < C; c++) senses[s + c] += w * z[from + c];
         }
-        return d;
+      }
+      for (let s = at + C; s < at + S && !any; s++) any = senses[s] !== 0;
+      return any;
+    };
+    return {
+      drive(graph, x) {  // W₁'s part of the injection, of the nodes that have any
+        const rows = new Map();
+        for (let i = 0; i < graph.n; i++) {
+          const row = x.subarray(i * F, i * F + F);
+          if (row.every(v => v === 0)) continue;
+          rows.set(i, bias.map((b, h) => row.reduce((sum, v, f) => sum + v * outer[h * F + f], b)));
+        }
+        return rows;
       },
       step(graph, drive, z, out, mask) {
-        const { n, ptr, source, weight } = graph;
+        const { n } = graph, nodes = [];
+        const put = (i, from, at) => {
+          for (let c = 0; c < C; c++) {
+            const v = z[i * C + c] + (from ? from[at + c] : 0);
+            out[i * C + c] = bound ? v > bound ? bound : v < -bound ? -bound : v : v;
+          }
+        };
+        const flush = () => {
+          think(nodes.length);
+          nodes.forEach((i, k) => put(i, update, k * O));
+          nodes.length = 0;
+        };
         for (let i = 0; i < n; i++) {
-          if (mask && !mask[i]) {
-            for (let c = i * C; c < i * C + C; c++) out[c] = bound ? Math.min(Math.max(z[c], -bound), bound) : z[c];
-            continue;
-          }
-          for (let c = 0; c < C; c++) senses[c] = z[i * C + c];
-          senses.fill(0, C);
-          for (let e = ptr[i]; e < ptr[i + 1]; e++) {
-            const from = source[e] * C;
-            for (let k = 0, s = C; k < K; k++, s += C) {
-              const w = weight[e * K + k];
-              if (w !== 0) for (let c = 0; c < C; c++) senses[s + c] += w * z[from + c];
-            }
-          }
-          think(z, i, drive, i * H, out);
+          if (mask && !mask[i]) { put(i); continue; }
+          const any = sense(graph, z, i, nodes.length * S), driven = drive.get(i);
+          if (!any && !driven) { put(i, idle, 0); continue; }
+          hidden.set(driven ?? bias, nodes.length * W);
+          hidden.fill(0, nodes.length * W + H, (nodes.length + 1) * W);
+          if (nodes.push(i) === BLOCK) flush();
         }
+        if (nodes.length) flush();
         if (alive === null) return;
         const kept = new Uint8Array(n);
         for (let i = 0; i < n; i++) kept[i] = lives(graph, z, i) && lives(graph, out, i);

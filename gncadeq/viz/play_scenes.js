@@ -8,6 +8,12 @@ function softmax(logits) {
   return e.map(v => v / sum);
 }
 
+function sparse({ shape, rows, values }) {  // a matrix of few rows that are not zero
+  const out = new Float32Array(shape[0] * shape[1]), own = unpack(values);
+  unpack(rows).forEach((row, k) => out.set(own.subarray(k * shape[1], (k + 1) * shape[1]), row * shape[1]));
+  return out;
+}
+
 class Scene {
   constructor(info) {
     this.info = info;
@@ -111,10 +117,11 @@ class GrowScene extends GridScene {
       this.setGrid(height, width, made);
     } else {
       this.graph = readGraph(graph);
-      this.mesh = { position: unpack(info.mesh.position), face: Uint32Array.from(unpack(info.mesh.face)) };
+      const { position, face, edge, radius, flat } = info.mesh, [faces, edges] = [face, edge].map(packed => Uint32Array.from(unpack(packed)));
+      this.mesh = { position: unpack(position), face: faces, edge: edges, radius, flat };
       this.tools = ["turn", ...this.tools];
     }
-    this.automaton = new Automaton(this.rule, this.graph, unpack(info.x), unpack(info.z0));
+    this.automaton = new Automaton(this.rule, this.graph, sparse(info.x), sparse(info.z0));
     this.start = this.automaton.z.slice();
     this.rate = info.fire_rate;
     this.alive = rule.alive ?? 3;

@@ -90,13 +90,14 @@ class FlatStage {
 
 class MeshStage {
   constructor(canvas, scene, pen) {
-    const n = scene.mesh.position.length / 3;
+    const { position, face, edge, radius, flat } = scene.mesh, n = position.length / 3;
     this.canvas = canvas;
-    this.painter = new Painter(canvas, { nodes: n, missing: "#ff00ff", flat: false, radius: 0, planes: Array(3).fill({ low: 0, high: 1 }) });
-    this.painter.setGeometry(scene.mesh.position, scene.mesh.face, new Uint32Array());
+    this.painter = new Painter(canvas, { nodes: n, missing: "#ff00ff", flat, radius, planes: Array(3).fill({ low: 0, high: 1 }) });
+    this.painter.setGeometry(position, face, edge);
     this.painter.codes = [0, 1, 2].map(() => new Uint8Array(n));
-    this.normal = normals(scene.mesh.position, scene.mesh.face);
+    this.normal = normals(position, face);
     this.camera = new Camera();
+    this.camera.reset(flat);
     this.mesh = scene.mesh;
     const touch = event => {
       if (pen.tool === "turn" || event.shiftKey || event.buttons !== 1) return false;
@@ -115,7 +116,7 @@ class MeshStage {
     const turn = (v, k) => [ca * v[k] - sa * v[k + 2], -se * sa * v[k] + ce * v[k + 1] - se * ca * v[k + 2], ce * sa * v[k] + se * v[k + 1] + ce * ca * v[k + 2]];
     const p = turn(position, 3 * i), normal = turn(this.normal, 3 * i), z = p[2] - distance;
     const { clientWidth: w, clientHeight: h } = this.canvas, unit = LENS * Math.min(w, h) / 2 / -z;
-    return { x: w / 2 + (p[0] + pan[0]) * unit, y: h / 2 - (p[1] + pan[1]) * unit, unit, front: normal[0] * (p[0] + pan[0]) + normal[1] * (p[1] + pan[1]) + normal[2] * z < 0 };
+    return { x: w / 2 + (p[0] + pan[0]) * unit, y: h / 2 - (p[1] + pan[1]) * unit, unit, front: !this.mesh.face.length || normal[0] * (p[0] + pan[0]) + normal[1] * (p[1] + pan[1]) + normal[2] * z < 0 };
   }
 
   // The vertices under a pointer, with the one that is nearest first

@@ -1,0 +1,123 @@
+"""Steps a second of the page of ``gncadeq play``: its kernel under node, its frames in Chromium."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._measure import save, show
+from gncadeq import GrowingCell
+from gncadeq.datasets import primitives
+from gncadeq.models import ImageClassifier
+from gncadeq.training.shipped import grown_names, load_shipped
+from gncadeq.training.targets import anchor, picture_target
+from gncadeq.transforms import MeshToGraph
+from gncadeq.viz.play import digit_scene, grown_scene, life_scene, maze_scene, write_play
+
+DRIVER = """
+const { info, seconds } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+if (info.kind === "digits") info.columns = 42;
+const scene = new SCENES[info.kind](info);
+if (info.kind === "grow") scene.automaton.z.fill(0.2);
+scene.update?.();
+for (let i = 0; i < 20; i++) scene.step(1);
+const begin = process.cpuUsage().user;
+const spent = () => (process.cpuUsage().user - begin) / 1e6;
+let steps = 0;
+while (spent() < seconds) { scene.step(1); steps++; }
+console.log(JSON.stringify({ cells: scene.n, rate: steps / spent() }));
+"""
+_SCRIPTS = ("product", "kernel", "automaton", "graph", "paper", "scenes", "digits")
+
+
+def scenes() -> dict[str, dict[str, Any]]:
+    """What is timed, by name: the gallery, and two large graphs on which every cell lives."""
+    torch.manual_seed(0)
+    found = {name: digit_scene(ImageClassifier.from_pretrained(name), name)
+             for name in ("mnist", "mnist-pyramid")}  # fmt: skip
+    for name in grown_names():
+        cell, data, z0, card = load_shipped(name)
+        found[name] = grown_scene(cell, data, z0, card["fire_rate"], name)
+    found |= {"life": life_scene(), "maze": maze_scene()}
+    cell = GrowingCell(16, 3, 96, 1, alive_channel=None, bound=2.5)
+    grid = picture_target(torch.zeros(4, 40, 40))
+    mesh = MeshToGraph("tangent")(primitives.icosphere(5))
+    for name, data in (("grid of 1,600 cells", grid), ("mesh of 10,242 vertices", mesh)):
+        data.x = anchor(data)
+        z0 = torch.zeros(data.num_nodes, 16)
+        found[name] = grown_scene(cell, data, z0, 1.0, name)
+    return found
+
+
+def kernel(info: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Steps in a second of processor time, of the kernel alone."""
+    here = files("gncadeq.viz")
+    source = "\n".join(here.joinpath(f"play_{name}.js").read_text("utf-8") for name in _SCRIPTS)
+    done = subprocess.run(
+        ["node", "-e", source.replace('"use strict";', "") + DRIVER],
+        input=json.dumps({"info": info, "seconds": seconds}), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return dict(json.loads(done.stdout))
+
+
+def frames(info: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Milliseconds of a step and of a drawn frame in headless Chromium, without a graphics card."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or sys.exit("Expected chromium on the path")
+    options = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+               "--enable-unsafe-swiftshader"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        path = write_play(Path(folder) / "page.html", [info])
+        browser = playwright.chromium.launch(executable_path=program, args=options)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(path.as_uri())
+        found = page.evaluate(
+            """seconds => { play.setPlaying(false); const { scene, stage } = play;
+            if (scene.info.kind === "grow") scene.automaton.z.fill(0.2);
+            const each = f => { for (let i = 0; i < 10; i++) f();
+              const begin = performance.now(); let n = 0;
+              while (performance.now() - begin < 1e3 * seconds) { f(); n++; }
+              return (performance.now() - begin) / n; };
+            const draw = () => { scene.paint(play.state.color, [255, 255, 255]);
+              stage.draw(scene); };
+            return { step: each(() => scene.step(1)), frame: each(draw) }; }""",
+            seconds,
+        )  # fmt: skip
+        browser.close()
+    return dict(found)
+
+
+def main() -> None:
+    """Time, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of processor time, each")
+    parser.add_argument("--kernel", action="store_true", help="leave the browser out")
+    parser.add_argument("--plain", action="store_true", help="without WebAssembly's vectors")
+    args = parser.parse_args()
+    rows = []
+    for name, info in scenes().items():
+        info["rule"]["vectors"] = not args.plain
+        found = kernel(info, args.seconds)
+        row = {"rule": name, "cells": found["cells"], "steps a second": found["rate"]}
+        if not args.kernel:
+            shown = frames(info, args.seconds)
+            row |= {"ms a step, Chromium": shown["step"], "ms a frame": shown["frame"]}
+        rows.append(row)
+        print(row, flush=True)
+    show("the page of gncadeq play", rows, {name: ".1f" for name in list(rows[0])[2:]})
+    save("play_steps", rows, plain=args.plain)
+
+
+if __name__ == "__main__":
+    main()
