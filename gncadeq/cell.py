@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.data.data import BaseData
 
-from gncadeq.certificate import Certificate, StructuralCertificate
+from gncadeq.certificate import AnyCertificate
 from gncadeq.check import check_type
 from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
@@ -143,7 +143,7 @@ class Cell(nn.Module, ABC):
 
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
-    ) -> Certificate | StructuralCertificate | None:
+    ) -> AnyCertificate | None:
         """What is proven of a step on this graph, with the norm in which it holds.
 
         Args:

@@ -207,10 +207,11 @@ class StructuralCertificate:
         c = part.certificate
         assert isinstance(c, Certificate)
         weight = torch.ones(1) if c.channel_weight is None else c.channel_weight
-        if c.groups != 1 or c.node_weight is not None:
+        if c.node_weight is not None:
             return torch.full_like(own.norm(fz), float("inf"))
-        # The largest norm of a node is at most the Euclidean norm, which is at most √n times that.
+        # The largest of n norms is at most the Euclidean norm, which is at most √n times that.
         nodes = own.sum(z.new_ones(z.size(0), 1)).flatten() if c.over_nodes == "max" else 1.0
+        nodes = nodes * c.groups
         low, high = float(weight.min()), float(weight.max())
         residual = c.norm(fz - z, own) + torch.finfo(z.dtype).eps * c.norm(fz, own)
         for q, gain in part.drives.items():
@@ -224,3 +225,61 @@ class StructuralCertificate:
         rates = torch.as_tensor(self.rate)
         worst = float(rates.max()) if rates.numel() else 0.0
         return f"{self.__class__.__name__}(rate={worst:.3g}{rest})"
+
+
+@dataclass(frozen=True)
+class OrderCertificate:
+    r"""A proof by order: a step is increasing in the state, and bounded.
+
+    .. math::
+        \mathbf{y} \le \mathbf{z} \;\Rightarrow\; f(\mathbf{y}) \le f(\mathbf{z}) , \qquad
+        \mathbf{\bot} \le f(\mathbf{\bot})
+
+    From the bottom :math:`\bot` states only rise, and end in the least equilibrium, in every order
+    of updates in which each node is updated again and again (`Tarski 1955
+    <https://doi.org/10.2140/pjm.1955.5.285>`_; `Bertsekas 1983
+    <https://doi.org/10.1007/BF01581967>`_). Nothing is promised of other starts, which may end in
+    equilibria above it, nor how many steps it takes.
+
+    Attributes:
+        bottom: The value of every entry of the bottom.
+    """
+
+    bottom: float = 0.0
+    kind: ClassVar[str] = "order"
+    promises: ClassVar[bool] = True
+
+    def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
+        """Infinite: how far the least equilibrium is isn't known."""
+        return z.new_full((partition.num_graphs,), float("inf"))
+
+
+@dataclass(frozen=True)
+class EnergyCertificate:
+    r"""A proof by energy: whichever nodes are updated, an energy falls until they are at rest.
+
+    .. math::
+        E(\mathbf{z}) - E(\mathbf{z}') \ge c \, \lVert \mathbf{z}' - \mathbf{z} \rVert^2
+
+    The energy is bounded from below, so changes become arbitrarily small: no start in [-1, 1] ends
+    in a cycle. There may be many equilibria (`Cohen & Grossberg 1983
+    <https://doi.org/10.1109/TSMC.1983.6313075>`_). The step has a method ``energy``.
+
+    Attributes:
+        decrease: :math:`c`, per squared change of the state.
+    """
+
+    decrease: float
+    kind: ClassVar[str] = "energy"
+
+    @property
+    def promises(self) -> bool:
+        """Whether it promises anything."""
+        return self.decrease > 0.0
+
+    def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
+        """Infinite: how far the next equilibrium is isn't known."""
+        return z.new_full((partition.num_graphs,), float("inf"))
+
+
+AnyCertificate = Certificate | StructuralCertificate | OrderCertificate | EnergyCertificate

@@ -7,6 +7,7 @@ from gncadeq.cells.distance import DistanceCell
 from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.cells.equivariant import EquivariantCell
 from gncadeq.cells.growing import GrowingCell
+from gncadeq.cells.hopfield import HopfieldCell
 from gncadeq.cells.ignn import IGNNCell
 from gncadeq.cells.max_propagation import MaxPropagationCell
 from gncadeq.cells.micro import MicroCell
@@ -21,6 +22,7 @@ from gncadeq.cells.pyg.conv_sums import node_bound, sums_neighbors
 from gncadeq.cells.pyg.hetero_conv import HeteroConvCell
 from gncadeq.cells.pyg.measured import MeasuredCell, MeasuredGrowth
 from gncadeq.cells.pyg.wrap import WrappedConvCell
+from gncadeq.cells.reach import ReachCell
 from gncadeq.cells.relation import RelationCell
 from gncadeq.cells.stencil import (
     StencilConv,
@@ -45,6 +47,7 @@ __all__ = [
     "FeedForwardCell",
     "GrowingCell",
     "HeteroConvCell",
+    "HopfieldCell",
     "IGNNCell",
     "MaxPropagationCell",
     "MeasuredCell",
@@ -55,6 +58,7 @@ __all__ = [
     "Part",
     "Perception",
     "PropagationCell",
+    "ReachCell",
     "RelationCell",
     "ScaledConvCell",
     "StencilConv",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.drives import FeedForwardCell, drive_bound
-from gncadeq.certificate import CertifiedPart, StructuralCertificate
+from gncadeq.certificate import Certificate, CertifiedPart, StructuralCertificate
 from gncadeq.check import check_choice, check_count, check_type
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.neighborhood import Neighborhood
@@ -258,8 +258,8 @@ class CascadeCell(Cell):
                 own = {"batch": batch if rows is None else batch[rows]}
             size = num_nodes if rows is None else rows.numel()
             found = part.cell.certificate(*stage.graph, num_nodes=size, **own)
-            if found is None or not found.promises:
-                return None
+            if not isinstance(found, Certificate | StructuralCertificate) or not found.promises:
+                return None  # what earlier parts end in must not depend on their start
             gain = part.cell.injection_bound(*stage.graph, num_nodes=size)
             gain *= drive_bound(part.drive, *stage.edges, size)
             drives = {q: gain * reads.count(q) for q in reads if q != "x"}

@@ -112,6 +112,12 @@ class PropagationCell(Cell):
         """
         return torch.tensor(1.0 - self.alpha)
 
+    def injection_bound(
+        self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int
+    ) -> float:
+        r""":math:`\alpha`, the share of the injection in the next state."""
+        return self.alpha
+
     @torch.no_grad()
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
@@ -119,7 +125,8 @@ class PropagationCell(Cell):
         r"""The contraction by :math:`1 - \alpha` in the norm of :meth:`lipschitz_bound`."""
         adjacency = WeightedAdjacency(edge_index, edge_attr, num_nodes)
         _, v = adjacency.with_self_loops().normalized(self.normalization)
-        return Certificate(1.0 - self.alpha, "max", self.channels, 1.0 / v)
+        weight = 1.0 / v if self.normalization == "sym" else None
+        return Certificate(1.0 - self.alpha, "max", self.channels, weight)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> PropagationStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the edge weights."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.cell import Cell
-from gncadeq.certificate import StructuralCertificate
+from gncadeq.certificate import Certificate
 from gncadeq.choices import Criterion, Gradient
 from gncadeq.dynamics.broken import attach_finite
 from gncadeq.dynamics.deq_core import (
@@ -244,8 +244,8 @@ class GraphDEQ(Dynamics, HasOptions):
         self, step: Step, z0: Tensor, partition: Partition, trace: bool, evidence: Evidence
     ) -> Solution:
         certificate = evidence.certificate() if self.criterion == "error" else None
-        if isinstance(certificate, StructuralCertificate):
-            certificate = None  # is of parts, each with a norm of its own
+        if not isinstance(certificate, Certificate):
+            certificate = None  # without a norm, or of parts, each with a norm of its own
         solution = self.core.solve(step, z0, partition, trace=trace, certificate=certificate)
         return replace(solution, evidence=evidence)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gncadeq.certificate import Certificate, StructuralCertificate
+from gncadeq.certificate import AnyCertificate, Certificate
 from gncadeq.dynamics.implicit import full_precision
 from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.solution import Solution, Status
@@ -40,7 +40,7 @@ class Evidence:
         self.graph = graph.map(Tensor.detach)
         self._versions = self._current()
 
-    def certificate(self) -> Certificate | StructuralCertificate | None:
+    def certificate(self) -> AnyCertificate | None:
         """What is proven of the step.
 
         Raises:
@@ -56,7 +56,7 @@ class Evidence:
         g, context = self.graph, self.graph.context
         if self.partition.num_graphs > 1:
             context = {**context, "batch": self.partition.batch}
-        found: Certificate | StructuralCertificate | None = self.cell.certificate(
+        found: AnyCertificate | None = self.cell.certificate(
             g.edge_index, g.edge_attr, num_nodes=g.x.size(0), **context
         )
         return found

@@ -117,6 +117,18 @@ class WeightedAdjacency(SparseMatrix):
         root = degree.sqrt()
         return self.with_weight(self.weight / (root[e.row] * root[e.col])), root
 
+    def is_symmetric(self) -> bool:
+        """Whether the weights along the two directions of every edge are the same, to rounding."""
+        n, e = self.num_nodes, self.rows
+        there = torch.sparse_coo_tensor(
+            torch.stack([e.row, e.col]).long(), self.weight.detach().double(), (n, n),
+            check_invariants=False,
+        )  # fmt: skip
+        gap = (there - there.t()).coalesce().values().abs()
+        size = there.coalesce().values().abs()
+        largest = float(size.max()) if size.numel() else 0.0
+        return not gap.numel() or float(gap.max()) <= torch.finfo(self.weight.dtype).eps * largest
+
     def components(self) -> tuple[Tensor, int]:
         """``[num_nodes]`` labels of the weakly connected components, and their number."""
         n, e = self.num_nodes, self.rows

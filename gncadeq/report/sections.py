@@ -16,7 +16,6 @@ from gncadeq.analysis.sensitivity import hop_distance, influence_by_hop, sensiti
 from gncadeq.analysis.spectrum import leading_eigenvalues, operator_norm
 from gncadeq.cell import Cell
 from gncadeq.cells.conv import ConvCell
-from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
@@ -101,8 +100,8 @@ class Bench:
         )
         if found is None or not found.promises:
             return None, None
-        kind = "structure" if isinstance(found, StructuralCertificate) else "norm"
-        return kind, float(torch.as_tensor(found.rate).max())
+        rate = getattr(found, "rate", None)
+        return found.kind, None if rate is None else float(torch.as_tensor(rate).max())
 
     def proven(self) -> str:
         """The same in words."""
@@ -116,6 +115,16 @@ class Bench:
                 "by structure: parts in an order, each a contraction of its own state by "
                 f"{rate:.3g} at most. One equilibrium, from every start and in every order of "
                 "updates"
+            )
+        if kind == "order":
+            return (
+                "by order: a step is increasing in the state. From the bottom states rise to the "
+                "least equilibrium, in every order of updates"
+            )
+        if kind == "energy":
+            return (
+                "by energy: whichever nodes are updated, an energy falls. Every start in [-1, 1] "
+                "comes to rest, in one of perhaps many equilibria"
             )
         return (
             f"by norm: a step multiplies distances by at most {rate:.3g}. One equilibrium, from "
