@@ -24,6 +24,8 @@ from gncadeq.transforms import MeshToGraph
 from gncadeq.viz.play import digit_scene, grown_scene, life_scene, maze_scene, write_play
 
 DRIVER = """
+let seed = 1;
+Math.random = () => (seed = seed * 48271 % 2147483647) / 2147483647;
 const { info, seconds } = JSON.parse(require("fs").readFileSync(0, "utf8"));
 if (info.kind === "digits") info.columns = 42;
 const scene = new SCENES[info.kind](info);

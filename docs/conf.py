@@ -10,6 +10,8 @@ from typing import Any
 from docutils import nodes
 
 from gncadeq import __version__
+from gncadeq.commands.play import gallery
+from gncadeq.viz import write_play
 
 project = "gncadeq"
 author = "The gncadeq authors"
@@ -115,7 +117,14 @@ def write_commands(app: Any) -> None:
     )  # fmt: skip
 
 
+def write_gallery(app: Any, error: Exception | None) -> None:
+    """Write the page that docs/play.md embeds."""
+    if error is None and app.builder.format == "html":
+        write_play(Path(app.outdir) / "gallery.html", gallery())
+
+
 def setup(app: Any) -> None:
     """Write what is written anew in every build."""
     app.connect("builder-inited", write_commands)
+    app.connect("build-finished", write_gallery)
     app.connect("missing-reference", find_name)

@@ -50,7 +50,9 @@ def play(
     from gncadeq.viz.play import write_play
 
     with busy("writing the page"):
-        scenes = _gallery(on) if source is None else [_scene(source, on)]
+        if source is None and on is not None:
+            raise ValueError(f"Expected --on together with a rule (got {on!r} for the gallery)")
+        scenes = gallery() if source is None else [_scene(source, on)]
         name = "gallery" if source is None else folder_name(source)
         if source is not None and _RULESTRING.fullmatch(source):
             name = source.replace("/", "-")
@@ -61,10 +63,8 @@ def play(
         webbrowser.open(path.resolve().as_uri())
 
 
-def _gallery(on: str | None) -> list[Scene]:
+def gallery() -> list[Scene]:
     """The shipped rules."""
-    if on is not None:
-        raise ValueError(f"Expected --on together with a rule (got {on!r} for the gallery)")
     from gncadeq.training.shipped import grown_names
 
     names = ("mnist", "mnist-pyramid", *grown_names(), "B3/S23", "maze")

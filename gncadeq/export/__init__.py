@@ -1,6 +1,7 @@
 """Automata for other runtimes: ``torch.export`` and ONNX."""
 
 from gncadeq.export.compare import check_onnx, graph_inputs
+from gncadeq.export.description import describe
 from gncadeq.export.onnx_file import to_onnx
 from gncadeq.export.plain import neighbor_table
 from gncadeq.export.program import StepProgram, to_exported_program
@@ -10,6 +11,7 @@ __all__ = [
     "Rule",
     "StepProgram",
     "check_onnx",
+    "describe",
     "graph_inputs",
     "neighbor_table",
     "rule",
