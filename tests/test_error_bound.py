@@ -403,6 +403,25 @@ def test_options_that_are_derived_follow():
     assert deq.backward_tol == 1e-2
 
 
+@pytest.mark.parametrize("made", [GraphDEQ(ConvCell(1, 4)), GraphDEQ(ConvCell(1, 4)).core])
+def test_options_are_checked_when_they_are_set(made):
+    for name, value in (
+        ("tol", -1), ("criterion", "nod"), ("phantom_damping", 2.0), ("solver_options", [3]),
+        ("compact", 1), ("check_every", 0), ("on_failure", "shout"), ("atol", -1.0),
+        ("backward_max_steps", 2.5), ("gradient", "bptt"),
+    ):  # fmt: skip
+        before = getattr(made, name)
+        with pytest.raises((TypeError, ValueError), match=f"'{name}'"):
+            setattr(made, name, value)
+        assert getattr(made, name) == before
+        setattr(made, name, before)
+    made.atol = None
+    made.solver_options["history"] = 3  # each core has a dictionary of its own
+    assert GraphDEQ(ConvCell(1, 4)).solver_options == {}
+    assert made.options.backward("auto").solver_options == {"history": 3}
+    assert made.options.backward("picard").solver_options == {}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
