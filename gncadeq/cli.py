@@ -24,6 +24,7 @@ from gncadeq.commands import (
     run,
     show,
     train,
+    zoo,
 )
 from gncadeq.commands.failure import sentence
 from gncadeq.commands.printing import begin, errors
@@ -36,7 +37,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, show, analyze, predict, grow, run, play, render, export, doctor):
+for command in (
+    train,
+    evaluate,
+    show,
+    analyze,
+    predict,
+    grow,
+    run,
+    play,
+    zoo,
+    render,
+    export,
+    doctor,
+):
     command.register(app)
 
 

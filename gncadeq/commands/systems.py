@@ -1,0 +1,247 @@
+"""The systems that ``gncadeq zoo`` lists, and the commands that train, measure and draw them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class System:
+    """A published system, and what it reaches here.
+
+    Attributes:
+        name: What ``gncadeq zoo`` calls it.
+        title: What it is.
+        source: Who published it.
+        url: Where.
+        published: The published result, or a dash.
+        here: The result here, as its page has it.
+        page: The page of the documentation with conditions, seeds and baselines.
+        commands: They train or load, measure and draw. ``DATA`` is a folder of data.
+        smoke: The same in seconds; by default the commands with ``--smoke``.
+    """
+
+    name: str
+    title: str
+    source: str
+    url: str
+    published: str
+    here: str
+    page: str
+    commands: tuple[str, ...]
+    smoke: tuple[str, ...] = ()
+
+    def to_run(self, smoke: bool) -> tuple[str, ...]:
+        """The commands, or their short forms."""
+        if not smoke:
+            return self.commands
+        return self.smoke or tuple(f"{command} --smoke" for command in self.commands)
+
+
+_RUN = "--out runs/zoo/"
+SYSTEMS = (
+    System(
+        "conv-deq",
+        "a convolution at equilibrium classifies MNIST",
+        "Jia 2025",
+        "https://arxiv.org/abs/2501.03573",
+        "97 % in 10 epochs",
+        "98.4 % at true convergence",
+        "results",
+        (
+            f"gncadeq train mnist --recipe conv --data-root DATA {_RUN}conv-deq",
+            "gncadeq evaluate runs/zoo/conv-deq --data-root DATA --as nca --steps 500",
+            "gncadeq show runs/zoo/conv-deq --data-root DATA",
+        ),
+        (
+            f"gncadeq train digits --recipe conv --epochs 1 {_RUN}smoke/conv-deq",
+            "gncadeq evaluate runs/zoo/smoke/conv-deq",
+        ),
+    ),
+    System(
+        "pyramid",
+        "a cascade of contractions up a pyramid of pixels",
+        "this project",
+        "",
+        "–",
+        "99.41, 99.40 and 99.42 %",
+        "mnist",
+        (
+            f"gncadeq train mnist --data-root DATA {_RUN}pyramid",
+            "gncadeq evaluate runs/zoo/pyramid --data-root DATA --as nca --steps 40",
+            "gncadeq show runs/zoo/pyramid --data-root DATA",
+        ),
+        (
+            f"gncadeq train digits --epochs 1 {_RUN}smoke/pyramid",
+            "gncadeq evaluate runs/zoo/smoke/pyramid",
+        ),
+    ),
+    System(
+        "growing",
+        "growing neural cellular automata",
+        "Mordvintsev et al. 2020",
+        "https://doi.org/10.23915/distill.00023",
+        "grows and mends",
+        "error 0.00023 after 10,000 steps, 0.00025 once mended",
+        "growing",
+        (
+            f"gncadeq grow datasets/gecko.png --size 24 {_RUN}growing",
+            "gncadeq run runs/zoo/growing --damage third --recovery 400",
+        ),
+        (
+            f"gncadeq grow datasets/gecko.png --size 12 --steps 3 {_RUN}smoke/growing",
+            "gncadeq run runs/zoo/smoke/growing --steps 8 --damage third --recovery 8",
+        ),
+    ),
+    System(
+        "sweeps",
+        "a picture grown at rest by construction, by the implicit gradient",
+        "this project",
+        "",
+        "–",
+        "errors 0.00002 to 0.00006, residual 0",
+        "results",
+        (
+            f"gncadeq grow datasets/gecko.png --size 24 --method sweeps {_RUN}sweeps",
+            "gncadeq run runs/zoo/sweeps --fire-rate 0.5",
+        ),
+        (
+            "gncadeq grow datasets/gecko.png --size 12 --method sweeps --steps 3 "
+            f"{_RUN}smoke/sweeps",
+            "gncadeq run runs/zoo/smoke/sweeps --steps 30",
+        ),
+    ),
+    System(
+        "textures",
+        "µNCA: textures by 588 parameters",
+        "Mordvintsev & Niklasson 2021",
+        "https://arxiv.org/abs/2111.13545",
+        "no number",
+        "588 parameters; one texture of two holds for 10,000 steps",
+        "textures",
+        ("python examples/texture_on_mesh.py",),
+    ),
+    System(
+        "life",
+        "Conway's Life, exactly and learned, on any graph",
+        "Gilpin 2019",
+        "https://doi.org/10.1103/PhysRevE.100.032402",
+        "exact",
+        "exact for 1,000 steps; learned by 128 parameters",
+        "results",
+        ("python examples/graph_automata.py --parts exact life",),
+    ),
+    System(
+        "voronoi",
+        "graph cellular automata: the Voronoi rule learned",
+        "Grattarola et al. 2021",
+        "https://arxiv.org/abs/2110.14237",
+        "near perfect",
+        "every cell of 25 rollouts of 100 steps",
+        "results",
+        ("python examples/graph_automata.py --parts voronoi",),
+    ),
+    System(
+        "fixed-targets",
+        "a shape out of noise, E(n)-equivariant",
+        "Gala et al. 2023",
+        "https://arxiv.org/abs/2301.10497",
+        "3.4e-3 after 1000 steps",
+        "1.2e-16 after 1000 steps",
+        "fixed_targets",
+        ("python examples/fixed_targets.py",),
+    ),
+    System(
+        "segmentation",
+        "parts of surfaces, where surroundings don't tell",
+        "this project",
+        "",
+        "–",
+        "97.2 ± 2.6 % of the vertices",
+        "segmentation",
+        ("python examples/segment_surfaces.py --models alone 8 equilibrium",),
+    ),
+    System(
+        "ignn",
+        "implicit graph neural networks: chains",
+        "Gu et al. 2020",
+        "https://arxiv.org/abs/2009.06211",
+        "1.000 at 100 nodes",
+        "1.000 with three seeds of three",
+        "path_independence",
+        ("python examples/chains.py --classes 2 --length 100",),
+    ),
+    System(
+        "mazes",
+        "mazes larger than in training",
+        "Anil et al. 2022",
+        "https://arxiv.org/abs/2211.09961",
+        "no number",
+        "63, 64 and 64 of 64 mazes of 59 × 59",
+        "results",
+        ("python examples/acyclic_rules.py --tasks mazes",),
+    ),
+    System(
+        "mdeq",
+        "several scales solved together",
+        "Bai et al. 2020",
+        "https://arxiv.org/abs/2006.08656",
+        "no number on graphs",
+        "71.9 % on chains of 200 nodes; at one scale 34.9 %",
+        "states",
+        ("python examples/multiscale.py --epochs 100 --levels 3 --kappas 0.95",),
+    ),
+    System(
+        "gradients",
+        "phantom, one-step and implicit gradients",
+        "Geng et al. 2022",
+        "https://arxiv.org/abs/2111.05177",
+        "backward 1.7 times faster",
+        "1.8 times faster at 1e-5",
+        "mnist",
+        ("python examples/compare_gradients.py --times --tol 1e-5 --data-root DATA",),
+        ("python examples/compare_gradients.py --smoke",),
+    ),
+    System(
+        "superpixels",
+        "MNIST as superpixels",
+        "Dwivedi et al. 2020",
+        "https://arxiv.org/abs/2003.00982",
+        "GatedGCN 97.3 %",
+        "95.90 % after 8 epochs",
+        "superpixels",
+        (
+            "python examples/superpixels.py --data-root DATA --models equilibrium --channels 64 "
+            "--images 55000 --valid 5000",
+        ),
+        ("python examples/superpixels.py --smoke",),
+    ),
+    System(
+        "citations",
+        "one conv solved in the place of a stack: Cora",
+        "Kipf & Welling 2017",
+        "https://arxiv.org/abs/1609.02907",
+        "81.5 %",
+        "82.4 ± 0.9 %",
+        "from_convs_to_equilibrium",
+        ("python examples/citation_graphs.py --data-root DATA --datasets Cora",),
+        ("python examples/citation_graphs.py --smoke",),
+    ),
+)
+"""In the order in which they are listed."""
+
+
+def system(name: str) -> System:
+    """The system of a name.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> system("life").source
+        'Gilpin 2019'
+    """
+    from gncadeq.check import check_choice
+
+    check_choice("name", name, tuple(s.name for s in SYSTEMS))
+    return next(s for s in SYSTEMS if s.name == name)

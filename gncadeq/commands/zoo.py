@@ -1,0 +1,89 @@
+"""``gncadeq zoo``: published systems, each with the commands that train, measure and draw it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gncadeq.commands.options import DataRoot
+from gncadeq.commands.printing import console, remark, say
+from gncadeq.commands.systems import SYSTEMS, system
+
+_DOCS = "docs/{}.md"
+
+
+def zoo(
+    name: Annotated[
+        str | None, typer.Argument(help="The system to run; by default a list.")
+    ] = None,
+    data_root: DataRoot = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Seconds, to see that it runs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands, run nothing.")
+    ] = False,
+) -> None:
+    """List published systems, or train, measure and draw one of them.
+
+    Results are those of the pages of the documentation, which say how they were measured. Systems
+    whose commands begin with python need the examples of a checkout.
+    """
+    if name is None:
+        _list()
+        return
+    one = system(name)
+    say(f"{one.title} ({one.source}{', ' + one.url if one.url else ''})")
+    say(f"published: {one.published}; here: {one.here} ({_DOCS.format(one.page)})")
+    for command in one.to_run(smoke):
+        say(f"$ {command}" if data_root is None else f"$ {command.replace('DATA', data_root)}")
+        if not dry_run:
+            _run(command, data_root)
+
+
+def _list() -> None:
+    from rich.table import Table
+
+    table = Table("name", "system", "published", "here", "page")
+    for one in SYSTEMS:
+        what = f"{one.title} ({one.source})"
+        table.add_row(one.name, what, one.published, one.here, _DOCS.format(one.page))
+    console.print(table)
+    remark("gncadeq zoo NAME runs one, gncadeq zoo NAME --dry-run prints its commands.")
+
+
+def _run(command: str, data_root: str | None) -> None:
+    """Run a command with this Python; end with its exit status if it fails."""
+    first, *rest = shlex.split(command)
+    words = ["-m", "gncadeq.cli", *rest] if first == "gncadeq" else rest
+    words = _with_data(words, data_root)
+    checkout = Path(__file__).parents[2]
+    if first == "python" and not (checkout / words[0]).is_file():
+        raise FileNotFoundError(
+            f"Expected {words[0]} beside the package (not found). The examples are in a checkout "
+            "of the repository: run the command there"
+        )
+    words = [str(checkout / w) if (checkout / w).is_file() else w for w in words]
+    status = subprocess.run([sys.executable, *words], check=False).returncode
+    if status:
+        raise typer.Exit(status)
+
+
+def _with_data(words: list[str], data_root: str | None) -> list[str]:
+    """With the folder of data, or without the option, so that the command's own default holds."""
+    if data_root is not None:
+        return [data_root if word == "DATA" else word for word in words]
+    return [w for w in words if w != "DATA" and not (w == "--data-root" and "DATA" in words)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(
+        epilog="Examples:\n\n"
+        "    gncadeq zoo\n\n"
+        "    gncadeq zoo life\n\n"
+        "    gncadeq zoo growing --smoke"
+    )(zoo)
