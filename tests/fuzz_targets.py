@@ -214,6 +214,14 @@ def calls() -> Calls:
             "in_channels": 1, "channels": 2, "hidden_channels": 2, "num_classes": 2,
             "update": "direct", "injection": "superposed", "contraction": 0.5,
             "standardize": True, "transform": {"living_threshold": 0.1}, "deq": {"tol": 1e-3}}),
+        "MaxPropagationCell": (gncadeq.MaxPropagationCell, {"channels": 2, "alpha": 0.5}),
+        "ReachCell": (gncadeq.ReachCell, {"in_channels": 2, "channels": 2}),
+        "HopfieldCell": (gncadeq.HopfieldCell, {"in_channels": 2, "channels": 2}),
+        "SelfClassifier": (gncadeq.SelfClassifier, {
+            "model": gncadeq.PixelGraphClassifier(channels=2), "alpha": 0.5,
+            "deq": {"tol": 1e-3}}),
+        "AddShortcuts": (transforms.AddShortcuts, {
+            "per_node": 1, "within": "graph", "relation": 18, "seed": 0}),
         "PropagationCell": (gncadeq.PropagationCell, {
             "channels": 2, "alpha": 0.5, "normalization": "sym"}),
         "RelationCell": (gncadeq.RelationCell, {

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch_geometric.data import Data
 
-from gncadeq import IGNNCell, MonotoneCell, PropagationCell
+from gncadeq import (
+    HopfieldCell,
+    IGNNCell,
+    MaxPropagationCell,
+    MonotoneCell,
+    PropagationCell,
+)
 from gncadeq.cells import Cell
 from gncadeq.transforms import ImageToGraph
 
@@ -15,10 +21,17 @@ CELLS = {
     "ignn-none": lambda: IGNNCell(2, 4, kappa=0.8, normalization=None),
     "ignn-neighbors": lambda: IGNNCell(2, 4, kappa=0.8, injection="neighbors"),
     "propagation": lambda: PropagationCell(2, 0.2),
+    "metropolis": lambda: PropagationCell(2, 0.2, "metropolis"),
+    "max": lambda: MaxPropagationCell(2, 0.2),
+    "hopfield": lambda: HopfieldCell(2, 3),
     "monotone": lambda: MonotoneCell(2, 4),
     "monotone-wide": lambda: MonotoneCell(2, 2, kernel_size=5),
 }
-LAW_CELLS = ("ignn-sym", "ignn-row", "ignn-none", "ignn-neighbors", "propagation", "monotone")
+LAW_CELLS = (
+    "ignn-sym", "ignn-row", "ignn-none", "ignn-neighbors", "propagation", "metropolis", "max",
+    "hopfield", "monotone",
+)  # fmt: skip
+ADJOINT_CELLS = tuple(name for name in LAW_CELLS if name not in ("max", "hopfield"))
 
 
 def make_cell(name: str) -> Cell:

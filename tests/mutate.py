@@ -41,7 +41,7 @@ TESTS = (
     "right_values rows forms cells propagation ignn monotone micro growing automata equivariant "
     "states sums attention wrap cascade cascade_randomness sweep torchdeq solver_verdicts start "
     "solvers error_bound certificates gradients zero_gradients robust_forms bounded_perception "
-    "transforms maps models laws"
+    "transforms maps models laws shortcuts self_classifying order_and_energy"
 )
 # Imported before a copy is: they are what takes long to import, and the same for every mutant.
 HEAVY = ("torch", "torch_geometric.nn", "torchdeq", "torchvision", "pytest", "hypothesis", "scipy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graphs import LAW_CELLS, dense, make_cell, pixel_graphs, weighted_graph
+from graphs import ADJOINT_CELLS, dense, make_cell, pixel_graphs, weighted_graph
 
 import gncadeq.graph.relations as forms
 from gncadeq import ConvCell
@@ -64,7 +64,7 @@ def conv(update):
     return ConvCell(2, 3, update=update, contraction=0.9).double()
 
 
-@pytest.mark.parametrize("name", ["direct", "residual", *LAW_CELLS])
+@pytest.mark.parametrize("name", ["direct", "residual", *ADJOINT_CELLS])
 def test_adjoint_is_the_transposed_jacobian(name):
     pixels = name in ("direct", "residual", "monotone")
     cell = conv(name) if name in ("direct", "residual") else make_cell(name)

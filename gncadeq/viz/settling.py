@@ -17,7 +17,7 @@ from gncadeq.viz.colors import LABEL_COLORS, rgb
 from gncadeq.viz.figures import show_pixels
 from gncadeq.viz.legend import TEXT
 
-STEPS = (0, 5, 20, 100, 500)
+STEPS = (0, 5, 20, 100, 1000)
 
 
 @torch.no_grad()
