@@ -4,9 +4,10 @@
 
 A value that Python reads of a tensor (``.item()``, ``bool(tensor)``, ``.tolist()``, and operators
 whose result has a size that depends on values, such as ``nonzero``) makes an accelerator wait; here
-it is one call more. Three uses, each on one thread: 16 test images of MNIST classified by the
-shipped model, a conv of PyTorch Geometric solved on a random graph, and a step of training the
-MNIST model on 16 images. Writes ``runs/benchmarks/overhead.json``.
+it is one call more. Operators are counted without views: an accelerator runs a kernel or several
+for each. Three uses, each on one thread: 16 test images of MNIST classified by the shipped model, a
+conv of PyTorch Geometric solved on a random graph, and a step of training the MNIST model on 16
+images. Writes ``runs/benchmarks/overhead.json``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ from gncadeq.datasets import PixelGraphs
 
 _READS = ("_local_scalar_dense", "nonzero", "equal", "_unique2", "unique_dim", "bincount")
 _INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # by booleans: nonzero
+
+_VIEWS = {
+    "_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach",
+    "diagonal", "empty", "expand", "lift_fresh", "new_empty", "permute", "select", "slice", "split",
+    "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
+}  # fmt: skip
 
 
 class HostReads(TorchDispatchMode):
@@ -59,6 +66,19 @@ class HostReads(TorchDispatchMode):
         self.lines[f"{where} {name}"] += 1
 
 
+class Kernels(TorchDispatchMode):
+    """Counts operators that compute something: each is a kernel of an accelerator, or several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.names[name] += name not in _VIEWS
+        return func(*args, **(kwargs or {}))
+
+
 class Lists(TorchFunctionMode):
     """Counts ``tolist``, which calls no operator."""
 
@@ -81,6 +101,13 @@ def host_reads(use) -> Counter[str]:
     with HostReads() as reads, Lists(reads):
         use()
     return reads.lines
+
+
+def kernels(use) -> Counter[str]:
+    """The operators that ``use()`` calls, views aside, by name."""
+    with Kernels() as found:
+        use()
+    return found.names
 
 
 def own_calls(use) -> int:
@@ -155,7 +182,8 @@ def main() -> None:
         reads = host_reads(use)
         rows.append(
             {
-                "use": name, "own calls": own_calls(use), "host reads": sum(reads.values()),
+                "use": name, "own calls": own_calls(use), "operators": kernels(use).total(),
+                "host reads": sum(reads.values()),
                 "ms": milliseconds(use, args.rounds),
             }
         )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.graph.precision import widest
 from gncadeq.typing import OptTensor
 
 
@@ -57,7 +58,7 @@ class Certificate:
     @property
     def promises(self) -> bool:
         """Whether anything is proven, at least of one graph."""
-        return bool(torch.as_tensor(self.rate).lt(1.0).any())
+        return bool((self.rate < 1.0).any() if isinstance(self.rate, Tensor) else self.rate < 1.0)
 
     def rates(self, like: Tensor) -> Tensor:
         """The rate of every graph, in the shape ``[num_graphs]`` of ``like``.
@@ -65,8 +66,9 @@ class Certificate:
         It is zero for the graphs without nodes at the end of a batch.
         """
         if not isinstance(self.rate, Tensor):
-            return torch.full_like(like, self.rate, dtype=torch.double)
-        return F.pad(self.rate.to(like.device, torch.double), (0, like.numel() - self.rate.numel()))
+            return torch.full_like(like, self.rate, dtype=widest(like.device))
+        rate = self.rate.to(widest(like.device)).to(like.device)
+        return F.pad(rate, (0, like.numel() - rate.numel()))
 
     def norm(self, value: Tensor, partition: Any) -> Tensor:
         """The norm of ``value`` ``[num_nodes, channels]`` on each graph of a
@@ -181,7 +183,7 @@ class StructuralCertificate:
     @property
     def promises(self) -> bool:
         """Whether it promises anything, of any graph."""
-        return bool(torch.as_tensor(self.rate).lt(1.0).any())
+        return bool((self.rate < 1.0).any() if isinstance(self.rate, Tensor) else self.rate < 1.0)
 
     def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
         r"""How far states are from the equilibrium at most, relative to :math:`\lVert f(\mathbf{z})

@@ -204,19 +204,20 @@ def _symbol(weight: Tensor, phase: Tensor) -> Tensor:
 
 
 def _phases_like(weight: Tensor, frequencies: int) -> Tensor:
-    phase = torch.from_numpy(_phases(isqrt(weight.size(0)), frequencies))
-    return phase.to(weight.device, weight.dtype.to_complex())
+    single = weight.dtype != torch.double
+    return torch.from_numpy(_phases(isqrt(weight.size(0)), frequencies, single)).to(weight.device)
 
 
 @lru_cache(maxsize=32)
-def _phases(kernel_size: int, n: int) -> Any:
+def _phases(kernel_size: int, n: int, single: bool) -> Any:
     r""":math:`e^{\mathrm{i} \omega \cdot \delta_r}`, ``[num_samples, kernel²]``."""
     a, b = (axis.ravel() for axis in np.meshgrid(np.arange(n), np.arange(n), indexing="ij"))
     half = (a * n + b) <= ((-a) % n) * n + ((-b) % n)  # the other half is conjugate
     omega = np.stack([a[half], b[half]], 1) * (2 * math.pi / n)
     step = np.arange(kernel_size) - kernel_size // 2
     offset = np.stack(np.meshgrid(step, step, indexing="ij"), -1).reshape(-1, 2)
-    return np.exp(1j * omega @ offset.T)
+    phase = np.exp(1j * omega @ offset.T)
+    return phase.astype(np.complex64) if single else phase
 
 
 def stencil_norm(weight: Tensor, frequencies: int = 64) -> Tensor:

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.graph.neighborhood import Neighborhood
+from gncadeq.graph.precision import widened, widest
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -144,7 +145,7 @@ def window_rate(
     whole = senses_window(hood, batch=batch)
     if bool(whole.all()):
         return float(cell.lipschitz_bound())
-    rate = torch.full_like(whole, float("inf"), dtype=torch.double)
+    rate = torch.full_like(whole, float("inf"), dtype=widest(whole.device))
     if bool(whole.any()):
         rate[whole] = float(cell.lipschitz_bound())
     # Else by what occurs of the window: a bound for each set of relations, not for each graph.
@@ -173,7 +174,7 @@ def rows_rate(weight: Tensor, hood: Neighborhood, batch: OptTensor = None) -> fl
         >>> rows_rate(torch.full((1, 1, 1), 0.25), hood)
         0.5
     """
-    norms = torch.linalg.matrix_norm(weight.double(), 2)
+    norms = torch.linalg.matrix_norm(widened(weight), 2)
     each = hood.row_sums().to(norms) @ norms
     if batch is None:
         return float(each.max()) if each.numel() else 0.0

@@ -16,7 +16,7 @@ from gncadeq.certificate import Certificate
 from gncadeq.check import check_flag, check_type
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.options import SolveOptions
-from gncadeq.dynamics.residual import Residual
+from gncadeq.dynamics.residual import Residual, both_finite
 from gncadeq.dynamics.solution import Solution, Status, no_trace
 from gncadeq.dynamics.solvers import Safeguard, Solver, make_solver
 from gncadeq.graph.partition import Partition
@@ -190,7 +190,7 @@ class _Loop:
         """Measure the current states, keep the best, and end the graphs that are at their end."""
         p, z = self.partition, self.z
         rel, diff, size = self.measure(z, fz, p)
-        finite = diff.isfinite() & size.isfinite()
+        finite = both_finite(diff, size)
         # While a signal spreads, the residual of the node at its front stays one.
         better = finite & (rel <= self.best_rel)
         if k == 0:

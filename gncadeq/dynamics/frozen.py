@@ -49,7 +49,7 @@ class Frozen:
         norms = [m for m in training if has_statistics(m)]
         if not norms and not any(_draws(m) for m in training):
             return None
-        device = None if generator is None else generator.device
+        device = "cpu" if generator is None else generator.device
         seed = torch.randint(2**62, (), generator=generator, device=device)
         return cls(int(seed), list(norms))
 

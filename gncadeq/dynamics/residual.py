@@ -82,7 +82,7 @@ class Residual:
             rel = worst.scatter_reduce_(0, partition.batch, rel, "amax")
         elif self.criterion == "channel":
             rel = rel.amax(1)
-        return torch.where(diff.isfinite() & size.isfinite(), rel, float("inf")), diff, size
+        return rel.masked_fill(~both_finite(diff, size), float("inf")), diff, size
 
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
         """Keep ``nodes`` (indices) of ``graphs`` (a mask)."""
@@ -102,6 +102,11 @@ class Residual:
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
         size: Tensor = torch.linalg.vector_norm(value / scale, dim=1)
         return scale.squeeze(1) * size
+
+
+def both_finite(diff: Tensor, size: Tensor) -> Tensor:
+    """Where two norms are finite, in two operations instead of nine."""
+    return torch.maximum(diff, size) < float("inf")  # a maximum with NaN is NaN
 
 
 def check_criterion(value: Criterion) -> Criterion:

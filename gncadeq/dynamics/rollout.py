@@ -186,7 +186,8 @@ class GraphNCA(Dynamics):
     def _mask(self, z: Tensor, generator: torch.Generator | None) -> OptTensor:
         if self.fire_rate == 1.0:
             return None
-        draw = torch.rand(z.size(0), 1, device=z.device, generator=generator)
+        device = z.device if generator is None else generator.device
+        draw = torch.rand(z.size(0), 1, device=device, generator=generator).to(z.device)
         return draw < self.fire_rate
 
     def _advance(self, step: Step, z: Tensor, masks: list[OptTensor]) -> Tensor:

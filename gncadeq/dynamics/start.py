@@ -45,7 +45,9 @@ def start_state(
         return _checked(predicted, f"'start' ({type(start).__name__})", x, channels)
     if start == "zeros":
         return x.new_zeros(x.size(0), channels)
-    return torch.randn(x.size(0), channels, dtype=x.dtype, device=x.device, generator=generator)
+    device = x.device if generator is None else generator.device
+    noise = torch.randn(x.size(0), channels, dtype=x.dtype, device=device, generator=generator)
+    return noise.to(x.device)
 
 
 def reset_start(start: Start) -> None:

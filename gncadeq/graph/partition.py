@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gncadeq.check import check_count
 from gncadeq.graph.layout import StateLayout
+from gncadeq.graph.precision import widened, widest
 from gncadeq.typing import Adj
 
 _PIECE = 1024
@@ -136,14 +137,15 @@ class Partition:
         """
         if torch.is_grad_enabled() or not self.num_nodes:
             return self.sum(value.square().sum(dim=-1)).sqrt()
-        small = value.dtype != torch.double and (value.numel() <= _SMALL or not value.is_cpu)
+        wide = widest(value.device)
+        small = value.dtype != wide and (value.numel() <= _SMALL or not value.is_cpu)
         if small:  # squares in double precision stay in range, without a look at them
-            size = torch.linalg.vector_norm(value, dim=1, dtype=torch.double)
+            size = torch.linalg.vector_norm(value, dim=1, dtype=wide)
             return self.sum(size.square()).sqrt().to(value.dtype)
         square = self._square_sums(value).sum(1)
         if _in_range(square, value.dtype):
             return square.sqrt().to(value.dtype)
-        channels = self.channel_norm(value).double()
+        channels = widened(self.channel_norm(value))
         largest = channels.amax(1, keepdim=True)
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
         norm: Tensor = scale.squeeze(1) * torch.linalg.vector_norm(channels / scale, dim=1)
@@ -172,13 +174,13 @@ class Partition:
         largest.scatter_reduce_(0, index, value.abs(), "amax")
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
         square = self._square_sums(value / scale[self.batch])
-        return (scale.double() * square.sqrt()).to(value.dtype)
+        return (widened(scale) * square.sqrt()).to(value.dtype)
 
     def dots(self, left: Sequence[Tensor], right: Tensor) -> Tensor:
         """Inner products of a state with several over the nodes and channels of each graph:
         ``[num_graphs, len(left)]``, summed over nodes in double precision.
         """
-        return self.sum(torch.stack([torch.linalg.vecdot(a, right) for a in left], 1).double())
+        return self.sum(widened(torch.stack([torch.linalg.vecdot(a, right) for a in left], 1)))
 
     def _square_sums(self, value: Tensor) -> Tensor:
         """``[num_graphs, channels]`` sums of squares, in double precision."""
@@ -188,8 +190,8 @@ class Partition:
         piece = F.embedding_bag(
             self._node, value.square(), ptr, mode="sum", include_last_offset=True
         )
-        total = piece.new_zeros(self.num_graphs, value.size(1), dtype=torch.double)
-        return total.index_add_(0, graph, piece.double())
+        total = piece.new_zeros(self.num_graphs, value.size(1), dtype=widest(piece.device))
+        return total.index_add_(0, graph, piece.to(total.dtype))
 
     @cached_property
     def _pieces(self) -> tuple[Tensor, Tensor]:

@@ -167,7 +167,7 @@ def _scratch(size: int, like: Tensor) -> Tensor:
     kept: Tensor | None = getattr(_kept, "memory", None)
     if kept is None or kept.numel() < size or kept.dtype != like.dtype:
         with torch.inference_mode(False):
-            kept = _kept.memory = torch.empty(size, dtype=like.dtype)
+            kept = _kept.memory = torch.empty(size, dtype=like.dtype, device=like.device)
     return kept[:size]
 
 

@@ -121,7 +121,7 @@ class Growth(Steps):
         return {
             "loss": float(loss.detach()), "pool_loss": float(before.mean()),
             "overflow": float(over.detach()), "rest": float(rest.detach()),
-            "rollout": float(steps.double().mean()), "age": float(self.pool.age.double().mean()),
+            "rollout": float(steps.float().mean()), "age": float(self.pool.age.float().mean()),
             "gradient_norm": norm, "lr": lr,
         }  # fmt: skip
 

@@ -98,7 +98,7 @@ class SweepGrowth(Steps):
         norm = float(nn.utils.clip_grad_norm_(self.cell.parameters(), 0.1))
         self.optimizer.step()
         self.step += 1
-        steps = float(solution.num_steps.double().mean())
+        steps = float(solution.num_steps.float().mean())
         return {
             "loss": float(loss.detach()), "pool_loss": float(loss.detach()), "overflow": 0.0,
             "rest": float(solution.residual.max()), "rollout": steps, "age": steps,

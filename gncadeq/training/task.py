@@ -256,7 +256,7 @@ class RunLog(Callback):
         """The mean over the steps; of a step in all processes, the largest residual or the mean."""
         each = gathered(torch.stack(steps))
         step = each.amax(0) if name == "residual" else each.mean(0)
-        return float(step.double().mean())
+        return float(step.cpu().double().mean())
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write the log, the weights and a checkpoint, each by way of a temporary file."""

@@ -14,6 +14,7 @@ from gncadeq.cells.pyg.conv_attention import head_bounds
 from gncadeq.cells.pyg.conv_scale import ScaledConvCell
 from gncadeq.certificate import Certificate
 from gncadeq.graph.adjacency import WeightedAdjacency
+from gncadeq.graph.precision import widened
 from gncadeq.typing import Adj, OptTensor
 
 
@@ -38,7 +39,7 @@ def conv_certificate(
         return Certificate(rate, "max")
     if cell.bounded_by_graph:
         ends = edge_index if conv.flow == "source_to_target" else edge_index.flip(0)
-        like = cell.inject.weight.detach().double()
+        like = widened(cell.inject.weight.detach())
         v, _ = WeightedAdjacency(ends, weight, num_nodes, like).perron()
         return Certificate(rate, "max", node_weight=1.0 / v)
     if cell.holds_attention:
@@ -47,5 +48,5 @@ def conv_certificate(
         return Certificate(rate, "max", groups=int(conv.heads) if by_head else 1)
     if isinstance(conv, pyg.SAGEConv):
         degree = torch.bincount(edge_index[1], minlength=num_nodes).clamp(min=1)
-        return Certificate(rate, node_weight=degree.double().sqrt())
+        return Certificate(rate, node_weight=widened(degree).sqrt())
     return Certificate(rate)

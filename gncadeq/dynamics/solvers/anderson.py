@@ -8,6 +8,13 @@ from torch import Tensor
 from gncadeq.check import check_count, check_number
 from gncadeq.dynamics.solvers.base import Solver, columns
 from gncadeq.graph.partition import Partition
+from gncadeq.graph.precision import widest
+
+_RIDGES = {  # by the types of states and of the systems of equations
+    (torch.float64, torch.float64): 1e-12,
+    (torch.float32, torch.float64): 1e-8,
+    (torch.float32, torch.float32): 1e-6,
+}
 
 
 class Anderson(Solver):
@@ -43,10 +50,10 @@ class Anderson(Solver):
         self._last: tuple[Tensor, Tensor] | None = None
         self._dg: list[Tensor] = []  # of unit length
         self._dx: list[Tensor] = []  # dz + damping * dg, in the same units
-        self._gram = z.new_zeros(b, m, m, dtype=torch.float64)
+        self._gram = z.new_zeros(b, m, m, dtype=widest(z.device))
         self._valid = torch.zeros(b, m, dtype=torch.bool, device=z.device)
         self._jumped = torch.zeros(b, dtype=torch.bool, device=z.device)
-        self._ridge = self.ridge or (1e-8 if z.dtype == torch.float32 else 1e-12)
+        self._ridge = self.ridge or _RIDGES[z.dtype, self._gram.dtype]
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the accelerated step."""

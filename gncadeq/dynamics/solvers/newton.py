@@ -8,6 +8,7 @@ from torch import Tensor
 from gncadeq.check import check_count, check_number
 from gncadeq.dynamics.solvers.base import Solver, columns
 from gncadeq.graph.partition import Partition
+from gncadeq.graph.precision import widened, widest
 
 _TRIES = 8
 
@@ -42,7 +43,7 @@ class Newton(Solver):
         """Start at ``z``."""
         b, m = partition.num_graphs, self.history
         self._basis: list[Tensor] = []
-        self._hessenberg = z.new_zeros(b, m + 1, m, dtype=torch.float64)
+        self._hessenberg = z.new_zeros(b, m + 1, m, dtype=widest(z.device))
         self._z, self._g, self._d = z, torch.zeros_like(z), torch.zeros_like(z)
         self._size = z.new_full((b,), float("inf"))  # of the residual at z
         self._probing = torch.zeros(b, dtype=torch.bool, device=z.device)
@@ -97,7 +98,7 @@ class Newton(Solver):
         before = p.norm(w)
         slots = torch.arange(len(self._basis), device=g.device)
         used = slots <= column.unsqueeze(1)
-        coefficients = torch.zeros_like(used, dtype=torch.float64)
+        coefficients = torch.zeros_like(used, dtype=self._hessenberg.dtype)
         for _ in range(2):  # twice is enough for orthogonality
             part = torch.where(used, p.dots(self._basis, w), 0.0)
             coefficients = coefficients + part
@@ -108,7 +109,7 @@ class Newton(Solver):
         graphs = self._probing.nonzero().flatten()
         own = column[graphs]
         self._hessenberg[graphs, : len(self._basis), own] = coefficients[graphs]
-        self._hessenberg[graphs, own + 1, own] = torch.where(broken, 0.0, after)[graphs].double()
+        self._hessenberg[graphs, own + 1, own] = widened(torch.where(broken, 0.0, after)[graphs])
         self._column = torch.where(self._probing, column + 1, column)
         for k in set(own.tolist()):
             if k + 1 < self.history:
@@ -133,7 +134,7 @@ class Newton(Solver):
         if not bool(graphs.any()):
             return
         p = self.partition
-        weights = (self._weights * self._size.unsqueeze(1).double()).to(self._d.dtype)[p.batch]
+        weights = (self._weights * widened(self._size.unsqueeze(1))).to(self._d.dtype)[p.batch]
         d = torch.zeros_like(self._d)
         for k, v in enumerate(self._basis[: self.history]):
             d = torch.addcmul(d, v, weights[:, k, None])

@@ -46,7 +46,7 @@ class Safeguard(Solver):
         """Mark the graphs whose last proposal was bad."""
         self._now = self.partition.distance(z, fz)
         worse = (self._part == 0) & (self._now > self._growth * self._size)
-        self._bad = worse | ~self._now.isfinite()
+        self._bad = worse | ~(self._now < float("inf"))
         return self._bad
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
