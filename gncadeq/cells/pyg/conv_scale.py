@@ -22,6 +22,7 @@ from gncadeq.cells.pyg.conv_rule import ConvRule
 from gncadeq.cells.pyg.conv_signature import is_lazy
 from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.cells.pyg.conv_sums import node_bound, sums_neighbors
+from gncadeq.cells.pyg.linear_step import LinearConvStep
 from gncadeq.cells.pyg.measured import measuring, recorded
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.stateful import drops
@@ -180,9 +181,9 @@ class ScaledConvCell(ConvRule):
         return torch.where(there & back, bound, nothing.to(bound))
 
     def _held(self, step: WrappedConvStep) -> WrappedConvStep:
-        """With attention held, if it is to be."""
+        """With attention held, if it is to be; or as a product with a matrix, if it is one."""
         if not self.holds_attention:
-            return step
+            return LinearConvStep.of_step(step)
         return HeldAttentionStep.at(step, self.activation(step.drive))
 
     def _bound(self, step: WrappedConvStep) -> Tensor:

@@ -1,0 +1,141 @@
+"""Steps of convs that are linear in the state, as products with one sparse matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch_geometric.nn as pyg
+from torch import Tensor
+from torch.nn.modules import module as torch_modules
+from torch.nn.utils import parametrize
+from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
+from torch_geometric.nn.conv import gcn_conv
+
+from gncadeq.cells.pyg.conv_bounds import is_hooked, is_known
+from gncadeq.cells.pyg.conv_signature import is_lazy
+from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
+from gncadeq.graph.sparse import SparseMatrix, SparseRows
+from gncadeq.typing import OptTensor
+
+Multiply = Callable[[Tensor], Tensor]
+
+
+def _gcn(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    y = a(conv.lin(z))
+    return y if conv.bias is None else y + conv.bias
+
+
+def _sage(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    y: Tensor = conv.lin_l(a(z))
+    return y + conv.lin_r(z) if conv.root_weight else y
+
+
+def _graph(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    y: Tensor = conv.lin_rel(a(z)) + conv.lin_root(z)
+    return y
+
+
+def _sg(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    for _ in range(conv.K):
+        z = a(z)
+    y: Tensor = conv.lin(z)
+    return y
+
+
+def _tag(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    y: Tensor = conv.lins[0](z)
+    for lin in conv.lins[1:]:
+        z = a(z)
+        y = y + lin(z)
+    return y if conv.bias is None else y + conv.bias
+
+
+def _appnp(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    h = z
+    for _ in range(conv.K):
+        z = a(z) * (1 - conv.alpha) + conv.alpha * h
+    return z
+
+
+_FORMS: dict[type, Callable[[Any, Multiply, Tensor], Tensor]] = {
+    pyg.GCNConv: _gcn,
+    pyg.SAGEConv: _sage,
+    pyg.GraphConv: _graph,
+    pyg.SGConv: _sg,
+    pyg.TAGConv: _tag,
+    pyg.APPNP: _appnp,
+}
+
+
+class LinearConvStep(RestrictableConvStep):
+    """A step of a conv whose messages are summed by one sparse matrix.
+
+    PyG gathers a message for every edge and scatters them; the matrix, made once a solve, needs no
+    memory for messages, and its adjoint is the product with the reversed edges.
+    """
+
+    matrix: SparseMatrix
+
+    @classmethod
+    def of_step(cls, step: WrappedConvStep) -> WrappedConvStep:
+        """The same step in this form, if its conv is one that is known and nobody has changed.
+
+        Subclasses, replaced or parametrised parts, hooks, explainers and dropout keep PyG's form,
+        and so does what is compiled.
+        """
+        if type(step) is not RestrictableConvStep or not _is_known(step.conv):
+            return step
+        weight = step.arguments.get("edge_weight")
+        if not step.arguments.keys() <= {"edge_weight", "batch"} or step.cell.signature.initial:
+            return step
+        if weight is not None and weight.dtype != step.drive.dtype:
+            return step
+        new = cls(step.cell, step.edge_index, step.drive, step.arguments)
+        new.matrix = _matrix(step.conv, step.edge_index, weight, step.drive)
+        return new
+
+    def output(self, z: Tensor) -> Tensor:
+        """The conv of a state."""
+        if z.dtype != self.matrix.weight.dtype or torch.is_autocast_enabled(z.device.type):
+            return super().output(z)
+        return self.check(z, _FORMS[type(self.conv)](self.conv, self.matrix, z))
+
+    def restrict(self, nodes: Tensor) -> LinearConvStep:
+        """The same step on ``nodes``, the ascending indices of whole graphs."""
+        new: Any = super().restrict(nodes)
+        new.matrix = self.matrix.restrict(nodes)
+        return new  # type: ignore[no-any-return]
+
+
+def _is_known(conv: Any) -> bool:
+    if torch.compiler.is_compiling() or not is_known(conv, _FORMS) or is_lazy(conv):
+        return False
+    hooks = torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks
+    altered = getattr(conv, "explain", None) or vars(conv).keys() & {"propagate", "explain_message"}
+    if hooks or altered or is_hooked(conv) or any(map(parametrize.is_parametrized, conv.modules())):
+        return False
+    if getattr(conv, "project", False) or (type(conv) is pyg.SAGEConv and conv.normalize):
+        return False  # which is not linear
+    drops = conv.training and getattr(conv, "dropout", 0.0) > 0
+    sums = type(conv.aggr_module) in (SumAggregation, MeanAggregation)
+    return sums and not drops and conv.node_dim == -2
+
+
+def _matrix(conv: Any, edge_index: Tensor, weight: OptTensor, like: Tensor) -> SparseMatrix:
+    """``[num_nodes, num_nodes]``, what a node sums of the others."""
+    kind, n = type(conv), like.size(0)
+    if kind is pyg.SGConv or (kind is not pyg.SAGEConv and getattr(conv, "normalize", False)):
+        loops = kind is not pyg.TAGConv and conv.add_self_loops
+        improved = kind is pyg.GCNConv and conv.improved
+        edge_index, weight = gcn_conv.gcn_norm(
+            edge_index, weight, n, improved, loops, conv.flow, like.dtype
+        )  # fmt: skip
+    to = 1 if conv.flow == "source_to_target" else 0
+    rows, order = SparseRows.sort(edge_index[to], edge_index[1 - to], n, n)
+    entries = like.new_ones(order.numel()) if weight is None else weight.view(-1)[order]
+    if type(conv.aggr_module) is MeanAggregation:
+        count = (rows.ptr[1:] - rows.ptr[:-1]).clamp(min=1)
+        entries = entries / count[rows.row.long()]
+    return SparseMatrix(rows, entries)
