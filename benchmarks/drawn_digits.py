@@ -83,13 +83,13 @@ for (const line of lines.slice(1)) if (line) {
     scene.paper.stroke(stroke[k - 1], stroke[k], width);
   }
   scene.edited = true;
-  scene.update();
-  scene.automaton.z.fill(0);
-  const found = scene.solve("anderson"), votes = scene.votes();
-  console.log(JSON.stringify({ votes, converged: found.converged }));
+  scene.reset();
+  const { converged } = scene.solve("anderson"), { label } = scene.beliefs();
+  const cells = label.filter(v => v >= 0);
+  console.log(JSON.stringify({ votes: scene.votes(), cells, converged }));
 }
 """
-_SCRIPTS = ("product", "kernel", "automaton", "graph", "paper", "scenes", "digits")
+_SCRIPTS = ("product", "kernel", "cascade", "automaton", "graph", "paper", "scenes", "digits")
 
 
 def drawing(digit: int, rng: np.random.Generator, side: float = 28.0) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def main() -> None:
     """Draw, read, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", nargs="+", default=["mnist", "mnist-pyramid"])
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
@@ -159,10 +159,13 @@ def main() -> None:
         one = [len(a["votes"]) == 1 for a in answers]
         label = [int(np.argmax(a["votes"][0])) if a["votes"] else -1 for a in answers]
         right = [o and b == d["digit"] for o, b, d in zip(one, label, drawings, strict=True)]
+        cells = [np.mean(np.array(list(a["cells"].values())) == d["digit"])
+                 for a, d in zip(answers, drawings, strict=True)]  # fmt: skip
         by_digit = [100 * float(np.mean(right[k::10])) for k in range(10)]
         rows.append({
             "weights": weights, "drawings": len(drawings), "right %": 100 * float(np.mean(right)),
             "one digit found %": 100 * float(np.mean(one)),
+            "cells right %": 100 * float(np.mean(cells)),
             "at rest %": 100 * float(np.mean([a["converged"] for a in answers])),
             "worst digit": int(np.argmin(by_digit)), "of it right %": min(by_digit),
         })  # fmt: skip

@@ -38,7 +38,7 @@ let steps = 0;
 while (spent() < seconds) { scene.step(1); steps++; }
 console.log(JSON.stringify({ cells: scene.n, rate: steps / spent() }));
 """
-_SCRIPTS = ("product", "kernel", "automaton", "graph", "paper", "scenes", "digits")
+_SCRIPTS = ("product", "kernel", "cascade", "automaton", "graph", "paper", "scenes", "digits")
 
 
 def scenes() -> dict[str, dict[str, Any]]:

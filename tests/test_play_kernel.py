@@ -16,15 +16,29 @@ from torch import nn
 from torch_geometric.data import Data
 
 from gncadeq import ConvCell, GraphDEQ, GrowingCell, MicroCell, TotalisticCell
-from gncadeq.cells import CascadeCell, DistanceCell, IGNNCell, Part, SweepCell, SweepGrower
+from gncadeq.cells import (
+    CascadeCell,
+    DistanceCell,
+    IGNNCell,
+    Part,
+    PropagationCell,
+    SweepCell,
+    SweepGrower,
+)
 from gncadeq.datasets import primitives
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.description import describe, packed
-from gncadeq.models import ImageClassifier
+from gncadeq.models import ImageClassifier, SelfClassifier
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps
 from gncadeq.viz.play import edge_graph
 
-SCRIPTS = ("play_product.js", "play_kernel.js", "play_automaton.js", "play_graph.js")
+SCRIPTS = (
+    "play_product.js",
+    "play_kernel.js",
+    "play_cascade.js",
+    "play_automaton.js",
+    "play_graph.js",
+)
 DRIVER = """
 const text = require("fs").readFileSync(0, "utf8"), task = JSON.parse(text);
 const graph = task.graph.pixels ? build(task.graph.pixels) : readGraph(task.graph);
@@ -161,6 +175,28 @@ def pyramid() -> Any:
     return model.dynamics.cell, model.to_graph(image), graph
 
 
+def consensus(name: str) -> Any:
+    """Its classifier's parts, then means (and maxima) that neighbours pass on."""
+    image = torch.zeros(1, 28, 28)
+    image[0, 5:23, 13:16], image[0, 10:12, 8:20] = 1.0, 0.5
+    model = SelfClassifier.from_pretrained(name)
+    levels = model.to_graph.levels
+    graph = pixels(image, threshold=0.02, halo=model.to_graph.halo, levels=levels)
+    data = model.to_graph(image)
+    if levels == 1:
+        with torch.no_grad():
+            data.x = model.inject(data.x, data.edge_index, data.edge_attr)[0]
+    return model.cell, data, graph
+
+
+def averages(how: Any) -> Any:
+    data = MeshToGraph("isotropic")(primitives.icosphere(1))
+    data.x, data.edge_attr = torch.rand(data.num_nodes, 3), data.edge_attr.abs()
+    graph = edge_graph(data)
+    data.edge_attr = data.edge_attr[:, 0]
+    return PropagationCell(3, 0.05, how), data, graph
+
+
 CASES = {
     "conv direct": lambda: conv("direct", "superposed"),
     "conv direct additive": lambda: conv("direct", "additive"),
@@ -176,6 +212,11 @@ CASES = {
     "sweeps": sweeps,
     "cascade": cascade,
     "pyramid": pyramid,
+    "consensus": lambda: consensus("mnist-pyramid"),
+    "consensus of pixels": lambda: consensus("mnist-small"),
+    "averages": lambda: averages("sym"),
+    "averages by rows": lambda: averages("row"),
+    "averages by Metropolis": lambda: averages("metropolis"),
 }
 
 

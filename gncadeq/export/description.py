@@ -16,13 +16,16 @@ from gncadeq.cells import (
     DistanceCell,
     FeedForwardCell,
     GrowingCell,
+    MaxPropagationCell,
     MicroCell,
+    PropagationCell,
     StencilDrive,
     SweepCell,
     TotalisticCell,
 )
 from gncadeq.export.cascade import folded
 from gncadeq.export.rules import rule, same_steps
+from gncadeq.graph.levels import UP
 
 Description = dict[str, Any]
 _TYPES = {torch.float32: "f32", torch.int32: "i32", torch.uint8: "u8"}
@@ -77,8 +80,8 @@ def description(cell: Cell) -> Description:
     """The description of a kind of cell; see :func:`describe`."""
     raise ValueError(
         "Expected a cell that plays in a page: ConvCell, CascadeCell, SweepCell, GrowingCell, "
-        f"MicroCell, TotalisticCell or DistanceCell (got {type(cell).__name__}). Record it with "
-        "gncadeq.viz.write_viewer"
+        "MicroCell, TotalisticCell, DistanceCell, PropagationCell or MaxPropagationCell (got "
+        f"{type(cell).__name__}). Record it with gncadeq.viz.write_viewer"
     )
 
 
@@ -127,6 +130,20 @@ def _(cell: DistanceCell) -> Description:
 
 
 @description.register
+def _(cell: PropagationCell) -> Description:
+    return {
+        "kind": "propagation", "in_channels": cell.channels, "channels": cell.channels,
+        "alpha": cell.alpha, "normalization": cell.normalization,
+    }  # fmt: skip
+
+
+@description.register
+def _(cell: MaxPropagationCell) -> Description:
+    channels = cell.channels
+    return {"kind": "peak", "in_channels": channels, "channels": channels, "alpha": cell.alpha}
+
+
+@description.register
 def _(cell: FeedForwardCell) -> Description:
     return {
         "kind": "feedforward", "in_channels": cell.in_channels, "channels": cell.channels,
@@ -156,9 +173,16 @@ def _(cell: CascadeCell) -> Description:
     parts = []
     for part, reads, place in zip(cell.parts, cell.reads, cell.places, strict=True):
         first = 0 if reads[0] == "x" else level[reads[0]]
+        plain = part.relations == "all"
+        if not (plain or part.relations is None or set(range(UP)) <= set(part.relations)):
+            raise ValueError(
+                "Expected parts of a cascade that read all edges (got one of relations="
+                f"{list(part.relations)})"
+            )
         parts.append({
             "rule": describe(part.cell), "drive": _drive(part.drive), "reads": list(reads),
-            "level": part.level, "rises": part.level != first, "place": [place.start, place.stop],
+            "level": part.level, "rises": part.level != first, "plain": plain,
+            "place": [place.start, place.stop],
         })  # fmt: skip
     return {
         "kind": "cascade", "in_channels": cell.in_channels, "channels": cell.channels,

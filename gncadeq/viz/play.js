@@ -11,7 +11,7 @@ function fail(text) {
 window.addEventListener("error", event => fail(event.message));
 window.addEventListener("unhandledrejection", event => fail(String(event.reason)));
 
-const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], AT_REST = 1e-3, STILL = 1e-7;  // residuals; below the last one no steps are taken
+const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], STILL = 1e-8;  // the residual below which no steps are taken
 const made = new Map();  // the scenes that were looked at
 const state = {
   index: 0, playing: true, speed: 3, color: "", tool: "", brush: 2.4, residual: NaN, history: [], due: 0, last: 0,
@@ -54,7 +54,7 @@ function show(index) {
   setRate(scene.rate);
   setSpeed(scene.speed);
   setBrush(state.brush);
-  if (scene.paper) { setRadius(scene.radius); setFit(scene.fit); setInk(scene.ink); setBars(); }
+  if (scene.paper) { setFit(scene.fit); setInk(scene.ink); setBars(); }
   $("facts").textContent = info.facts;
   scene.changed = true;
 }
@@ -91,7 +91,6 @@ const setRate = rate => { scene.rate = rate; setting("rate", rate, `${Math.round
 const setColor = name => { state.color = name; setting("color", name); };
 const setBrush = width => { state.brush = width; setting("brush", width, Number(width.toFixed(1))); };
 const setInk = ink => { scene.ink = ink; setting("ink", ink, `${Math.round(100 * ink)} %`); };
-const setRadius = r => { scene.radius = r; setting("radius", r, r ? `${r} cells of it` : "itself alone"); };
 const setFit = on => { scene.fit = on; $("fit").checked = on; scene.edited = true; remember(); };
 
 function setBars() {
@@ -138,7 +137,7 @@ function look() {  // measure the residual of the state, and write it down
   state.residual = scene.n ? scene.automaton.residual().relative : NaN;
   state.history.push(state.residual);
   if (state.history.length > 240) state.history.shift();
-  const { residual } = state, rest = residual <= AT_REST;
+  const { residual } = state, rest = residual <= scene.rest;
   $("lamp").className = Number.isNaN(residual) ? "" : rest ? "rest" : "moving";
   $("residual").textContent = Number.isNaN(residual) ? "Nothing is alive"
     : `${rest ? "At rest" : "Moving"}: residual ${residual === 0 ? "0" : residual.toExponential(1)}, step ${scene.automaton.steps.toLocaleString("en")}`;
@@ -165,12 +164,12 @@ function plot() {
   const y = v => h * (1 - clamp((Math.log10(v + 1e-9) + 8) / 8.5, 0, 1));
   context.strokeStyle = css("--line");
   context.beginPath();
-  for (const v of [1, AT_REST, 1e-6]) { context.moveTo(0, y(v)); context.lineTo(w, y(v)); }
+  for (const v of [1, 1e-3, 1e-6]) { context.moveTo(0, y(v)); context.lineTo(w, y(v)); }
   context.stroke();
   context.fillStyle = css("--faint");
   context.font = `${10 * ratio}px system-ui`;
   context.textAlign = "right";
-  for (const [v, word] of [[1, "1"], [AT_REST, "0.001"], [1e-6, "1e-6"]]) context.fillText(word, w, y(v) + 10 * ratio);
+  for (const [v, word] of [[1, "1"], [1e-3, "0.001"], [1e-6, "1e-6"]]) context.fillText(word, w, y(v) + 10 * ratio);
   context.strokeStyle = css("--accent");
   context.lineWidth = 1.5 * ratio;
   context.beginPath();
@@ -216,7 +215,7 @@ function tick(now) {
 function remember() {  // the settings, in the address
   if (!state.ready) return;
   const words = { rule: state.index, speed: state.speed, rate: scene.rate, colour: state.color, dark: Number(document.documentElement.classList.contains("dark")) };
-  if (scene.paper) Object.assign(words, { within: scene.radius, fit: Number(scene.fit) });
+  if (scene.paper) Object.assign(words, { fit: Number(scene.fit) });
   try { history.replaceState(null, "", `#${new URLSearchParams(words)}`); } catch { /* some browsers keep no address of a file */ }
 }
 
@@ -230,7 +229,6 @@ function recall() {
   setRate(number("rate", 0.1, 1, scene.rate));
   if (scene.colors().includes(words.get("colour"))) setColor(words.get("colour"));
   if (scene.paper) {
-    setRadius(Math.round(number("within", 0, 14, scene.radius)));
     if (words.has("fit") && scene.info.find) setFit(words.get("fit") === "1");
   }
   setTheme(words.has("dark") ? words.get("dark") === "1" : matchMedia("(prefers-color-scheme: dark)").matches);
@@ -276,7 +274,7 @@ function listen() {
   $("reset").onclick = () => act("reset");
   for (const button of $("solvers").children) button.onclick = () => jump(button.dataset.method);
   $("theme").onclick = () => setTheme(!document.documentElement.classList.contains("dark"));
-  for (const [id, set] of Object.entries({ speed: setSpeed, rate: setRate, brush: setBrush, ink: setInk, radius: setRadius })) {
+  for (const [id, set] of Object.entries({ speed: setSpeed, rate: setRate, brush: setBrush, ink: setInk })) {
     $(id).oninput = event => set(Number(event.target.value));
   }
   $("fit").onchange = event => setFit(event.target.checked);
@@ -314,7 +312,7 @@ function listen() {
 
 window.play = {  // what programs may use
   errors, state, get scene() { return scene; }, get canvas() { return canvas; }, get stage() { return stage; },
-  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setRadius, setFit, setTheme, setPlaying, step, jump, look,
+  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setFit, setTheme, setPlaying, step, jump, look,
 };
 setTables(page);
 listen();

@@ -14,7 +14,12 @@ from gncadeq.cells import Cell, DistanceCell, TotalisticCell
 from gncadeq.choices import Up
 from gncadeq.export.description import dense, describe, packed
 from gncadeq.files.atomic import write_atomically
-from gncadeq.models import ImageClassifier, PixelGraphClassifier, PyramidClassifier
+from gncadeq.models import (
+    ImageClassifier,
+    PixelGraphClassifier,
+    PyramidClassifier,
+    SelfClassifier,
+)
 from gncadeq.transforms import PixelKernels
 from gncadeq.viz.colors import LABEL_COLORS, color_table
 from gncadeq.viz.geometry import geometry
@@ -22,9 +27,9 @@ from gncadeq.viz.viewer import fill_page
 
 Scene = dict[str, Any]
 _SCRIPTS = (
-    "play_product.js", "play_kernel.js", "play_automaton.js", "play_graph.js", "play_paper.js",
-    "play_scenes.js", "play_digits.js", "viewer_gl.js", "viewer_camera.js", "play_stages.js",
-    "play.js",
+    "play_product.js", "play_kernel.js", "play_cascade.js", "play_automaton.js", "play_graph.js",
+    "play_paper.js", "play_scenes.js", "play_digits.js", "viewer_gl.js", "viewer_camera.js",
+    "play_stages.js", "play.js",
 )  # fmt: skip
 MOST_EDGES = 400_000  # 16 bytes each, and more in base64
 _ROWS = 28  # cells of the paper, where the weights' card states no canvas
@@ -65,7 +70,8 @@ def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq"
 
 
 def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
-    """A classifier of images, on a paper to draw on.
+    """A classifier of images, on a paper to draw on, whose every pixel decides alone
+    (:class:`gncadeq.models.SelfClassifier`).
 
     Where the weights' card states the size and the stroke of the digits that they were trained on,
     the cells fit themselves to the digit that is drawn.
@@ -79,7 +85,7 @@ def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
 
     Example:
         >>> digit_scene(ImageClassifier.from_pretrained("mnist"))["rule"]["kind"]
-        'conv'
+        'cascade'
     """
     graph, inputs = model.to_graph, model.card.get("inputs", {})
     if model.in_channels != 1 or graph.neighborhood != "moore" or graph.periodic:
@@ -87,22 +93,26 @@ def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
             "Expected a classifier of grey images with Moore neighbourhoods for a page (got "
             f"in_channels={model.in_channels} and {graph})"
         )
-    cell = model.dynamics.cell
     if isinstance(model, PixelGraphClassifier):
         model.fold()
         mlp = torch.nn.Sequential(model.readout.lin1, torch.nn.ReLU(), model.readout.lin2)
         readout = dense(mlp)
-        readout |= {"pool": "mean", "channels": cell.channels}
         conv: Any = model.encoder
         encoder = {"weight": packed(conv.weight), "bias": packed(conv.bias)}
     elif isinstance(model, PyramidClassifier):
-        readout = {**dense(model.readout.lin), "pool": "peak", "channels": model.readout.channels}
-        encoder = None
+        readout, encoder = dense(model.readout.lin), None
     else:
         raise ValueError(
             "Expected a PixelGraphClassifier or a PyramidClassifier for a page (got "
             f"{type(model).__name__})"
         )
+    own = SelfClassifier(model)
+    cell, spread = own.cell, own.cell.places[own.places]
+    pooled = cell.places[: own.places.start][-1]
+    readout |= {
+        "pool": list(model.pooling), "state": [pooled.start, pooled.stop],
+        "spread": [[place.start, place.stop] for place in spread],
+    }  # fmt: skip
     find = None
     if inputs.get("drawn"):
         find = {"size": inputs["size"], "canvas": inputs["canvas"],
@@ -113,7 +123,7 @@ def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
         "kind": "digits", "name": name, "words": "Draw a digit, and its pixels read it.",
         "facts": _facts(model), "rule": describe(cell), "encoder": encoder, "readout": readout,
         "transform": {"threshold": threshold, "halo": graph.halo, "levels": graph.levels},
-        "find": find, "labels": [str(k) for k in range(classes)],
+        "find": find, "labels": [str(k) for k in range(classes)], "rest": own.alpha / 100,
         "rows": inputs.get("canvas", _ROWS),
     }  # fmt: skip
 

@@ -15,12 +15,15 @@ const EXAMPLES = [
   [[12, 5, 9, 8, 4, 8, 2, 4, 5, 0, 10, 1, 12, 5, 11, 13, 9, 20]],
 ];
 
+const YOUNG = 10;  // steps in which a new cell's averages are its own evidence, as gncadeq's EvidenceStart
+
 class DigitScene extends Scene {
   constructor(info) {
     super(info);
     this.tools = ["draw", "erase", "pixel"];
     this.actions = { example: "Example", noise: "Noise", clear: "Clear" };
-    [this.rate, this.radius, this.fit, this.ink] = [1, info.find ? 14 : 8, Boolean(info.find), 1];
+    [this.rate, this.fit, this.ink, this.rest] = [1, Boolean(info.find), 1, info.rest];
+    this.speed = info.transform.levels > 1 ? 3 : 4;
     this.encoder = info.encoder && [unpack(info.encoder.weight), unpack(info.encoder.bias)];
     this.decode = layers(info.readout);
     this.resize(info.columns);
@@ -51,7 +54,14 @@ class DigitScene extends Scene {
   }
 
   clear() { this.paper.clear(); this.edited = true; }
-  reset() { this.update(); this.automaton.z.fill(0); this.automaton.steps = 0; this.changed = true; }
+
+  reset() {
+    this.update();
+    this.automaton.z.fill(0);
+    this.young.fill(YOUNG);
+    this.automaton.steps = 0;
+    this.changed = true;
+  }
 
   picture(grey, height, width, white = 1) {
     this.paper.picture(Float32Array.from(grey, v => v / white > 0.15 ? v / white : 0), height, width);
@@ -87,7 +97,9 @@ class DigitScene extends Scene {
       const { x, y, pitch } = digit;
       return { ...digit, rows: digit.height, columns: digit.width, nodes, graph, first: first[d], x, y, pitch };
     });
-    for (const digit of digits) this.inherit(digit, before, z);
+    const young = new Uint8Array(n).fill(YOUNG);
+    for (const digit of digits) this.inherit(digit, before, z, young);
+    this.young = young;
     const graph = graphs.length ? joined(graphs) : { n: 0, ptr: new Int32Array(1), source: new Int32Array(), relation: new Uint8Array() };
     let x = grey;
     if (this.encoder) {
@@ -103,7 +115,7 @@ class DigitScene extends Scene {
     [this.digits, this.patches, this.changed] = [digits, digits, true];
   }
 
-  inherit(digit, before, z) {
+  inherit(digit, before, z, young) {
     if (!before.length) return;
     const old = this.automaton.z, C = this.channels;
     const levels = d => d.graph.levels ?? [{ within: d.graph, width: d.columns, height: d.rows, rows: null, number: null }];
@@ -118,6 +130,7 @@ class DigitScene extends Scene {
         if (from < 0) continue;
         const at = other.first + (there.rows ? there.rows[from] : from), to = digit.first + (level.rows ? level.rows[i] : i);
         z.set(old.subarray(at * C, at * C + C), to * C);
+        young[to] = this.young[at];
         break;
       }
     }));
@@ -125,65 +138,71 @@ class DigitScene extends Scene {
 
   step(rate) {
     this.update();
-    if (this.n) super.step(rate);
+    if (!this.n) return;
+    super.step(rate);
+    const { z } = this.automaton, C = this.channels, { state: [from, to], spread } = this.info.readout;
+    for (const digit of this.digits) for (const i of this.readers(digit).nodes) if (this.young[i]) {
+      this.young[i]--;
+      for (const [start] of spread) z.copyWithin(i * C + start, i * C + from, i * C + to);
+    }
+  }
+
+  noise() {
+    this.update();
+    this.young.fill(0);
+    super.noise();
   }
 
   solve(method) {
     this.update();
+    this.young.fill(0);
     return super.solve(method);
   }
 
-  // What the readout sees of the window of a radius around every cell of a digit, as pool_around does:
-  // the mean state, or the mean and the maximum of the top level. Infinite: of the whole digit.
-  pooled(digit, radius = Infinity) {
-    const { z } = this.automaton, C = this.channels, peak = this.info.readout.pool === "peak";
-    const F = peak ? this.info.readout.channels : C, top = digit.graph.levels?.at(-1);
-    const scale = peak ? 2 ** (digit.graph.levels.length - 1) : 1;
-    const nodes = peak ? top.rows : digit.graph.cells.map((_, i) => i);
-    const cells = peak ? top.within.cells : digit.graph.cells, width = peak ? top.width : digit.columns;
-    const centers = radius === Infinity ? [0] : digit.graph.cells, out = new Float32Array(centers.length * F * (peak ? 2 : 1));
-    centers.forEach((center, k) => {
-      const row = Math.floor(center / digit.columns), col = center % digit.columns, at = k * F * (peak ? 2 : 1);
-      let weight = 0;
-      cells.forEach((cell, i) => {
-        const y = Math.floor(cell / width) * scale, x = cell % width * scale;
-        const overlap = (from, middle) => Math.min(from + scale, middle + radius + 1) - Math.max(from, middle - radius);
-        const share = radius === Infinity ? 1 : Math.max(overlap(y, row), 0) * Math.max(overlap(x, col), 0);
-        if (share <= 0) return;
-        weight += share;
-        const from = (digit.first + nodes[i]) * C;
-        for (let f = 0; f < F; f++) {
-          out[at + f] += share * z[from + f];
-          if (peak) out[at + F + f] = Math.max(out[at + F + f], z[from + f]);
-        }
-      });
-      for (let f = 0; f < F; f++) out[at + f] /= weight || 1;
-    });
-    return out;
+  // The nodes of the level that the readout sees, and of which of them every cell stands below
+  readers(digit) {
+    const top = digit.graph.levels?.at(-1);
+    if (!top) return { nodes: Int32Array.from(digit.graph.cells, (_, i) => digit.first + i), above: digit.graph.cells.map((_, i) => i) };
+    const height = digit.graph.levels.length - 1;
+    return {
+      nodes: top.rows.map(row => digit.first + row),
+      above: digit.graph.cells.map(cell => top.number[(Math.floor(cell / digit.columns) >> height) * top.width + (cell % digit.columns >> height)]),
+    };
   }
 
-  // Of every digit the probabilities of its labels, from left to right
+  // Of every digit the probabilities of its labels by the state of all its cells, from left to right
   votes() {
     this.update();
-    return this.digits.map(digit => softmax(this.decode(this.pooled(digit), 1)));
+    const { z } = this.automaton, C = this.channels, { pool, state: [from, to] } = this.info.readout;
+    return this.digits.map(digit => {
+      const { nodes } = this.readers(digit), pooled = Float32Array.from({ length: pool.length * (to - from) }, (_, k) => {
+        const c = from + k % (to - from), values = Array.from(nodes, i => z[i * C + c]);
+        if (pool[Math.floor(k / (to - from))] === "mean") return values.reduce((sum, v) => sum + v, 0) / values.length;
+        return values.reduce((most, v) => Math.max(most, v), 0);
+      });
+      return softmax(this.decode(pooled, 1));
+    });
   }
 
-  // The label that every cell believes in, with its probability
+  // The label that every cell decides for, by its own state alone, and its probability
   beliefs() {
-    const K = this.info.labels.length, label = new Int32Array(this.n).fill(-1), sure = new Float32Array(this.n);
+    const { z } = this.automaton, C = this.channels, { spread } = this.info.readout, K = this.info.labels.length;
+    const label = new Int32Array(this.n).fill(-1), sure = new Float32Array(this.n);
     for (const digit of this.digits) {
-      const count = digit.graph.cells.length, logits = this.decode(this.pooled(digit, this.radius), count);
-      for (let i = 0; i < count; i++) {
-        const p = softmax(logits.subarray(i * K, i * K + K)), best = p.indexOf(Math.max(...p));
-        [label[digit.first + i], sure[digit.first + i]] = [best, p[best]];
-      }
+      const { nodes, above } = this.readers(digit), own = [];
+      for (const i of nodes) for (const [from, to] of spread) own.push(...z.subarray(i * C + from, i * C + to));
+      const logits = this.decode(Float32Array.from(own), nodes.length);
+      const decided = Array.from(nodes, (_, k) => softmax(logits.subarray(k * K, k * K + K)));
+      above.forEach((k, i) => {
+        const best = decided[k].indexOf(Math.max(...decided[k]));
+        [label[digit.first + i], sure[digit.first + i]] = [best, decided[k][best]];
+      });
     }
     return { label, sure };
   }
 
   paintOwn(name, put, paper) {
     const { label, sure } = this.beliefs();
-    this.agreeing = label;
     for (let i = 0; i < this.n; i++) if (label[i] >= 0) {
       const color = TABLES.labels[label[i] % TABLES.labels.length], share = 0.25 + 0.75 * sure[i];
       put(i, color.map((v, k) => paper[k] + share * (v - paper[k])));
@@ -191,12 +210,13 @@ class DigitScene extends Scene {
   }
 
   sentence({ at }) {
-    const votes = this.votes(), { labels } = this.info;
-    if (!votes.length) return "Draw a digit: every pixel that you touch becomes a cell, which reads its eight neighbours alone.";
-    const named = votes.map(p => labels[p.indexOf(Math.max(...p))]);
-    const cells = this.digits.reduce((sum, d) => sum + d.graph.cells.length, 0);
-    return `${cells} pixels run the same rule and read their neighbours alone. They ${at ? "have come to rest" : "are moving"}, ` +
-      `and read ${named.length > 1 ? "the digits " : "the digit "}${named.join(", ")}.`;
+    const votes = this.votes(), { labels } = this.info, best = p => labels[p.indexOf(Math.max(...p))];
+    if (!votes.length) return "Draw a digit: every pixel that you touch becomes a cell, which reads its neighbours alone.";
+    const { label } = this.beliefs(), cells = label.filter(v => v >= 0), count = new Map();
+    for (const v of cells) count.set(v, (count.get(v) ?? 0) + 1);
+    const said = [...count].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([v, n]) => `${n} say ${labels[v]}`).join(", ");
+    return `${cells.length} pixels run the same rule, and each decides by its own state alone: ${said}. They ${at ? "are at rest" : "are moving"}. ` +
+      `All together read the ${votes.length > 1 ? "digits" : "digit"} ${votes.map(best).join(", ")}.`;
   }
 }
 

@@ -51,20 +51,6 @@ function layers(found) {  // a map of rows, as gncadeq.export.description.dense 
   return (y, n) => all.reduce((rows, [weight, bias, activation]) => dense(weight, bias, rows, n).map(activation), y);
 }
 
-function drives(drive) {  // what a part of a cascade is driven through: (graph, rows, whether from below) -> rows
-  if (!drive) return (graph, y) => y;
-  if (drive.kind === "dense") {
-    const map = layers(drive);
-    return (graph, y) => map(y, graph.n);
-  }
-  const weight = unpack(drive.weight), bias = unpack(drive.bias), to = weight.shape[2];
-  return (graph, y, rises) => {
-    const out = new Float32Array(graph.n * to);
-    for (let i = 0; i < out.length; i++) out[i] = bias[i % to];
-    return stencil(graph, weight, y, out, !rises);
-  };
-}
-
 // Each makes of a description { drive(graph, x), step(graph, drive, z, out, mask) }: what depends on
 // the injection alone, and the next state. Only `growing` looks at the mask, which others are under.
 const RULES = {
@@ -218,6 +204,56 @@ const RULES = {
     };
   },
 
+  propagation(r) {  // (1 − α) Â z + α x, with a loop for nodes that have none
+    const C = r.channels, made = new WeakMap();
+    const normalized = graph => {
+      const { n, ptr, source, relation } = graph, degree = new Float64Array(n), loops = new Int32Array(n), own = new Float64Array(n);
+      const weight = Float64Array.from(source, (_, e) => graph.weight ? graph.weight[e] : relation ? relation[e] : 1);
+      for (let i = 0; i < n; i++) {
+        for (let e = ptr[i]; e < ptr[i + 1]; e++) { degree[i] += Math.abs(weight[e]); loops[i] += Number(source[e] === i); }
+        if (!loops[i]) degree[i] += own[i] = 1;
+        degree[i] ||= 1;
+      }
+      for (let i = 0; i < n; i++) {
+        const over = j => r.normalization === "metropolis" ? Math.max(degree[i], degree[j]) : r.normalization === "row" ? degree[i] : Math.sqrt(degree[i] * degree[j]);
+        let heard = 0;
+        for (let e = ptr[i]; e < ptr[i + 1]; e++) {
+          weight[e] /= over(source[e]);
+          if (source[e] !== i) heard += Math.abs(weight[e]);
+          else if (r.normalization === "metropolis") weight[e] = 0;
+        }
+        own[i] = r.normalization === "metropolis" ? 1 - heard : own[i] / over(i);
+      }
+      return { weight, own };
+    };
+    return {
+      drive: (graph, x) => x.map(v => r.alpha * v),
+      step(graph, drive, z, out) {
+        if (!made.has(graph)) made.set(graph, normalized(graph));
+        const { weight, own } = made.get(graph), { n, ptr, source } = graph;
+        for (let i = 0; i < n; i++) for (let c = 0; c < C; c++) {
+          let sum = own[i] * z[i * C + c];
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) sum += weight[e] * z[source[e] * C + c];
+          out[i * C + c] = drive[i * C + c] + (1 - r.alpha) * sum;
+        }
+      },
+    };
+  },
+
+  peak(r) {  // max(x, (1 − α) max over neighbours of z)
+    const C = r.channels;
+    return {
+      drive: (graph, x) => x,
+      step({ n, ptr, source }, drive, z, out) {
+        for (let i = 0; i < n; i++) for (let c = 0; c < C; c++) {
+          let most = drive[i * C + c];
+          for (let e = ptr[i]; e < ptr[i + 1]; e++) most = Math.max(most, (1 - r.alpha) * z[source[e] * C + c]);
+          out[i * C + c] = most;
+        }
+      },
+    };
+  },
+
   sweep(r) {  // tanh(Σₖ Wₖᵀ Σⱼ aᵏ zⱼ + d), group by group
     const { groups: P, kernels: K, channels } = r, C = channels / P, matrix = unpack(r.weight);
     const bias = unpack(r.bias), outer = r.weight_x && unpack(r.weight_x), sensed = new Float64Array(K * C);
@@ -243,49 +279,6 @@ const RULES = {
             out[i * channels + p * C + o] = Math.tanh(a);
           }
         }
-      },
-    };
-  },
-
-  cascade(r) {  // every part takes its step at once, driven by the states of earlier parts
-    const parts = r.parts.map(p => ({ ...p, rule: RULES[p.rule.kind](p.rule), drive: drives(p.drive), C: p.place[1] - p.place[0] }));
-    const take = (z, rows, width, from, to) => {
-      const out = new Float32Array(rows.length * (to - from));
-      for (let i = 0, k = 0; i < rows.length; i++) for (let c = from; c < to; c++) out[k++] = z[rows[i] * width + c];
-      return out;
-    };
-    const places = graph => graph.levels ?? [{ rows: Int32Array.from({ length: graph.n }, (_, i) => i), within: graph }];
-    const driven = (part, level, x, states) => {
-      const read = part.reads.map(q => q === "x" ? [x, r.in_channels] : [states[q], parts[q].C]);
-      let [y] = read[0];
-      if (read.length > 1) {
-        const width = read.reduce((sum, [, w]) => sum + w, 0), n = level.rows.length;
-        y = new Float32Array(n * width);
-        let at = 0;
-        for (const [rows, w] of read) {
-          for (let i = 0; i < n; i++) for (let c = 0; c < w; c++) y[i * width + at + c] = rows[i * w + c];
-          at += w;
-        }
-      }
-      return part.rule.drive(level.within, part.drive(part.rises ? level.up : level.within, y, part.rises));
-    };
-    return {
-      drive(graph, x) {
-        const levels = places(graph), xs = levels.map(l => take(x, l.rows, r.in_channels, 0, r.in_channels));
-        const fixed = parts.map(p => p.reads.every(q => q === "x") ? driven(p, levels[p.level], xs[p.level], []) : null);
-        return { levels, xs, fixed };
-      },
-      step(graph, { levels, xs, fixed }, z, out) {
-        const states = parts.map(p => take(z, levels[p.level].rows, r.channels, ...p.place));
-        out.fill(0);
-        parts.forEach((part, p) => {
-          const level = levels[part.level], next = new Float32Array(states[p].length);
-          const drive = fixed[p] ?? driven(part, level, xs[part.level], states);
-          part.rule.step(level.within, drive, states[p], next);
-          for (let i = 0, k = 0; i < level.rows.length; i++) {
-            for (let c = part.place[0]; c < part.place[1]; c++) out[level.rows[i] * r.channels + c] = next[k++];
-          }
-        });
       },
     };
   },

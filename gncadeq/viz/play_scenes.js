@@ -19,6 +19,7 @@ class Scene {
     this.info = info;
     this.rule = makeRule(info.rule);
     this.changed = true;  // whether there is something new to draw
+    this.rest = 1e-3;  // the residual that is rest
     this.speed = { digits: 2, life: 2, grow: 3, maze: 4 }[info.kind];  // of the page's SPEEDS
   }
 
@@ -41,7 +42,7 @@ class Scene {
   // The automaton goes to the solver's state; how it went
   solve(method) {
     const { automaton } = this, before = automaton.z;
-    const found = solve(z => automaton.evaluate(z), before, { method, tol: 1e-6 });
+    const found = solve(z => automaton.evaluate(z), before, { method, tol: Math.min(this.rest / 10, 1e-6), maxSteps: 3000 });
     automaton.z = found.z.slice();
     this.changed = true;
     return { ...found, moved: norm(minus(found.z, before)) / Math.max(norm(found.z), 1e-30) };
