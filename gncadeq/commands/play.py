@@ -136,7 +136,7 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:\n\n"
         "    gncadeq play\n\n"
         "    gncadeq play mnist --on photo.png\n\n"
-        "    gncadeq play spots --on bunny.obj -o bunny.html\n\n"
+        "    gncadeq play spots --on torus:32,16 -o torus.html\n\n"
         "    gncadeq play runs/lizard -o lizard.html --no-open\n\n"
         "    gncadeq play B36/S23"
     )(play)
