@@ -111,11 +111,9 @@ def canvases(model: SelfClassifier, dataset: PixelGraphs, count: int) -> dict:
         number = torch.full((9,), 0).scatter(0, slots, torch.arange(5))[row * 3 + column]
         order = number.argsort(stable=True)
         found.append(
-            cell_labels(
-                logits[order], number[order], dataset.labels[pick], bright(data)[order]
-            ).summary()
+            cell_labels(logits[order], number[order], dataset.labels[pick], bright(data)[order])
         )
-    return {name: sum(row[name] for row in found) / count for name in found[0]}
+    return CellLabels.join(found).summary()
 
 
 @torch.no_grad()
@@ -136,9 +134,8 @@ def near_pixels(weights: str, root: str, count: int) -> dict:
             back = both_ways(batch.clone())
             back = AddShortcuts(long)(back) if long else back
             logits = model(back.x, back.edge_index, back.edge_attr, batch=back.batch)
-            rows.append(cell_labels(logits, back.batch, back.y, bright(back)).summary())
-        table[name] = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-        table[name]["pooled classifier"] = right / count
+            rows.append(cell_labels(logits, back.batch, back.y, bright(back)))
+        table[name] = {**CellLabels.join(rows).summary(), "pooled classifier": right / count}
     return table
 
 

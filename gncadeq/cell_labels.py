@@ -75,6 +75,16 @@ class CellLabels:
             "majority": self.majority, "right_and_agreed": self.right_and_agreed,
         }  # fmt: skip
 
+    @classmethod
+    def join(cls, found: Sequence[CellLabels]) -> CellLabels:
+        """Those of several batches as one."""
+        before, graph = 0, []
+        for labels in found:
+            graph.append(labels.graph + before)
+            before += len(labels.label)
+        prediction = torch.cat([labels.prediction for labels in found])
+        return cls(prediction, torch.cat(graph), torch.cat([labels.label for labels in found]))
+
     def _votes(self) -> Tensor:
         """``[num_graphs, classes]``, the nodes of each graph that decide for each class."""
         classes = 1 + int(torch.cat([self.prediction, self.label, self.label.new_zeros(1)]).max())
@@ -222,16 +232,4 @@ def evaluate_cells(
     model.train(was_training)
     residual, steps, converged = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
     seconds = time.perf_counter() - start
-    return CellEvaluation(_together(found), residual, steps, converged, seconds)
-
-
-def _together(found: Sequence[CellLabels]) -> CellLabels:
-    """The measurements of several batches as one."""
-    before, graph = 0, []
-    for labels in found:
-        graph.append(labels.graph + before)
-        before += len(labels.label)
-    return CellLabels(
-        torch.cat([f.prediction for f in found]), torch.cat(graph),
-        torch.cat([f.label for f in found]),
-    )  # fmt: skip
+    return CellEvaluation(CellLabels.join(found), residual, steps, converged, seconds)

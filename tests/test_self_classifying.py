@@ -215,6 +215,9 @@ def test_measures_of_decisions():
     again = cell_labels(logits, graph, y, counted)
     assert torch.equal(again.prediction, labels.prediction)
     assert isinstance(again, CellLabels)
+    twice = CellLabels.join([labels, again])
+    assert twice.summary() == labels.summary()
+    assert len(twice.label) == 10
 
 
 @pytest.mark.parametrize(
