@@ -9,8 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from gncadeq import Cell, ConvCell, GraphDEQ, GraphNCA, GrowingCell
-from gncadeq.cells import stencil, stencil_bound, stencil_norm
+from gncadeq import (
+    Cell,
+    ConvCell,
+    GraphDEQ,
+    GraphNCA,
+    GrowingCell,
+    MonotoneCell,
+    NodeEdgeCell,
+    SweepCell,
+)
+from gncadeq.cells import StencilDrive, stencil, stencil_bound, stencil_norm
+from gncadeq.cells.pyg.conv_growth import stretch
+from gncadeq.dynamics import Partition, solve
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.transforms import ImageToGraph
 from gncadeq.transforms.damage import ball
@@ -206,3 +217,51 @@ def test_the_largest_norm_of_a_stencil_is_found_again_when_its_weights_change(mo
     with torch.no_grad():
         weight.mul_(0)
     check(13)
+
+
+def test_a_signal_at_whose_front_the_residual_stays_one_is_kept():
+    def step(z):  # each node takes over what the one before it had
+        return torch.cat([torch.ones(1, 1), 0.5 * z[:-1]])
+
+    solution = solve(
+        step, torch.zeros(9, 1), Partition(None, 9), solver="picard", criterion="node",
+        max_steps=5, atol=0.0,
+    )  # fmt: skip
+    assert float(solution.residual) == 1.0
+    expected = torch.tensor([0.5**i if i < 5 else 0.0 for i in range(9)])
+    torch.testing.assert_close(solution.state[:, 0], expected)
+
+
+def test_parameters_are_drawn_with_their_variance():
+    torch.manual_seed(0)
+    drive = StencilDrive(40, 50)
+    drive.reset_parameters()
+    std = float(drive.conv.weight.std())
+    assert std == pytest.approx((2 / (40 * 9)) ** 0.5, rel=0.02)
+    gain = SweepCell(2, channels=6, kernels=3, gain=1.5).weight[0].detach()
+    norms = torch.linalg.svdvals(gain)
+    for k, size in enumerate((1.5, 1.5 / 3**0.5, 1.5 / 3**0.5)):
+        torch.testing.assert_close(norms[k], torch.full((6,), size))
+
+
+def test_the_bound_of_nodes_and_edges_is_kappa_where_weights_are_large():
+    cell = NodeEdgeCell({"node": 2, "edge": 1}, {"node": 3, "edge": 2}, kappa=0.7)
+    with torch.no_grad():
+        for name, weight in cell.weight.items():
+            weight.fill_(0.0 if name in ("source", "target", "edge") else 5.0)
+    assert float(cell.lipschitz_bound()) == pytest.approx(0.7)
+
+
+def test_the_step_of_a_monotone_cell_has_the_step_size_of_its_bound():
+    cell, data = MonotoneCell(1, 3), ImageToGraph()(torch.rand(1, 4, 4))
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.mul_(3.0)
+    step = cell.prepare(data.x, data.edge_index, data.edge_attr)
+    torch.testing.assert_close(step.step_size, cell.step_size())
+
+
+def test_a_map_that_ignores_the_state_does_not_stretch():
+    ones = torch.ones(3, 2)
+    found = stretch(lambda z: ones, torch.rand(3, 2), torch.ones(3), torch.zeros(3).long(), 1, 4)
+    assert found.tolist() == [0.0]

@@ -296,3 +296,14 @@ def test_sweeps_along_distances_on_a_graph_with_loops():
             end = nca(data.x, data.edge_index, z0=start, generator=generator)
             assert torch.allclose(end, z, atol=1e-12)
     assert_gradients_exact(GraphDEQ(cell), data, steps=100)
+
+
+def test_a_node_is_at_rest_a_step_after_the_one_before_it():
+    edges = torch.tensor([[0, 1, 2, 1, 2, 3], [1, 2, 3, 0, 1, 2]])
+    step = DistanceCell(1).prepare(torch.tensor([[1.0], [0.0], [0.0], [0.0]]), edges)
+    assert step.depth.tolist() == [1, 2, 3, 4]
+    states = [torch.full((4, 1), 1e4)]
+    for _ in range(5):
+        states.append(step(states[-1]))
+    rest = torch.stack(states)[:, :, 0] == step.substitute()[:, 0]
+    assert rest.long().argmax(0).tolist() == [1, 2, 3, 4]

@@ -24,9 +24,7 @@ class SparseRows:
         kinds: Rows of a node, which follow one another: one for each kernel or relation.
     """
 
-    def __init__(
-        self, row: Tensor, col: Tensor, num_rows: int, num_cols: int, kinds: int = 1
-    ) -> None:
+    def __init__(self, row: Tensor, col: Tensor, num_rows: int, num_cols: int, kinds: int) -> None:
         self.num_rows, self.num_cols, self.kinds = num_rows, num_cols, kinds
         small = max(num_rows, num_cols, row.numel()) < 2**31
         dtype = torch.int if small else torch.long
