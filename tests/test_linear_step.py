@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import APPNP, GCNConv, GraphConv, SAGEConv, SGConv, TAGConv
+from torch_geometric.nn import APPNP, GCNConv, GraphConv, LGConv, SAGEConv, SGConv, TAGConv
 from torch_geometric.utils import remove_self_loops, to_undirected
 
 from gncadeq import GraphDEQ, WrappedConvCell
@@ -30,6 +30,8 @@ CONVS = {
     "SG": lambda: SGConv(4, 4, K=3),
     "TAG": lambda: TAGConv(4, 4, K=2),
     "TAG as it is": lambda: TAGConv(4, 4, K=2, normalize=False, bias=False),
+    "LG": lambda: LGConv(),
+    "LG as it is": lambda: LGConv(normalize=False),
     "APPNP": lambda: APPNP(K=3, alpha=0.2),
     "APPNP dropout": lambda: APPNP(K=3, alpha=0.2, dropout=0.5).eval(),
 }

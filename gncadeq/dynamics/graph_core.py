@@ -7,7 +7,6 @@ imported; :class:`gncadeq.GraphDEQ` solves and differentiates with one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -159,7 +158,7 @@ class GraphCore(DEQBase, HasOptions):  # type: ignore[misc]
         """
         if isinstance(step, OrderedStep) and self.solver == "auto":
             return substituted(step, partition, self.tol)
-        options = replace(self.options, **{"max_steps": self.max_steps, **changes})
+        options = self.options.but(**{"max_steps": self.max_steps, **changes})
         return self.f_solver.solve(options, step, z0, partition, trace, certificate)
 
     def attach(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from gncadeq.check import check_value
@@ -60,10 +61,18 @@ class SolveOptions:
         default = SolveOptions()
         return [name for name in _FIELDS if getattr(self, name) != getattr(default, name)]
 
+    def but(self, **changes: Any) -> SolveOptions:
+        """The same options but for ``changes``; what stays as it is isn't checked again."""
+        new = copy(self)
+        for name, value in changes.items():
+            if getattr(self, name) != value:
+                setattr(new, name, value)
+        return new
+
     def backward(self, solver: str) -> SolveOptions:
         """The options by which the linear system of the gradient is solved."""
-        return replace(
-            self, solver=solver, tol=self.current("backward_tol"), atol=None,
+        return self.but(
+            solver=solver, tol=self.current("backward_tol"), atol=None,
             max_steps=self.current("backward_max_steps"),
             criterion="graph" if self.criterion == "error" else self.criterion,
             solver_options=self.solver_options if solver == self.solver else None,

@@ -52,6 +52,10 @@ def _tag(conv: Any, a: Multiply, z: Tensor) -> Tensor:
     return y if conv.bias is None else y + conv.bias
 
 
+def _lg(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    return a(z)
+
+
 def _appnp(conv: Any, a: Multiply, z: Tensor) -> Tensor:
     h = z
     for _ in range(conv.K):
@@ -65,6 +69,7 @@ _FORMS: dict[type, Callable[[Any, Multiply, Tensor], Tensor]] = {
     pyg.GraphConv: _graph,
     pyg.SGConv: _sg,
     pyg.TAGConv: _tag,
+    pyg.LGConv: _lg,
     pyg.APPNP: _appnp,
 }
 
@@ -127,7 +132,7 @@ def _matrix(conv: Any, edge_index: Tensor, weight: OptTensor, like: Tensor) -> S
     """``[num_nodes, num_nodes]``, what a node sums of the others."""
     kind, n = type(conv), like.size(0)
     if kind is pyg.SGConv or (kind is not pyg.SAGEConv and getattr(conv, "normalize", False)):
-        loops = kind is not pyg.TAGConv and conv.add_self_loops
+        loops = kind not in (pyg.TAGConv, pyg.LGConv) and conv.add_self_loops
         improved = kind is pyg.GCNConv and conv.improved
         edge_index, weight = gcn_conv.gcn_norm(
             edge_index, weight, n, improved, loops, conv.flow, like.dtype

@@ -80,10 +80,10 @@ class WrappedConvCell(ScaledConvCell):
     (``ChebConv``, ``GCNConv`` and all that have ``cached``) is computed once a solve. The conv's
     own cache is never used, so graphs may change.
 
-    ``GCNConv``, ``SAGEConv`` (means and sums), ``GraphConv``, ``SGConv``, ``TAGConv`` and ``APPNP``
-    run as products with one sparse matrix, which is made once a solve, to the same results. A
-    subclass, or a conv with hooks, replaced or parametrised parts, an explainer or dropout, runs as
-    it is.
+    ``GCNConv``, ``SAGEConv`` (means and sums), ``GraphConv``, ``SGConv``, ``TAGConv``,
+    ``LGConv`` and ``APPNP`` run as products with one sparse matrix, which is made once a solve, to
+    the same results. A subclass, or a conv with hooks, replaced or parametrised parts, an explainer
+    or dropout, runs as it is.
 
     Args:
         conv: The conv.
