@@ -79,9 +79,6 @@ class SelfClassifier(Classifier):
             errors of the average may be :math:`1 / \alpha` times its residual, and solves start
             where averages do (:class:`EvidenceStart`).
 
-    Attributes:
-        cell: The cascade.
-
     Shapes:
         - **input:** as of the classifier. Edges of pixels may have further relations, such as
           those of :class:`gncadeq.transforms.AddShortcuts`: averages use them, the classifier's own
@@ -148,7 +145,7 @@ class SelfClassifier(Classifier):
 
     @property
     def cell(self) -> CascadeCell:
-        """The rule: the classifier's own parts, then those that spread their state."""
+        """The cascade of the classifier's own parts and of those that spread their state."""
         cell = self.dynamics.cell
         assert isinstance(cell, CascadeCell)
         return cell
