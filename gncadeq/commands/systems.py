@@ -116,10 +116,10 @@ SYSTEMS = (
         "this project",
         "",
         "–",
-        "errors 0.00002 to 0.00006, residual 0",
+        "errors 0.00002 to 0.00008, residual 0",
         "results",
         (
-            f"gncadeq grow datasets/gecko.png --size 24 --method sweeps {_RUN}sweeps",
+            f"gncadeq grow datasets/gecko.png --size 24 --method sweeps --steps 2500 {_RUN}sweeps",
             "gncadeq run runs/zoo/sweeps --fire-rate 0.5",
         ),
         (
