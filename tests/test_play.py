@@ -153,6 +153,7 @@ def test_the_command_writes_a_page(words, kinds, tmp_path, monkeypatch):
     assert str(path.relative_to(tmp_path)) in result.output
     assert opened == [path.as_uri()]
     assert [scene["kind"] for scene in scenes_of(path.read_text())] == kinds
+    assert path.stat().st_size <= 1_200_000
     result = CliRunner().invoke(app, ["play", *words, "-o", "b.html", "--no-open"])
     assert result.exit_code == 0
     assert len(opened) == 1
