@@ -156,10 +156,13 @@ class CertifiedPart:
 class StructuralCertificate:
     r"""A proof by structure: parts in an order, each at rest by itself once those before are.
 
-    The Jacobian of a step is block-triangular. There is one equilibrium, and every start and every
-    order of updates in which each node is updated again and again reaches it: by induction over
-    the parts. Where every part is acyclic, the state is exactly at rest after ``steps`` steps;
-    else distances shrink, in the end, by any rate above the largest of the parts'.
+    The Jacobian of a step is block-triangular. By induction over the parts there is one
+    equilibrium, and every start reaches it when all nodes are updated at once. So it does with
+    probability one at any fire rate :math:`p`: in the norm of a part the squared error shrinks by
+    :math:`1 - p + p \kappa_p^2` in the mean, or more. Where the parts' norms are the largest of
+    the nodes', or edges are acyclic, every order of updates in which each node comes again and
+    again reaches it. Along acyclic edges the state is exactly at rest after ``steps`` steps; else
+    distances shrink, in the end, by any rate above the largest of the parts'.
 
     With the residual :math:`r_p` of part :math:`p`, its rate :math:`\kappa_p` and the bounds
     :math:`L_{pq}` on what part :math:`q` does to it, errors are at most

@@ -136,7 +136,7 @@ class CascadeCell(Cell):
     is a cascade of contracting systems (`Lohmiller & Slotine 1998
     <https://doi.org/10.1016/S0005-1098(98)00019-3>`_, sect. 3.8): the Jacobian of a step is
     block-triangular. If every :math:`f_p` is a contraction of its own state, there is one
-    equilibrium, and every start and every order of updates reaches it, however strong the drives
+    equilibrium, and every start reaches it at every fire rate, however strong the drives
     :math:`\mathbf{U}_p` are. The norm of a whole step may be far above one.
 
     :class:`gncadeq.GraphDEQ` solves part after part; :class:`gncadeq.GraphNCA` updates all at once.
@@ -245,7 +245,8 @@ class CascadeCell(Cell):
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> StructuralCertificate | None:
-        """One equilibrium for every start and order of updates, if each part has one."""
+        """One equilibrium for every start, if each part has one; see
+        :class:`gncadeq.certificate.StructuralCertificate`."""
         like = next(self.parameters(), torch.empty(0))
         x = like.new_zeros(num_nodes, self.in_channels)
         with scratch_buffers(m for m in self.modules() if has_statistics(m)):

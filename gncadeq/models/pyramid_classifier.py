@@ -38,8 +38,8 @@ class PyramidClassifier(ImageClassifier):
         \mathbf{z}_{L,i} \big] + \mathbf{b}
 
     Each level is a contraction of its own state, driven by the level below through a stencil of
-    stride 2 that needs no bound: one equilibrium, which every start and every order of updates
-    reaches (:class:`gncadeq.CascadeCell`). The multi-scale equilibrium of `Bai et al. 2020
+    stride 2 that needs no bound: one equilibrium, which every start reaches at every fire rate
+    (:class:`gncadeq.CascadeCell`). The multi-scale equilibrium of `Bai et al. 2020
     <https://arxiv.org/abs/2006.08656>`_ couples its levels both ways, and has no such promise. The
     default sizes give 14,629 parameters.
 

@@ -67,7 +67,7 @@ class SelfClassifier(Classifier):
     with the Metropolis weights :math:`P` of :class:`gncadeq.PropagationCell`. As :math:`\alpha \to
     0`, :math:`\mathbf{c}_i` is the mean and :math:`\mathbf{m}_i` the maximum over the connected
     part in which :math:`i` is, so nothing is left to train. The whole has a certificate: there is
-    one equilibrium, which every start and every order of updates reaches.
+    one equilibrium, which every start reaches at every fire rate.
 
     Of pyramids the top level agrees, and a pixel has the label of the node above it.
 

@@ -113,8 +113,7 @@ class Bench:
         if kind == "structure":
             return (
                 "by structure: parts in an order, each a contraction of its own state by "
-                f"{rate:.3g} at most. One equilibrium, from every start and in every order of "
-                "updates"
+                f"{rate:.3g} at most. One equilibrium, from every start and at every fire rate"
             )
         if kind == "order":
             return (
