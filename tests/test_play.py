@@ -440,7 +440,7 @@ def test_keys_buttons_and_the_address(show):
     assert download.value.suggested_filename == "Gecko.png"
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_pages_fit_the_screen(width, show):
     page = show(digit_scene(ImageClassifier.from_pretrained("mnist")), gecko(), life_scene(),
                 maze_scene(), width=width, height=800)  # fmt: skip

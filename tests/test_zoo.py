@@ -81,7 +81,7 @@ def test_without_a_checkout_the_remedy_is_named(monkeypatch, tmp_path):
 
 
 def test_a_smoke_run(tmp_path):
-    words = [sys.executable, "-m", "gncadeq.cli", "zoo", "sweeps", "--smoke"]
+    words = [sys.executable, "-m", "gncadeq.cli", "zoo", "self-classifying", "--smoke"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "zoo" / "smoke" / "sweeps").is_dir()
+    assert (tmp_path / "runs" / "zoo" / "smoke" / "self-classifying.png").is_file()

@@ -45,9 +45,9 @@ def zoo(
 
 
 def _list() -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("name", "system", "published", "here", "page")
+    table = Table(Column("name", no_wrap=True), "system", "published", "here", "page")
     for one in SYSTEMS:
         what = f"{one.title} ({one.source})"
         table.add_row(one.name, what, one.published, one.here, _DOCS.format(one.page))

@@ -33,7 +33,8 @@ NON_EXPANSIVE = (nn.ReLU, nn.Tanh, nn.Identity, nn.Sigmoid, nn.Hardtanh, nn.Soft
 LINEAR = (nn.Linear, nn.LazyLinear, pyg.Linear)
 _PARTS = (*LINEAR, nn.ModuleList, SumAggregation, MeanAggregation)
 _RECOMPUTED = (_WeightNorm, _Orthogonal)
-_EXPLAINER = ("explain_message", "propagate")  # what PyG's explainers set on a conv
+EXPLAINER = ("explain_message", "propagate")
+"""The methods that PyG's explainers set on a conv."""
 
 
 def is_exact(module: nn.Module, kinds: Iterable[type]) -> bool:
@@ -53,7 +54,7 @@ def is_exact(module: nn.Module, kinds: Iterable[type]) -> bool:
     kind: Any = parametrize.type_before_parametrizations(module)
     if kind not in kinds:
         return False
-    if any(name not in _EXPLAINER and callable(getattr(kind, name, None)) for name in vars(module)):
+    if any(name not in EXPLAINER and callable(getattr(kind, name, None)) for name in vars(module)):
         return False
     if any(type(h).__module__.startswith("torch.nn.utils") for h in _hooks(module)):
         return False

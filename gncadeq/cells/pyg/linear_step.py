@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.nn.conv import gcn_conv
 
-from gncadeq.cells.pyg.conv_bounds import is_hooked, is_known
+from gncadeq.cells.pyg.conv_bounds import EXPLAINER, is_hooked, is_known
 from gncadeq.cells.pyg.conv_signature import is_lazy
 from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
@@ -118,14 +118,28 @@ def _is_known(conv: Any) -> bool:
     if torch.compiler.is_compiling() or not is_known(conv, _FORMS) or is_lazy(conv):
         return False
     hooks = torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks
-    altered = getattr(conv, "explain", None) or vars(conv).keys() & {"propagate", "explain_message"}
-    if hooks or altered or is_hooked(conv) or any(map(parametrize.is_parametrized, conv.modules())):
+    if (
+        hooks
+        or getattr(conv, "explain", None)
+        or _is_replaced(conv)
+        or is_hooked(conv)
+        or any(map(parametrize.is_parametrized, conv.modules()))
+    ):
         return False
     if getattr(conv, "project", False) or (type(conv) is pyg.SAGEConv and conv.normalize):
         return False  # which is not linear
     drops = conv.training and getattr(conv, "dropout", 0.0) > 0
     sums = type(conv.aggr_module) in (SumAggregation, MeanAggregation)
     return sums and not drops and conv.node_dim == -2
+
+
+def _is_replaced(conv: Any) -> bool:
+    """Whether an explainer's methods take the place of the class's own; it leaves those behind."""
+    found = {name: vars(conv)[name] for name in EXPLAINER if name in vars(conv)}
+    return any(
+        getattr(method, "__func__", None) is not getattr(type(conv), name)
+        for name, method in found.items()
+    )
 
 
 def _matrix(conv: Any, edge_index: Tensor, weight: OptTensor, like: Tensor) -> SparseMatrix:
