@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,3 +90,9 @@ def test_blob_is_repeatable():
 def test_impossible_sizes(make):
     with pytest.raises(ValueError, match=r"Expected .* \(got "):
         make()
+
+
+def test_sizes_may_be_scalars_of_tensors_and_arrays():
+    expected = primitives.cylinder(radius=1.0, height=3.0)
+    for height in (torch.tensor(3), np.float32(3), np.array(3.0)):
+        torch.testing.assert_close(primitives.cylinder(radius=1.0, height=height).pos, expected.pos)

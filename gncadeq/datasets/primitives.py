@@ -85,8 +85,8 @@ def torus(around: int = 64, across: int = 32, radius: float = 1.0, tube: float =
         Data(pos=[48, 3], face=[3, 96])
     """
     _at_least(3, around=around, across=across)
-    check_number("radius", radius, above=0.0)
-    check_number("tube", tube, above=0.0, below=radius, hint="It is below 'radius'")
+    radius = check_number("radius", radius, above=0.0)
+    tube = check_number("tube", tube, above=0.0, below=radius, hint="It is below 'radius'")
     row, column = _grid(across, around)
     u, v = column * (2 * math.pi / around), row * (2 * math.pi / across)
     ring = radius + tube * np.cos(v)
@@ -111,8 +111,8 @@ def cylinder(
     """
     _at_least(3, around=around)
     _at_least(2, along=along)
-    check_number("radius", radius, above=0.0)
-    check_number("height", height, above=0.0)
+    radius = check_number("radius", radius, above=0.0)
+    height = check_number("height", height, above=0.0)
     row, column = _grid(along, around)
     u = column * (2 * math.pi / around)
     z = (row / (along - 1) - 0.5) * height
@@ -135,8 +135,8 @@ def moebius(around: int = 64, across: int = 9, radius: float = 1.0, width: float
     """
     _at_least(3, around=around)
     _at_least(2, across=across)
-    check_number("radius", radius, above=0.0)
-    check_number("width", width, above=0.0, below=2 * radius, hint="It is below 2 'radius'")
+    radius = check_number("radius", radius, above=0.0)
+    width = check_number("width", width, above=0.0, below=2 * radius, hint="It is below 2 'radius'")
     row, column = _grid(across, around)
     u, v = column * (2 * math.pi / around), (row / (across - 1) - 0.5) * width
     ring = radius + v * np.cos(u / 2)
