@@ -53,6 +53,7 @@ from torch_geometric.nn import (
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, Part, PixelGraphClassifier, StencilConv
 from gncadeq.cells import FeedForwardCell, StencilDrive
 from gncadeq.datasets import Superpixels
+from gncadeq.dynamics import Solution
 from gncadeq.graph.partition import Partition
 from gncadeq.models.pyramid_classifier import PeakReadout
 from gncadeq.models.readout import MeanReadout
@@ -67,15 +68,27 @@ GRAPHS = {
 }
 
 
-class Equilibrium(nn.Module):
-    """The classifier of pixel grids, with a record of its solves."""
+class Solved(nn.Module):
+    """A model with a record of its solves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.converged: list[bool] = []
+        self.steps: list[int] = []
+
+    def record(self, solution: Solution) -> None:
+        """Remember whether each graph converged, and in how many steps."""
+        self.converged += solution.converged.tolist()
+        self.steps += solution.num_steps.tolist()
+
+
+class Equilibrium(Solved):
+    """The classifier of pixel grids."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         deq = {"tol": 1e-2, "on_failure": "ignore"}
         self.model = PixelGraphClassifier(FEATURES, channels, HIDDEN, contraction=0.99, deq=deq)
-        self.converged: list[bool] = []
-        self.steps: list[int] = []
 
     def forward(self, data: Batch) -> Tensor:
         """Return logits."""
@@ -84,13 +97,12 @@ class Equilibrium(nn.Module):
             data.x, data.edge_index, data.edge_attr, data.batch, batch_size=data.num_graphs,
             return_solution=True,
         )  # fmt: skip
-        self.converged += solution.converged.tolist()
-        self.steps += solution.num_steps.tolist()
+        self.record(solution)
         return logits
 
 
-class Cascade(nn.Module):
-    """Superpixels, superpixels and squares in an order, with a record of its solves."""
+class Cascade(Solved):
+    """Superpixels, superpixels and squares in an order."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,8 +119,6 @@ class Cascade(nn.Module):
         self.deq = GraphDEQ(CascadeCell(parts, FEATURES), solver="picard", on_failure="ignore")
         self.readout = PeakReadout(c, CLASSES)
         self.to_graph = SoftDirections(scale=3.3, boxes=[5.6])
-        self.converged: list[bool] = []
-        self.steps: list[int] = []
 
     def forward(self, data: Batch) -> Tensor:
         """Return logits."""
@@ -118,8 +128,7 @@ class Cascade(nn.Module):
             data.x, data.edge_index, data.edge_attr, data.batch, batch_size=data.num_graphs,
             return_solution=True,
         )  # fmt: skip
-        self.converged += solution.converged.tolist()
-        self.steps += solution.num_steps.tolist()
+        self.record(solution)
         top = data.level == 1
         z, graph = z[top, : self.readout.channels], data.batch[top]
         pooled = [
@@ -223,12 +232,12 @@ def train(
             best, state, epoch = found, copy.deepcopy(model.state_dict()), now + 1
     model.load_state_dict(state)
     result: dict[str, float] = {"valid": best, "epoch": epoch, "parameters": parameters(model)}
-    if isinstance(model, tuple(SOLVED.values())):
+    if isinstance(model, Solved):
         result["converged in training and validation"] = mean(map(float, model.converged))
         model.converged.clear()
         model.steps.clear()
     result["test"] = accuracy(model, test, torch.arange(len(test)))
-    if isinstance(model, tuple(SOLVED.values())):
+    if isinstance(model, Solved):
         result["converged"] = mean(map(float, model.converged))
         result["steps"], result["most steps"] = mean(model.steps), max(model.steps)
     return result
