@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ConvergenceWarning,
         GraphDEQ,
         GraphNCA,
+        Halo,
         Solution,
         Status,
     )
@@ -65,6 +66,7 @@ __all__ = [
     "GraphDEQ",
     "GraphNCA",
     "GrowingCell",
+    "Halo",
     "HeteroConvCell",
     "HopfieldCell",
     "IGNNCell",

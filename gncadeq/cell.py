@@ -40,12 +40,16 @@ class Cell(nn.Module, ABC):
             ambiguous.
             ``"batch"``, the graph of every node, comes from the dynamics; others from their caller.
         hypergraph: Whether the second row of the edge indices numbers hyperedges, not nodes.
+        hops: How many hops away the nodes are that a step reads, if it needs nothing more of the
+            graph than these, the edges between them and their degrees: then several processes may
+            hold one graph in parts (:class:`gncadeq.Halo`). ``None``, unless a cell says so.
     """
 
     in_channels: int
     channels: int
     context: Declared = ()
     hypergraph: bool = False
+    hops: int | None = None
 
     @abstractmethod
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:

@@ -85,8 +85,8 @@ class Certificate:
         if self.over_nodes == "sum":
             size = partition.norm(size.unsqueeze(1))
             return size
-        largest = size.new_zeros(partition.num_graphs)
-        return largest.scatter_reduce_(0, partition.batch, size, "amax")
+        largest: Tensor = partition.largest(size)
+        return largest
 
     def error_bound(self, z: Tensor, fz: Tensor, partition: Any) -> Tensor:
         r"""How far states are from the equilibrium at most, relative to :math:`\lVert f(\mathbf{z})

@@ -150,6 +150,7 @@ class ConvCell(Cell):
     """
 
     scale: Tensor
+    hops = 1
 
     def __init__(
         self,

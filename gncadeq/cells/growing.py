@@ -145,6 +145,8 @@ class GrowingCell(Cell):
         self.in_channels, self.channels = in_channels, channels
         self.num_kernels, self.hidden_channels = num_kernels, hidden_channels
         self.alive_channel, self.alive_threshold = alive_channel, alive_threshold
+        # Who lives depends on the next states of the neighbours, and these on theirs.
+        self.hops = 1 if alive_channel is None else 2
         self.max_degree = max_degree
         self.bound = None if bound is None else check_number("bound", bound, above=0.0)
         senses = channels * (1 + num_kernels)

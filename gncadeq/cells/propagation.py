@@ -89,6 +89,8 @@ class PropagationCell(Cell):
                 [0.2500]])
     """
 
+    hops = 1
+
     def __init__(
         self, channels: int, alpha: float = 0.1, normalization: Normalization = "sym"
     ) -> None:

@@ -74,6 +74,8 @@ class TotalisticCell(Cell):
 
     table: Tensor
 
+    hops = 1
+
     def __init__(
         self, birth: Iterable[int] = (3,), survive: Iterable[int] = (2, 3), channels: int = 1
     ) -> None:

@@ -6,6 +6,7 @@ from gncadeq.dynamics.graph_core import GraphCore
 from gncadeq.dynamics.rollout import GraphNCA
 from gncadeq.dynamics.solution import ConvergenceError, ConvergenceWarning, Solution, Status
 from gncadeq.dynamics.solvers import Solver, register_solver, solver_names
+from gncadeq.graph.halo import Halo
 from gncadeq.graph.partition import Partition
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GraphCore",
     "GraphDEQ",
     "GraphNCA",
+    "Halo",
     "Partition",
     "Solution",
     "Solver",

@@ -28,9 +28,11 @@ from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.options import HasOptions, SolveOptions
 from gncadeq.dynamics.rollout import GraphNCA
+from gncadeq.dynamics.shared import SharedStep, check_solver, with_halo
 from gncadeq.dynamics.solution import OnFailure, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.dynamics.substitution import solve_parts
+from gncadeq.graph.halo import Halo, SharedPartition
 from gncadeq.graph.layout import FlatGraph, device_of
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, OrderedStep, StagedStep, Step
@@ -159,6 +161,7 @@ class GraphDEQ(Dynamics, HasOptions):
         z0: OptTensor | Mapping[str, Tensor] = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
+        halo: Halo | None = None,
         trace: bool = False,
         return_solution: bool = False,
         **context: OptTensor,
@@ -176,6 +179,10 @@ class GraphDEQ(Dynamics, HasOptions):
             batch_size: Number of graphs, which spares a device synchronisation.
             generator: The source of randomness for the start and for the seed of a cell with
                 dropout; the solve itself draws none.
+            halo: For one graph that several processes hold in parts, those nodes around this
+                process's own whose states the others hold (:class:`gncadeq.Halo`). ``x``, ``z0``
+                and the state that is returned have the rows of own nodes, ``edge_index`` is that of
+                the part. All processes call together, and solve one system together.
             trace: Record the residuals of every step in the solution.
             return_solution: Also return the :class:`Solution`.
             context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`.
@@ -190,8 +197,11 @@ class GraphDEQ(Dynamics, HasOptions):
         """
         check_transforms()
         with full_precision(device_of(x)):
+            if halo is not None:
+                check_solver(self.solver)
+                x, context = with_halo(self.cell, halo, self.start, x, batch, context)
             graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
-            z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, trace)
+            z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, halo, trace)
             state = graph.unpack(z)
         return (state, solution) if return_solution else state
 
@@ -201,9 +211,13 @@ class GraphDEQ(Dynamics, HasOptions):
         z0: OptTensor,
         batch_size: int | None,
         generator: torch.Generator | None,
+        halo: Halo | None,
         trace: bool,
     ) -> tuple[Tensor, Solution]:
-        partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
+        if halo is None:
+            partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
+        else:
+            partition = SharedPartition(halo, flat.x)
         dtype = precision(self.cell)
         gates = Gates()
         graph = flat.map(lambda value: gates(widen(value, dtype)))
@@ -211,14 +225,16 @@ class GraphDEQ(Dynamics, HasOptions):
         if "batch" in self.cell.context:
             graph.context["batch"] = partition.batch
         with torch.no_grad():
+            rows = x if halo is None else halo.own(x)
             z0 = start_state(
-                z0, x, edge_index, edge_attr, self.cell.channels, self.start, generator
+                z0, rows, edge_index, edge_attr, self.cell.channels, self.start, generator
             )
         frozen = Frozen.of(self.cell, generator)
         step = _prepare(self.cell, graph, frozen)
+        step = step if halo is None else SharedStep.of(step, halo)
         if flat.batch is not None and not self.cell.hypergraph:
             partition.check_edges(edge_index, flat.layout)
-        evidence = Evidence(self.cell, graph, partition, exact=frozen is None)
+        evidence = Evidence(self.cell, graph, partition, exact=frozen is None and halo is None)
         if isinstance(step, StagedStep):
             z0 = widen(z0.detach(), dtype)
             z, solution = self._by_parts(step, z0, partition, graph, frozen, gates)
@@ -228,17 +244,23 @@ class GraphDEQ(Dynamics, HasOptions):
             self.on_failure,
             advice=lambda: (
                 evidence.advice(solution, step, self.options),
-                self.cell.caveat(edge_index, edge_attr, **graph.context),
+                None if halo else self.cell.caveat(edge_index, edge_attr, **graph.context),
             ),
         )
         z = solution.state
         if frozen is not None:
             frozen.update_statistics = True
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and halo is not None:
+            z = self.core.attach(step, z, partition, self._inputs(graph), gates)
+        elif torch.is_grad_enabled():
             z = self._attach(solution, step, partition, graph, frozen, gates)
         elif frozen is not None and frozen.norms:
             step(z)
         return z, solution
+
+    def _inputs(self, graph: FlatGraph) -> list[Tensor]:
+        """All that a step depends on."""
+        return [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
 
     def _solve(
         self, step: Step, z0: Tensor, partition: Partition, trace: bool, evidence: Evidence
@@ -259,7 +281,7 @@ class GraphDEQ(Dynamics, HasOptions):
                 "Expected another criterion for a cascade, whose parts pass errors on (got 'error')"
                 ". Solve with criterion='graph' and a smaller 'tol', and read solution.error_bound"
             )
-        inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
+        inputs = self._inputs(graph)
         z, _, solution = solve_parts(step, z0, partition, self.core, inputs, gates, frozen)
         if z.requires_grad and bool((solution.status == Status.NON_FINITE).any()):
 
@@ -278,7 +300,7 @@ class GraphDEQ(Dynamics, HasOptions):
         frozen: Frozen | None, gates: Gates,
     ) -> Tensor:  # fmt: skip
         """Give the solved state its gradient."""
-        inputs = [t for t in (*graph.tensors(), *self.cell.parameters()) if t.requires_grad]
+        inputs = self._inputs(graph)
 
         def attach(z: Tensor, rest: Partition, kept: OptTensor, gone: OptTensor) -> Tensor:
             part = step

@@ -78,8 +78,7 @@ class Residual:
         else:
             rel = torch.where(parts[0] == 0, 0.0, parts[0] / scale)
         if self.criterion == "node":
-            worst = rel.new_zeros(partition.num_graphs)
-            rel = worst.scatter_reduce_(0, partition.batch, rel, "amax")
+            rel = partition.largest(rel)
         elif self.criterion == "channel":
             rel = rel.amax(1)
         return rel.masked_fill(~both_finite(diff, size), float("inf")), diff, size

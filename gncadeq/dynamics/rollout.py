@@ -15,8 +15,10 @@ from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.residual import Residual
+from gncadeq.dynamics.shared import SharedStep, with_halo
 from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.start import Start, check_start, start_state
+from gncadeq.graph.halo import Halo, SharedPartition
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
@@ -108,6 +110,7 @@ class GraphNCA(Dynamics):
         steps: int | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
+        halo: Halo | None = None,
         return_trajectory: bool = False,
         return_solution: bool = False,
         **context: OptTensor,
@@ -125,6 +128,7 @@ class GraphNCA(Dynamics):
             steps: Number of steps, if not the constructor's.
             batch_size: Number of graphs, which spares a device synchronisation.
             generator: The source of randomness for start and update masks.
+            halo: For one graph that several processes hold in parts, as of :class:`GraphDEQ`.
             return_trajectory: Also return ``[steps + 1, num_nodes, channels]``, start included.
             return_solution: Also return a :class:`Solution` with the last state's residual, for
                 one more evaluation of the cell.
@@ -134,15 +138,22 @@ class GraphNCA(Dynamics):
             The last state, followed by what was asked for.
         """
         steps = self.steps if steps is None else check_count("steps", steps)
+        if halo is not None:
+            x, context = with_halo(self.cell, halo, self.start, x, batch, context)
         graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
-        partition = Partition(graph.batch, graph.x.size(0), batch_size, like=graph.x)
+        rows = graph.x if halo is None else halo.own(graph.x)
+        if halo is None:
+            partition = Partition(graph.batch, rows.size(0), batch_size, like=rows)
+        else:
+            partition = SharedPartition(halo, rows)
         z = start_state(
-            graph.pack(z0), graph.x, graph.edge_index, graph.edge_attr, self.cell.channels,
+            graph.pack(z0), rows, graph.edge_index, graph.edge_attr, self.cell.channels,
             self.start, generator,
         )  # fmt: skip
         if "batch" in self.cell.context:
             graph.context["batch"] = partition.batch
         step = self.cell.bind(graph.x, graph.edge_index, graph.edge_attr, **graph.context)
+        step = step if halo is None else SharedStep.of(step, halo)
         if graph.batch is not None and not self.cell.hypergraph:
             partition.check_edges(graph.edge_index, graph.layout)
         trajectory = [z] if return_trajectory else None

@@ -130,6 +130,11 @@ class Partition:
         count = self.sum(ones).clamp(min=1).view(-1, *[1] * (value.dim() - 1))
         return self.sum(value) / count
 
+    def largest(self, value: Tensor) -> Tensor:
+        """The largest of non-negative values ``[num_nodes]`` in each graph: ``[num_graphs]``."""
+        out = value.new_zeros(self.num_graphs)
+        return out.scatter_reduce_(0, self.batch, value, "amax")
+
     def norm(self, value: Tensor) -> Tensor:
         """Euclidean norm over the nodes and channels of each graph: ``[num_graphs]``.
 

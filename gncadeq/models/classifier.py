@@ -80,7 +80,8 @@ class Classifier(nn.Module, ABC):
             batch_size: Number of graphs, which spares a device synchronisation.
             generator: The source of randomness of the dynamics.
             return_solution: Also return the :class:`gncadeq.Solution`.
-            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`.
+            context: What else the cell takes by name, see :attr:`gncadeq.Cell.context`; and the
+                ``halo`` of the dynamics, for a classifier of nodes.
 
         Raises:
             ValueError: On shapes that don't fit; and, if the card of loaded weights states what

@@ -8,7 +8,7 @@ from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, 
 from gncadeq.transforms.kernels import PixelKernels, surface_filters
 from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.neighbors import NeighborKernels
-from gncadeq.transforms.parts import halo, partition
+from gncadeq.transforms.parts import halo, partition, split_graph
 from gncadeq.transforms.points import PointsToGraph
 from gncadeq.transforms.shortcuts import AddShortcuts
 from gncadeq.transforms.superpixels import ImageToSuperpixels
@@ -34,6 +34,7 @@ __all__ = [
     "halo",
     "partition",
     "pixel_edges",
+    "split_graph",
     "stroke_width",
     "surface_filters",
     "window_mean",

@@ -18,6 +18,7 @@ from gncadeq.cells.pyg.conv_bounds import (
     weight_bound,
 )
 from gncadeq.cells.pyg.conv_growth import settled_growth
+from gncadeq.cells.pyg.conv_hops import conv_hops
 from gncadeq.cells.pyg.conv_rule import ConvRule
 from gncadeq.cells.pyg.conv_signature import is_lazy
 from gncadeq.cells.pyg.conv_step import WrappedConvStep
@@ -38,6 +39,14 @@ class ScaledConvCell(ConvRule):
     contraction: float | None
     attention: Literal["injection", "state"]
     power_steps: int
+
+    @property
+    def hops(self) -> int | None:  # type: ignore[override]
+        """How far the conv reads, if its scale doesn't depend on the whole graph."""
+        of_graph = self.bounded_by_graph and not self.sums_neighbors
+        scaled_alike = self.contraction is None or (self.proven and not of_graph)
+        local = self.norm is None and not self.hypergraph and scaled_alike
+        return conv_hops(self.conv) if local and not is_hooked(self.conv) else None
 
     @property
     def holds_attention(self) -> bool:
