@@ -24,6 +24,7 @@ from gncadeq.cells.pyg.measured import MeasuredCell, MeasuredGrowth
 from gncadeq.cells.pyg.wrap import WrappedConvCell
 from gncadeq.cells.reach import ReachCell
 from gncadeq.cells.relation import RelationCell
+from gncadeq.cells.separable import separate
 from gncadeq.cells.stencil import (
     StencilConv,
     prepare_neighborhood,
@@ -75,6 +76,7 @@ __all__ = [
     "node_bound",
     "prepare_neighborhood",
     "proven_bound",
+    "separate",
     "stencil_bound",
     "stencil_norm",
     "stencil_to_conv2d",

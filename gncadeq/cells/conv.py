@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gncadeq.cell import Cell, check_graph
+from gncadeq.cells.separable import assign
 from gncadeq.cells.stencil import (
     prepare_neighborhood,
     stencil_bound,
@@ -208,12 +209,12 @@ class ConvCell(Cell):
         if self.weight_x is not None:
             nn.init.uniform_(self.weight_x, -1.0, 1.0)
             self.weight_x.data *= _DRIVE_GAIN / math.sqrt(r * self.in_channels)
-        nn.init.uniform_(self.weight_z, -1.0, 1.0)
-        self.weight_z.data /= math.sqrt(r * c)
+        weight = torch.empty_like(self.weight_z).uniform_(-1.0, 1.0) / math.sqrt(r * c)
         if self.update == "residual" and self.contraction is None:
             # z + tanh(K z) comes to rest only if K pulls back: start near K_z = -0.8 I.
-            self.weight_z.data *= 0.5
-            self.weight_z.data[r // 2] -= 0.8 * torch.eye(c)
+            weight *= 0.5
+            weight[r // 2] -= 0.8 * torch.eye(c).to(weight)
+        assign(self, "weight_z", weight)
 
     def state_weight(self) -> Tensor:
         """The stencil that the state meets, ``[kernel², channels, channels]``, within its bound."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gncadeq.cell import Cell
 from gncadeq.cells.relation import Activation
+from gncadeq.cells.separable import assign
 from gncadeq.cells.stencil import StencilConv
 from gncadeq.cells.window import stencil_gain
 from gncadeq.certificate import Certificate
@@ -40,7 +41,8 @@ class StencilDrive(nn.Module):
         """Draw a Gaussian stencil of variance ``2 / fan_in``."""
         self.conv.reset_parameters()
         fan = self.conv.in_channels * self.conv.num_relations
-        nn.init.normal_(self.conv.weight, std=(2.0 / fan) ** 0.5)
+        std = (2.0 / fan) ** 0.5
+        assign(self.conv, "weight", torch.empty_like(self.conv.weight).normal_(std=std))
         if isinstance(self.norm, nn.BatchNorm1d):
             self.norm.reset_parameters()
 
@@ -69,7 +71,7 @@ class StencilDrive(nn.Module):
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        conv.weight.mul_(scale)
+        assign(conv, "weight", conv.weight * scale)
         conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
         self.norm = nn.Identity()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gncadeq.cell import check_graph
+from gncadeq.cells.separable import assign
 from gncadeq.check import check_count, check_flag, check_type
 from gncadeq.graph.neighborhood import Neighborhood, check_edge_index, transforms_active
 from gncadeq.graph.relations import weighted_relations
@@ -148,7 +149,7 @@ class StencilConv(nn.Module):
     def reset_parameters(self, gain: float = 1.0) -> None:
         """Draw uniform parameters of variance ``gain² / (3 · fan_in)``, as torch's convolutions."""
         bound = gain / math.sqrt(self.in_channels * self.num_relations)
-        nn.init.uniform_(self.weight, -bound, bound)
+        assign(self, "weight", torch.empty_like(self.weight).uniform_(-bound, bound))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

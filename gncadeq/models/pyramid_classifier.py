@@ -14,7 +14,8 @@ from gncadeq.cell import check_graph
 from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.drives import FeedForwardCell, StencilDrive
-from gncadeq.check import check_count, check_options
+from gncadeq.cells.separable import separate
+from gncadeq.check import check_count, check_flag, check_options
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.partition import Partition
@@ -49,6 +50,8 @@ class PyramidClassifier(ImageClassifier):
         num_classes: Number of classes.
         contraction: The bound :math:`\kappa` of every level.
         norm: Whether drives are normalised in training; :meth:`fold` sets it to false.
+        separable: Whether the stencils above level 0 are separable
+            (:func:`gncadeq.cells.separate`), which have a third to a seventh of the parameters.
         transform: Arguments of the :class:`ImageToGraph` that makes the graphs the model is for.
         deq: Arguments of :class:`GraphDEQ`.
 
@@ -74,6 +77,7 @@ class PyramidClassifier(ImageClassifier):
         num_classes: int = 10,
         contraction: float = 0.9,
         norm: bool = True,
+        separable: bool = False,
         transform: dict[str, Any] | None = None,
         deq: dict[str, Any] | None = None,
     ) -> None:
@@ -90,7 +94,8 @@ class PyramidClassifier(ImageClassifier):
             )
         self.config = {
             "in_channels": in_channels, "channels": list(channels), "num_classes": num_classes,
-            "contraction": contraction, "norm": norm, "transform": transform, "deq": deq,
+            "contraction": contraction, "norm": norm, "separable": separable,
+            "transform": transform, "deq": deq,
         }  # fmt: skip
         self.in_channels, self.card = in_channels, {}
         self.to_graph = ImageToGraph(**transform)
@@ -102,7 +107,11 @@ class PyramidClassifier(ImageClassifier):
                 here, here, injection="additive", contraction=contraction, scale_spread=0.0,
                 activation="relu", bias=False,
             )  # fmt: skip
-            parts.append(Part(cell, StencilDrive(below, here, norm), [level - 1], level))
+            drive = StencilDrive(below, here, norm)
+            if check_flag("separable", separable):
+                separate(cell, "weight_z")
+                separate(drive.conv)
+            parts.append(Part(cell, drive, [level - 1], level))
         self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(CascadeCell(parts, in_channels), **deq)
         self.readout = PeakReadout(channels[-1], num_classes)
         self.reset_parameters()

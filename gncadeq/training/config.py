@@ -48,6 +48,9 @@ class TrainConfig(RunConfig):
         "Channels of the levels of a pyramid, such as 8,16,27; with none the essay's cell.",
         shown="by the recipe",
     )
+    separable: bool = option(
+        False, "Pyramids: one window for each channel and one matrix in the place of a stencil."
+    )
     channels: int = option(24, "Channels of encoder and state of the essay's cell.", least=1)
     hidden_channels: int = option(128, "Width of the readout's MLP.", name="hidden", least=1)
     update: Update = option("direct", "The cell's form.")
@@ -113,6 +116,8 @@ class TrainConfig(RunConfig):
                 f"Expected {', '.join(map(repr, other))} with the essay's cell alone (got levels="
                 f"{self.levels!r}). Use --recipe conv, or levels=None"
             )
+        if self.levels is None and self.separable:
+            raise ValueError("Expected separable=False without 'levels' (got True)")
         if self.levels is not None and (self.warm_start or self.living_threshold is None):
             raise ValueError(
                 "Expected living pixels and no warm start with 'levels' (got living_threshold="
@@ -183,8 +188,8 @@ class TrainConfig(RunConfig):
         channels = [int(c) for c in self.levels.split(",")]
         transform = {"living_threshold": self.living_threshold, "halo": 1, "levels": len(channels)}
         return "PyramidClassifier", {
-            "channels": channels, "contraction": self.contraction, "transform": transform,
-            "deq": {"start": self.start},
+            "channels": channels, "contraction": self.contraction, "separable": self.separable,
+            "transform": transform, "deq": {"start": self.start},
         }  # fmt: skip
 
 
