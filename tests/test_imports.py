@@ -19,7 +19,7 @@ LEVELS = [
     {"training", "viz"},
     {"report"},
     {"commands", "testing", "graphgym"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 APART = [("cells", "dynamics"), ("cells", "transforms"), ("training", "viz")]  # on one level
 EXCEPTIONS = {

@@ -1,0 +1,101 @@
+"""Separable stencils: the right factors, the promises of the cells that have them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from gncadeq import ConvCell, GraphDEQ
+from gncadeq.cells import StencilConv, StencilDrive, separate, stencil_norm
+from gncadeq.cells.separable import Separable
+from gncadeq.models import ImageClassifier, PyramidClassifier
+from gncadeq.transforms import ImageToGraph
+
+
+def test_the_nearest_separable_stencil():
+    weight = torch.randn(9, 3, 5, dtype=torch.double)
+    separable = Separable()
+    near = separable(*separable.right_inverse(weight))
+    rest = torch.linalg.svdvals(weight.transpose(0, 1))[:, 1:]  # Eckart and Young's theorem
+    torch.testing.assert_close((weight - near).square().sum(), rest.square().sum())
+    torch.testing.assert_close(separable(*separable.right_inverse(near)), near)
+
+
+def test_a_window_for_each_channel_and_then_a_matrix():
+    conv = StencilConv(2, 1, bias=False)
+    separate(conv)
+    names = dict(conv.named_parameters())
+    assert {name: tuple(p.shape) for name, p in names.items()} == {
+        "parametrizations.weight.original0": (9, 2), "parametrizations.weight.original1": (2, 1),
+    }  # fmt: skip
+    window = torch.zeros(9, 2)
+    window[3, 0], window[5, 1] = 1.0, 2.0  # the left neighbour; twice the right one
+    with torch.no_grad():
+        names["parametrizations.weight.original0"].copy_(window)
+        names["parametrizations.weight.original1"].copy_(torch.tensor([[10.0], [100.0]]))
+    data = ImageToGraph()(torch.ones(1, 1, 3))
+    x = torch.tensor([[1.0, 0.0], [2.0, 1.0], [3.0, 5.0]])
+    y = conv(x, data.edge_index, data.edge_attr)
+    assert y.flatten().tolist() == [200.0, 10.0 + 1000.0, 20.0]
+
+
+def test_a_separable_cell_keeps_its_promise_and_its_gradient():
+    cell = ConvCell(4, 4, injection="additive", contraction=0.9, scale_spread=0.0, bias=False)
+    separate(cell, "weight_z")
+    cell = cell.double()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.mul_(10.0)
+    assert float(stencil_norm(cell.state_weight()).detach()) <= 0.9
+    data = ImageToGraph()(torch.rand(1, 5, 5, dtype=torch.double))
+    x = torch.randn(25, 4, dtype=torch.double)
+
+    def loss(deq_cell: ConvCell, **options: object) -> torch.Tensor:
+        deq = GraphDEQ(deq_cell, tol=1e-12, max_steps=400, **options)
+        return deq(x, data.edge_index, data.edge_attr).square().sum()
+
+    loss(cell).backward()
+    other = deepcopy(cell)
+    other.zero_grad()
+    z = torch.zeros(25, 4, dtype=torch.double)
+    for _ in range(400):
+        z = other(z, x, data.edge_index, data.edge_attr)
+    z.square().sum().backward()
+    for a, b in zip(cell.parameters(), other.parameters(), strict=True):
+        assert float(a.grad.abs().max()) > 0
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_reset_draws_anew():
+    drive = StencilDrive(3, 4)
+    separate(drive.conv)
+    before = drive.conv.weight.detach().clone()
+    drive.reset_parameters()
+    assert float((drive.conv.weight - before).detach().abs().max()) > 0.01
+
+
+def test_a_separable_pyramid_is_folded_saved_and_loaded(tmp_path):
+    model = PyramidClassifier(channels=(4, 8, 12), separable=True)
+    assert sum(p.numel() for p in model.parameters()) == 958
+    data = model.to_graph(torch.rand(1, 12, 12))
+    model(data.x, data.edge_index, data.edge_attr)  # statistics of the drives
+    model.eval()
+    logits = model(data.x, data.edge_index, data.edge_attr)
+    model.fold()
+    torch.testing.assert_close(
+        model(data.x, data.edge_index, data.edge_attr), logits, rtol=1e-4, atol=1e-5
+    )
+    model.save_pretrained(str(tmp_path / "small.safetensors"))
+    again = ImageClassifier.from_pretrained(str(tmp_path / "small.safetensors")).eval()
+    torch.testing.assert_close(
+        again(data.x, data.edge_index, data.edge_attr), logits, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_is_no_stencil_is_refused():
+    with pytest.raises(ValueError, match=r"stencil 'weight' of shape \[R, F, C\]"):
+        separate(torch.nn.Linear(2, 3))
+    with pytest.raises(ValueError, match="got ConvCell with None"):
+        separate(ConvCell(1, 2), "kernel")
