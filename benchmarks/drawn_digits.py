@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import subprocess
-import sys
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
 from benchmarks._measure import save, show
+from benchmarks._node import run_node
 from gncadeq.models import ImageClassifier
 from gncadeq.viz.play import digit_scene
 
@@ -89,7 +86,6 @@ for (const line of lines.slice(1)) if (line) {
   console.log(JSON.stringify({ votes: scene.votes(), cells }));
 }
 """
-_SCRIPTS = ("product", "kernel", "cascade", "automaton", "graph", "paper", "scenes", "digits")
 
 
 def drawing(digit: int, rng: np.random.Generator, side: float = 28.0) -> dict[str, Any]:
@@ -130,18 +126,10 @@ def _smooth(points: np.ndarray, rounds: int = 3) -> np.ndarray:
 
 def read(weights: str, drawings: list[dict[str, Any]], steps: int) -> list[dict[str, Any]]:
     """What the page makes of drawings."""
-    here = files("gncadeq.viz")
-    source = "\n".join(here.joinpath(f"play_{name}.js").read_text("utf-8") for name in _SCRIPTS)
     scene = {**digit_scene(ImageClassifier.from_pretrained(weights)), "steps": steps}
     lines = [json.dumps(scene), *(json.dumps(d) for d in drawings)]
-    node = shutil.which("node")
-    if node is None:
-        sys.exit("Expected node on the path (Debian: apt-get install nodejs)")
-    done = subprocess.run(
-        [node, "-e", source.replace('"use strict";', "") + DRIVER], input="\n".join(lines),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    answers = run_node(DRIVER, "\n".join(lines))
+    return [json.loads(line) for line in answers.splitlines()]
 
 
 def main() -> None:

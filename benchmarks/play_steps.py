@@ -5,23 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._measure import save, show
+from benchmarks._node import run_node
 from gncadeq import GrowingCell
+from gncadeq.commands.play import gallery
 from gncadeq.datasets import primitives
-from gncadeq.models import ImageClassifier
-from gncadeq.training.shipped import grown_names, load_shipped
 from gncadeq.training.targets import anchor, picture_target
 from gncadeq.transforms import MeshToGraph
-from gncadeq.viz.play import digit_scene, grown_scene, life_scene, maze_scene, write_play
+from gncadeq.viz.play import grown_scene, write_play
 
 DRIVER = """
 let seed = 1;
@@ -38,18 +36,12 @@ let steps = 0;
 while (spent() < seconds) { scene.step(1); steps++; }
 console.log(JSON.stringify({ cells: scene.n, rate: steps / spent() }));
 """
-_SCRIPTS = ("product", "kernel", "cascade", "automaton", "graph", "paper", "scenes", "digits")
 
 
 def scenes() -> dict[str, dict[str, Any]]:
     """What is timed, by name: the gallery, and two large graphs on which every cell lives."""
     torch.manual_seed(0)
-    found = {name: digit_scene(ImageClassifier.from_pretrained(name), name)
-             for name in ("mnist", "mnist-pyramid")}  # fmt: skip
-    for name in grown_names():
-        cell, data, z0, card = load_shipped(name)
-        found[name] = grown_scene(cell, data, z0, card["fire_rate"], name)
-    found |= {"life": life_scene(), "maze": maze_scene()}
+    found = {scene["name"]: scene for scene in gallery()}
     cell = GrowingCell(16, 3, 96, 1, alive_channel=None, bound=2.5)
     grid = picture_target(torch.zeros(4, 40, 40))
     mesh = MeshToGraph("tangent")(primitives.icosphere(5))
@@ -62,14 +54,7 @@ def scenes() -> dict[str, dict[str, Any]]:
 
 def kernel(info: dict[str, Any], seconds: float) -> dict[str, float]:
     """Steps in a second of processor time, of the kernel alone."""
-    here = files("gncadeq.viz")
-    source = "\n".join(here.joinpath(f"play_{name}.js").read_text("utf-8") for name in _SCRIPTS)
-    done = subprocess.run(
-        ["node", "-e", source.replace('"use strict";', "") + DRIVER],
-        input=json.dumps({"info": info, "seconds": seconds}), capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(run_node(DRIVER, json.dumps({"info": info, "seconds": seconds}))))
 
 
 def frames(info: dict[str, Any], seconds: float) -> dict[str, float]:

@@ -47,6 +47,11 @@ UPRIGHT: dict[Up, tuple[int, int, int]] = {"y": (0, 1, 2), "z": (1, 2, 0), "x": 
 """For the axis that points up, those that go right, up and towards the viewer; cyclic, so that
 nothing is mirrored."""
 
+AXES: dict[Up, tuple[float, float, float]] = {
+    "x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)
+}  # fmt: skip
+"""The same axes as vectors, as :class:`gncadeq.transforms.MeshToGraph` takes them."""
+
 Projection: TypeAlias = Literal["auto", "front", "side", "top", "sphere"]
 """How a picture gets onto a surface (:func:`gncadeq.training.surfaces.project_picture`)."""
 

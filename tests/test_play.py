@@ -409,6 +409,37 @@ def test_at_rest_nothing_moves(show):
     assert float((state(page, 48) - star).abs().max()) < 1e-4
 
 
+def test_files_become_scenes(show, tmp_path):
+    from gncadeq.datasets.mesh_files import save_mesh
+
+    (cell, data, z0), senses = on_sphere(), MeshToGraph("tangent", up=(0.0, 1.0, 0.0))
+    with pytest.raises(ValueError, match=r"'senses' with up=\(0.0, 1.0, 0.0\) for up='y'"):
+        grown_scene(cell, data, z0, senses=MeshToGraph("tangent"))
+    page = show(life_scene(side=16), grown_scene(cell, data, z0, senses=senses))
+    mesh = primitives.torus(16, 8)
+    save_mesh(mesh, tmp_path / "ring.ply")
+    with page.expect_file_chooser() as chooser:
+        page.locator("#open").click()
+    chooser.value.set_files(tmp_path / "ring.ply")
+    page.wait_for_function("play.scene.info.name === 'ring'")
+    assert page.locator("#scenes button").all_inner_texts() == ["Life", "Growing", "ring"]
+    page.evaluate("play.setPlaying(false), play.scene.reset()")
+    run(page, 10)
+    data = senses(mesh)
+    seed = page.evaluate("play.scene.start.findIndex(v => v)") // 8
+    data.x = anchor(data, seed)
+    with torch.no_grad():
+        step, z = cell.bind(data.x, data.edge_index, data.edge_attr), seed_state(data, 8, seed)
+        for _ in range(10):
+            z = advance(step, z)
+    assert float((state(page, 8) - z).abs().max()) < 1e-4
+    settled(page)
+    (tmp_path / "bad.obj").write_text("v 0 0")
+    page.locator("#file").set_input_files(tmp_path / "bad.obj")
+    page.wait_for_function("!document.getElementById('message').hidden")
+    assert "Expected vertices of three numbers" in page.locator("#message").inner_text()
+
+
 # ---- the controls -------------------------------------------------------------------------------
 
 

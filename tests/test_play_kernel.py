@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import shutil
-import subprocess
-from importlib.resources import files
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from page import decoded, run_node
 from torch import nn
 from torch_geometric.data import Data
 
@@ -32,15 +27,7 @@ from gncadeq.models import ImageClassifier, SelfClassifier
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps
 from gncadeq.viz.play import edge_graph
 
-SCRIPTS = (
-    "play_product.js",
-    "play_kernel.js",
-    "play_cascade.js",
-    "play_automaton.js",
-    "play_graph.js",
-)
 DRIVER = """
-const text = require("fs").readFileSync(0, "utf8"), task = JSON.parse(text);
 const graph = task.graph.pixels ? build(task.graph.pixels) : readGraph(task.graph);
 function build({ height, width, levels, halo, living, filters, sweeps, periodic }) {
   let alive = unpack(living);
@@ -51,39 +38,24 @@ function build({ height, width, levels, halo, living, filters, sweeps, periodic 
   return sweeps ? withKernels(made, sweepTable(), 12) : made;
 }
 const automaton = new Automaton(makeRule(task.rule), graph, unpack(task.x), unpack(task.z));
-const encode = v => Buffer.from(v.buffer, v.byteOffset, v.byteLength).toString("base64");
-const out = { states: {}, n: graph.n };
+const found = { states: {}, n: graph.n };
 if (task.solve) {
-  const found = solve(z => automaton.evaluate(z), automaton.z, task.solve);
-  Object.assign(out, found, { z: encode(found.z) });
+  const solved = solve(z => automaton.evaluate(z), automaton.z, task.solve);
+  Object.assign(found, solved, { z: encode(solved.z) });
 } else {
   const masks = task.masks && unpack(task.masks), n = graph.n;
   for (let t = 1; t <= 100; t++) {
     automaton.step(masks ? masks.subarray((t - 1) * n, t * n) : null);
-    if ([1, 10, 100].includes(t)) out.states[t] = encode(automaton.z);
+    if ([1, 10, 100].includes(t)) found.states[t] = encode(automaton.z);
   }
-  out.residual = automaton.residual().relative;
+  found.residual = automaton.residual().relative;
 }
-console.log(JSON.stringify(out));
+out(found);
 """
 
 
 def run_kernel(task: dict[str, Any]) -> dict[str, Any]:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs node on the path")
-    here = files("gncadeq.viz")
-    source = "\n".join(here.joinpath(name).read_text("utf-8") for name in SCRIPTS)
-    source = source.replace('"use strict";', "") + DRIVER
-    done = subprocess.run(
-        [node, "-e", source], input=json.dumps(task), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
-def decoded(text: str, channels: int) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").copy()).view(-1, channels)
+    return run_node(DRIVER, task)
 
 
 def drawn(height: int = 9, width: int = 11) -> torch.Tensor:

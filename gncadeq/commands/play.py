@@ -73,6 +73,7 @@ def gallery() -> list[Scene]:
 
 def _scene(source: str, on: str | None) -> Scene:
     from gncadeq.files.weights import pretrained_names
+    from gncadeq.training import GrowConfig
     from gncadeq.training.shipped import grown_names, load_shipped
     from gncadeq.viz.play import grown_scene, life_scene, maze_scene
 
@@ -89,7 +90,11 @@ def _scene(source: str, on: str | None) -> Scene:
         )
     if source in grown_names():
         cell, data, z0, card = load_shipped(source, on)
-        return grown_scene(cell, data, z0, card["fire_rate"], source.capitalize())
+        config = GrowConfig(**card["config"])
+        return grown_scene(
+            cell, data, z0, card["fire_rate"], source.capitalize(), config.up,
+            config.mesh_kernels(),
+        )  # fmt: skip
     if source not in pretrained_names() and kind_of(Path(source)) == "growth":
         return _grown(source, on)
     return _drawn(source, on)
@@ -97,14 +102,19 @@ def _scene(source: str, on: str | None) -> Scene:
 
 def _grown(run: str, on: str | None) -> Scene:
     """The rule of a run of ``gncadeq grow``."""
+    from gncadeq.cells import GrowingCell
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
     from gncadeq.viz.play import grown_scene
 
     folder = Path(run).parent if Path(run).is_file() else Path(run)
     cell, data, z0, card = load_grown(folder, on)
-    up = GrowConfig.load(folder / "config.json").up
-    return grown_scene(cell, data, z0, card.get("fire_rate", 0.5), folder.name, up)
+    config = GrowConfig.load(folder / "config.json")
+    senses = (
+        config.mesh_kernels() if isinstance(cell, GrowingCell) and config.on_surface() else None
+    )
+    rate = card.get("fire_rate", 0.5)
+    return grown_scene(cell, data, z0, rate, folder.name, config.up, senses)
 
 
 def _drawn(weights: str, on: str | None) -> Scene:

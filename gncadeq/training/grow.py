@@ -248,6 +248,7 @@ def _grow(
         "command": config.command_line(), "versions": versions(),
         "seed_node": config.seed_node, "fire_rate": config.fire_rate,
         "max_rollout": config.max_rollout, "extended_from": extended_from(options),
+        "senses": config.senses(run.data),
     }  # fmt: skip
 
     def save_weights() -> None:

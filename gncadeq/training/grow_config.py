@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gncadeq.check import check_count
-from gncadeq.choices import Gradient, GrowMethod, Kernels, Projection, Up
+from gncadeq.choices import AXES, Gradient, GrowMethod, Kernels, Projection, Up
 from gncadeq.training.run_config import MAX_SEED, RunConfig, option
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+    from gncadeq.transforms import MeshToGraph
 
 _OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
 
@@ -195,6 +197,27 @@ class GrowConfig(RunConfig):
         from gncadeq.training.surfaces import is_graph
 
         return is_graph(self.on)
+
+    def mesh_kernels(self) -> MeshToGraph:
+        """What makes the kernels of a mesh."""
+        from gncadeq.transforms import MeshToGraph
+
+        return MeshToGraph(self.kernels, scale=self.scale, up=AXES[self.up])
+
+    def senses(self, data: Data) -> dict[str, Any]:
+        """What nodes of the target sense, for the weights' card: what makes a graph for them.
+
+        The length of kernels is in units of the distance of the farthest vertex from the middle of
+        the box around all.
+        """
+        if data.get("image_size") is not None:
+            return {"on": "pixels", "size": data.image_size.view(-1).tolist()}
+        if not self.on_surface() or data.get("face") is None:
+            return {"on": "graph"}
+        low, high = data.pos.amin(0), data.pos.amax(0)
+        size = float((data.pos - (low + high) / 2).norm(dim=1).max())
+        scale = None if self.scale is None else self.scale / size
+        return {"on": "surface", "kernels": self.kernels, "scale": scale}
 
     def read_target(self, on: str | None = None) -> Data:
         """The target, on another surface if ``on`` names one: the same kernels, size and axes."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.choices import UPRIGHT, Kernels, Projection, Up
+from gncadeq.choices import AXES, UPRIGHT, Kernels, Projection, Up
 from gncadeq.datasets import MeshWarning, graph_files, mesh_files, primitives
 from gncadeq.files.content import suffix_of
 from gncadeq.training.clouds import point_graph
@@ -235,7 +235,7 @@ def surface_target(
         >>> data.pos[data.seed_node]
         tensor([[0., 0., 1.]])
     """
-    axis = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}[up]
+    axis = AXES[up]
     if surface.face is None and surface.edge_index is None:
         if scale is not None:
             raise ValueError(

@@ -21,6 +21,7 @@ class Geometry:
         pos: ``[N, 3]``, *y* up, centred, the farthest node at distance one.
         face: ``[F, 3]`` triangles, or none of them.
         edge: ``[E, 2]``, every edge once; none of them where there are faces.
+        size: How long that distance is in the graph's own units.
         radius: The radius of a node in the units of ``pos``.
         flat: Whether the positions were in a plane (``[N, 2]``), to be looked at from the front.
     """
@@ -28,6 +29,7 @@ class Geometry:
     pos: NDArray[np.float32]
     face: NDArray[np.int64]
     edge: NDArray[np.int64]
+    size: float
     radius: float
     flat: bool
 
@@ -84,13 +86,13 @@ def geometry(data: Any, up: Up = "y", edges: bool = True) -> Geometry:
     else:
         points = points[:, UPRIGHT[up]]
     points -= (points.min(0) + points.max(0)) / 2
-    points /= max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
+    size = max(float(np.linalg.norm(points, axis=1).max()), 1e-12)
+    points /= size
     face = _indices(data, "face", 3, len(points))
     edge = _indices(data, "edge_index", 2, len(points)) if edges and not len(face) else face[:0, :2]
     edge = np.unique(np.sort(edge[edge[:, 0] != edge[:, 1]], axis=1), axis=0)
-    return Geometry(
-        points.astype(np.float32), face, edge, 0.0 if len(face) else _radius(points, edge), flat
-    )
+    radius = 0.0 if len(face) else _radius(points, edge)
+    return Geometry(points.astype(np.float32), face, edge, size, radius, flat)
 
 
 def _indices(data: Any, name: str, rows: int, num_nodes: int) -> NDArray[np.int64]:

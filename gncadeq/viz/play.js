@@ -8,6 +8,11 @@ function fail(text) {
   $("message").textContent = text;
   $("message").hidden = false;
 }
+function tell(text) {  // for some time
+  $("message").textContent = text;
+  $("message").hidden = false;
+  setTimeout(() => { $("message").hidden = errors.length === 0; }, 8000);
+}
 window.addEventListener("error", event => fail(event.message));
 window.addEventListener("unhandledrejection", event => fail(String(event.reason)));
 
@@ -42,6 +47,7 @@ function show(index) {
   canvas.hidden = false;
   Object.assign(state, { index, history: [], residual: NaN, due: 0, tool: scene.tools[0], brush: scene.paper ? info.find?.stroke ?? 2.4 : 5 });
   [...$("scenes").children].forEach((button, i) => button.setAttribute("aria-current", i === index));
+  $("scenes").children[index].scrollIntoView({ inline: "nearest", block: "nearest" });
   setButtons("tools", scene.tools, tool => setTool(tool));
   setButtons("actions", Object.keys(scene.actions), action => act(action), action => scene.actions[action]);
   $("color").replaceChildren(...scene.colors().map(name => new Option(name, name)));
@@ -256,8 +262,20 @@ function film() {  // begins or ends a recording of the canvas
   $("film").textContent = "End film";
 }
 
-async function bring(file) {  // a picture onto the paper: bright on dark, as the rule knows it
-  const bitmap = await createImageBitmap(file), scale = Math.min(1, 400 / Math.max(bitmap.width, bitmap.height));
+async function openFile(file) {  // a mesh or weights become another scene, a picture lies on the paper
+  try {
+    if (/\.(obj|ply|safetensors)$/i.test(file.name)) {
+      page.scenes.push(bring(file.name, await file.arrayBuffer(), page, scene.info));
+      setScenes();
+      show(page.scenes.length - 1);
+      remember();
+    } else if (scene.picture) await bringPicture(file);
+    else refuse("a mesh (OBJ, PLY) or weights (safetensors), or a scene of digits for a picture", file.name);
+  } catch (error) { tell(error.message); }
+}
+
+async function bringPicture(file) {  // bright on dark, as the rule knows it
+  const bitmap = await createImageBitmap(file).catch(() => refuse("a picture, a mesh (OBJ, PLY) or weights (safetensors)", file.name)), scale = Math.min(1, 400 / Math.max(bitmap.width, bitmap.height));
   const [w, h] = [Math.round(bitmap.width * scale), Math.round(bitmap.height * scale)], sketch = new OffscreenCanvas(w, h).getContext("2d");
   sketch.drawImage(bitmap, 0, 0, w, h);
   const { data } = sketch.getImageData(0, 0, w, h);
@@ -266,9 +284,13 @@ async function bring(file) {  // a picture onto the paper: bright on dark, as th
   scene.picture(grey, h, w);
 }
 
-function listen() {
+function setScenes() {
   setButtons("scenes", page.scenes.map((_, i) => String(i)), i => { show(Number(i)); remember(); }, i => page.scenes[i].name);
   $("scenes").hidden = page.scenes.length === 1;
+}
+
+function listen() {
+  setScenes();
   $("play").onclick = () => setPlaying(!state.playing);
   $("step").onclick = () => { setPlaying(false); step(); };
   $("reset").onclick = () => act("reset");
@@ -301,9 +323,13 @@ function listen() {
   window.addEventListener("dragover", event => event.preventDefault());
   window.addEventListener("drop", event => {
     event.preventDefault();
-    const [file] = event.dataTransfer.files;
-    if (file && scene.picture) bring(file).catch(() => fail("Expected a picture (got a file that is none)"));
+    for (const file of event.dataTransfer.files) openFile(file);
   });
+  $("open").onclick = () => $("file").click();
+  $("file").onchange = () => {
+    for (const file of $("file").files) openFile(file);
+    $("file").value = "";
+  };
   new ResizeObserver(() => {
     if (scene?.paper && columnsFor(scene.info) !== scene.columns) scene.resize(columnsFor(scene.info));
     if (scene) scene.changed = true;
@@ -312,7 +338,7 @@ function listen() {
 
 window.play = {  // what programs may use
   errors, state, get scene() { return scene; }, get canvas() { return canvas; }, get stage() { return stage; },
-  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setFit, setTheme, setPlaying, step, jump, look,
+  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setFit, setTheme, setPlaying, step, jump, look, openFile,
 };
 setTables(page);
 listen();

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.cells import Cell, DistanceCell, TotalisticCell
-from gncadeq.choices import Up
+from gncadeq.choices import AXES, UPRIGHT, Up
 from gncadeq.export.description import dense, describe, packed
 from gncadeq.files.atomic import write_atomically
 from gncadeq.models import (
@@ -20,17 +20,19 @@ from gncadeq.models import (
     PyramidClassifier,
     SelfClassifier,
 )
-from gncadeq.transforms import PixelKernels
+from gncadeq.transforms import MeshToGraph, PixelKernels
 from gncadeq.viz.colors import LABEL_COLORS, color_table
 from gncadeq.viz.geometry import geometry
 from gncadeq.viz.viewer import fill_page
 
 Scene = dict[str, Any]
-_SCRIPTS = (
+SCRIPTS = (
     "play_product.js", "play_kernel.js", "play_cascade.js", "play_automaton.js", "play_graph.js",
-    "play_paper.js", "play_scenes.js", "play_digits.js", "viewer_gl.js", "viewer_camera.js",
-    "play_stages.js", "play.js",
+    "play_mesh.js", "play_files.js", "play_weights.js", "play_paper.js", "play_scenes.js",
+    "play_digits.js",
 )  # fmt: skip
+"""Those that run under node as well."""
+_OF_BROWSERS = ("viewer_gl.js", "viewer_camera.js", "play_stages.js", "play.js")
 MOST_EDGES = 400_000  # 16 bytes each, and more in base64
 _ROWS = 28  # cells of the paper, where the weights' card states no canvas
 
@@ -65,7 +67,7 @@ def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq"
             for name in ("coolwarm", "viridis")
         },
     }  # fmt: skip
-    write_atomically(path, fill_page("play.html", title, data, _SCRIPTS).encode())
+    write_atomically(path, fill_page("play.html", title, data, SCRIPTS + _OF_BROWSERS).encode())
     return Path(path)
 
 
@@ -129,7 +131,13 @@ def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:
 
 
 def grown_scene(
-    cell: Cell, data: Data, z0: Tensor, fire_rate: float = 0.5, name: str = "Growing", up: Up = "y"
+    cell: Cell,
+    data: Data,
+    z0: Tensor,
+    fire_rate: float = 0.5,
+    name: str = "Growing",
+    up: Up = "y",
+    senses: MeshToGraph | None = None,
 ) -> Scene:
     """A grown rule on its pixels, its surface or its graph, from its seed.
 
@@ -140,6 +148,8 @@ def grown_scene(
         fire_rate: Probability that a node updates in a step, at first.
         name: Of the scene.
         up: The axis of ``pos`` that points up.
+        senses: What made the kernels of a surface. The page then makes them itself, and those of
+            meshes that are brought to it.
 
     Raises:
         ValueError: If the cell has no description, or the graph too many edges.
@@ -176,7 +186,13 @@ def grown_scene(
         "face": packed(torch.from_numpy(shape.face.copy())),
         "edge": packed(torch.from_numpy(shape.edge.copy())),
     }  # fmt: skip
-    return {**scene, "graph": edge_graph(data), "mesh": mesh}
+    if senses is None or data.get("face") is None:
+        return {**scene, "graph": edge_graph(data), "mesh": mesh}
+    if tuple(senses.up) != AXES[up]:
+        raise ValueError(f"Expected 'senses' with up={AXES[up]} for up={up!r} (got {senses.up})")
+    scale = senses.scale and senses.scale / shape.size
+    made = {"kernels": senses.kernels, "scale": scale, "axes": list(UPRIGHT[up])}
+    return {**scene, "senses": made, "mesh": mesh}
 
 
 def life_scene(cell: TotalisticCell | None = None, side: int = 64, name: str = "Life") -> Scene:

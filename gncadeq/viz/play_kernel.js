@@ -3,7 +3,8 @@
 // A graph is { n, ptr, source } with the edges into node i from ptr[i] to ptr[i + 1], and of every edge
 // a relation (Uint8Array) or weights (Float32Array, `width` an edge); a pyramid has `levels` as well.
 
-function unpack(packed) {  // an array as gncadeq.export.description.packed writes it
+function unpack(packed) {  // an array as gncadeq.export.description.packed writes it; others stay
+  if (ArrayBuffer.isView(packed)) return packed;
   const text = atob(packed.f32 ?? packed.i32 ?? packed.u8), raw = new Uint8Array(text.length);
   for (let i = 0; i < raw.length; i++) raw[i] = text.charCodeAt(i);
   const out = packed.f32 !== undefined ? new Float32Array(raw.buffer)

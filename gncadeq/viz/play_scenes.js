@@ -112,12 +112,12 @@ class GrowScene extends GridScene {
     this.span = 2;
     this.tools = ["erase", "seed"];
     this.actions = { third: "Cut a third", noise: "Noise" };
-    if (graph.pixels) {
+    if (graph?.pixels) {
       const { height, width, filters, sweeps } = graph.pixels, made = pixelGraph(new Uint8Array(height * width).fill(1), height, width);
       this.graph = sweeps ? withKernels(made, sweepTable(), 12) : withKernels(withLoops(made), unpack(filters), filters.shape[1]);
       this.setGrid(height, width, made);
     } else {
-      this.graph = readGraph(graph);
+      this.graph = info.senses ? meshGraph(surface(unpack(info.mesh.position), unpack(info.mesh.face)), info.senses) : readGraph(graph);
       const { position, face, edge, radius, flat } = info.mesh, [faces, edges] = [face, edge].map(packed => Uint32Array.from(unpack(packed)));
       this.mesh = { position: unpack(position), face: faces, edge: edges, radius, flat };
       this.tools = ["turn", ...this.tools];
