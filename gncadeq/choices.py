@@ -31,9 +31,6 @@ Optimizer: TypeAlias = Literal["adam", "adamw", "sgd"]
 Schedule: TypeAlias = Literal["one_cycle", "constant"]
 """The courses of the learning rate."""
 
-Accelerator: TypeAlias = Literal["cpu", "cuda", "mps", "auto"]
-"""Where Lightning trains."""
-
 GrowMethod: TypeAlias = Literal["bptt", "implicit", "sweeps"]
 """The ways to train a growing automaton."""
 

@@ -128,7 +128,7 @@ class Trial:
         moment = Moment(
             event, self.steps, float(color_error(self.z, self.data.color)),
             relative_residual(self.z, fz), float(self._alive().double().mean()),
-            self.z[:, :4].clone() if self.keep_colors else None,
+            self.z[:, :4].clone().cpu() if self.keep_colors else None,
         )  # fmt: skip
         self.moments.append(moment)
         return moment

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent / "gncadeq"
 # A module imports from its own level and from those above it in this list.
 LEVELS = [
-    {"check", "choices", "files", "progress", "stateful"},
+    {"check", "choices", "device", "files", "progress", "stateful"},
     {"graph", "typing"},
     {"certificate"},
     {"cell"},

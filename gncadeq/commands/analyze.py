@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
+from gncadeq.commands.options import DataRoot, Device, OtherDataset, RunArgument
 from gncadeq.commands.printing import Json, progress, say, write_numbers
 from gncadeq.commands.run_weights import load_run, load_test_set, place_of
 
@@ -20,12 +20,13 @@ def analyze(
     ] = None,
     graphs: Annotated[int, typer.Option(min=1, help="How many test images to look at.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of all starts.")] = 0,
+    device: Device = "cpu",
     json_file: Json = None,
 ) -> None:
     """Measure convergence, stability and path independence of a run, on one HTML page."""
     from gncadeq.report import measure_report
 
-    model, folder = load_run(run)
+    model, folder = load_run(run, device)
     test_set = load_test_set(model, folder, data_root, dataset)
     page = out or place_of(run, folder) / "analysis.html"
     report = measure_report(model, test_set, graphs=graphs, seed=seed, progress=progress())

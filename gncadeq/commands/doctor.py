@@ -79,12 +79,14 @@ def _machine() -> dict[str, str]:
     import torch
 
     from gncadeq.datasets import default_root
+    from gncadeq.device import devices
     from gncadeq.files.weights import pretrained_names
 
     browsers = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     return {
         "browser (viewer's tests)": next(filter(None, browsers), "none on the path"),
         "threads": _threads(torch.get_num_threads()),
+        "devices (--device)": ", ".join(devices()),
         "CUDA": torch.cuda.get_device_name() if torch.cuda.is_available() else "none found",
         "shipped weights": ", ".join(pretrained_names()) or "none",
         "data root": str(default_root().resolve()),

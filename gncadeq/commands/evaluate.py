@@ -8,7 +8,7 @@ import typer
 
 from gncadeq.choices import DynamicsName, StartName
 from gncadeq.commands.evaluate_cells import evaluate_cells
-from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
+from gncadeq.commands.options import DataRoot, Device, OtherDataset, RunArgument
 from gncadeq.commands.printing import (
     Json,
     errors,
@@ -67,6 +67,7 @@ def evaluate(
     picture: Annotated[
         str | None, typer.Option(help="Draw how the labels of pixels settle, to this file.")
     ] = None,
+    device: Device = "cpu",
     json_file: Json = None,
 ) -> None:
     """Measure weights on the test set, as an equilibrium and as an automaton.
@@ -100,7 +101,7 @@ def evaluate(
         evaluate_cells(
             run, data_root, dataset, alpha, shortcuts, picture,
             {name: value for name, value in given.items() if value is not None},
-            automatic if as_ == "nca" else None, seed, limit, json_file,
+            automatic if as_ == "nca" else None, seed, limit, device, json_file,
         )  # fmt: skip
         return
     for name, choice in {"alpha": alpha, "shortcuts": shortcuts, "picture": picture}.items():
@@ -109,7 +110,7 @@ def evaluate(
                 f"Expected no '--{name}' of the labels of graphs (got {choice}). Use --labels cells"
             )
     tol, max_steps = 1e-3 if tol is None else tol, 60 if max_steps is None else max_steps
-    model, folder = load_run(run)
+    model, folder = load_run(run, device)
     cell = model.dynamics.cell
     # Both check their options, before any data is read or downloaded.
     equilibrium = GraphDEQ(

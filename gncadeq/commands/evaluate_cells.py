@@ -21,6 +21,7 @@ def evaluate_cells(
     stepping: dict[str, Any] | None,
     seed: int,
     limit: int | None,
+    device: str,
     json_file: str | None,
 ) -> None:
     """Measure the labels of single pixels, of the equilibrium and of an automaton beside it.
@@ -36,6 +37,7 @@ def evaluate_cells(
         stepping: Options of the automaton; ``None`` for none.
         seed: Of starts, update masks and long edges.
         limit: How many images.
+        device: Where to compute.
         json_file: Where the numbers go.
     """
     import torch
@@ -45,7 +47,7 @@ def evaluate_cells(
     from gncadeq.models import SelfClassifier
     from gncadeq.transforms import AddShortcuts
 
-    classifier, folder = load_run(run)
+    classifier, folder = load_run(run, device)
     model = SelfClassifier(classifier, alpha, {"on_failure": "ignore", **solving}).eval()
     if shortcuts and model.cell.levels > 1:
         raise ValueError(

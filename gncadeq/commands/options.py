@@ -24,6 +24,8 @@ _ROOT = next(f.metadata for f in dataclasses.fields(TrainConfig) if f.name == "d
 DataRoot = Annotated[
     str | None, typer.Option("--data-root", help=_ROOT["help"], show_default=_ROOT["shown"])
 ]
+_DEVICE = next(f.metadata for f in dataclasses.fields(TrainConfig) if f.name == "device")
+Device = Annotated[str, typer.Option("--device", help=_DEVICE["help"])]
 OtherDataset = Annotated[
     DatasetName | None, typer.Option(help="Another dataset than the run's own.")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gncadeq.commands.kinds import expect
-from gncadeq.commands.options import RunArgument
+from gncadeq.commands.options import Device, RunArgument
 from gncadeq.commands.printing import Json, busy, errors, say, write_numbers
 from gncadeq.commands.run_weights import load_run
 
@@ -31,6 +31,7 @@ def predict(
     image: Annotated[list[str], typer.Argument(help="Image files of any size.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the pictures.")] = "maps",
     top: Annotated[int, typer.Option(min=1, help="How many probabilities to print.")] = 3,
+    device: Device = "cpu",
     json_file: Json = None,
     as_is: Annotated[
         bool,
@@ -85,7 +86,7 @@ def predict(
     """Find and classify the digits in image files, and draw them with their labels."""
     if not as_is and any(v is not None for v in (invert, radius, floor, size)):
         raise typer.BadParameter("--invert, --radius, --floor and --size go with --as-is")
-    model, _ = load_run(run)
+    model, _ = load_run(run, device)
     if not as_is and not model.card.get("inputs", {}).get("drawn"):
         errors.print(
             f"[yellow]Warning:[/yellow] the card of {run} doesn't state that it was trained on "
@@ -239,8 +240,10 @@ def _solve(model: ImageClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor
     """
     import torch
 
+    from gncadeq.device import beside
     from gncadeq.dynamics import ConvergenceWarning, Status
 
+    batch = beside(batch, model)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an error here
         z, partition, solution = model.settle(
@@ -256,7 +259,7 @@ def _solve(model: ImageClassifier, batch: Batch) -> tuple[Tensor, Tensor, Tensor
             f"residual {float(solution.residual[k]):.1e} for graph {k}). Train with a bound "
             "(--contraction 0.99), or check the weights for NaN"
         )
-    return z, pooled, logits
+    return z.cpu(), pooled.cpu(), logits.cpu()
 
 
 def _most_likely(logits: Tensor, top: int) -> dict[str, float]:

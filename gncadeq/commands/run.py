@@ -10,7 +10,7 @@ import typer
 
 from gncadeq.choices import Damage, Up
 from gncadeq.commands.kinds import expect
-from gncadeq.commands.options import folder_name
+from gncadeq.commands.options import Device, folder_name
 from gncadeq.commands.printing import Json, busy, console, progress, say, table, write_numbers
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def run(
         str | None,
         typer.Option("--out", help="Folder for the pictures.", show_default="RUN, or RUN/on-NAME"),
     ] = None,
+    device: Device = "cpu",
     json_file: Json = None,
 ) -> None:
     """Grow a run's target from its seed, injure it, and watch it mend: a strip and a GIF.
@@ -56,15 +57,18 @@ def run(
     expect(run, "growth")
     if on is not None:
         expect(on, "shape", "graph", "colored")
+    from gncadeq.device import beside, usable_device
     from gncadeq.growth import Trial
     from gncadeq.training import GrowConfig
     from gncadeq.training.grow import load_grown
 
+    where = usable_device(device)
     run = str(Path(run).parent) if Path(run).is_file() else run
     cell, data, z0, card = load_grown(run, on)
     up = GrowConfig.load(Path(run) / "config.json").up
     rate = card.get("fire_rate", 0.5) if fire_rate is None else fire_rate
-    trial = Trial(cell, data, z0, rate, seed)
+    cell.to(where)
+    trial = Trial(cell, beside(data, cell), z0.to(where), rate, seed)
     _film(trial, steps, None if damage == "none" else damage, recovery, frames)
     _print_moments(trial.moments)
     report = {
@@ -119,7 +123,7 @@ def _write(
     from gncadeq.viz.moments import save_animation, save_moments, save_strip, save_viewer
 
     folder.mkdir(parents=True, exist_ok=True)
-    moments, data = trial.moments, trial.data
+    moments, data = trial.moments, trial.data.cpu()
     write_json(folder / "trial.json", report)
     written = [
         folder / "trial.json",

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from gncadeq.models import ImageClassifier
 
 
-def load_run(run: str) -> tuple[ImageClassifier, Path | None]:
-    """The model, and its run's folder if ``run`` is one."""
+def load_run(run: str, device: str = "cpu") -> tuple[ImageClassifier, Path | None]:
+    """The model, on a device, and its run's folder if ``run`` is one."""
     expect(run, "classifier")
+    from gncadeq.device import usable_device
     from gncadeq.models import ImageClassifier
 
+    where = usable_device(device)
     folder = Path(run) if Path(run).is_dir() else None
     name = run if folder is None else str(folder / "model.safetensors")
     if folder is not None and not Path(name).is_file():
@@ -24,7 +26,7 @@ def load_run(run: str) -> tuple[ImageClassifier, Path | None]:
             f"Expected a run with {name} (got a folder without it). It is written after the first "
             "epoch"
         )
-    return ImageClassifier.from_pretrained(name), folder
+    return ImageClassifier.from_pretrained(name).to(where), folder
 
 
 def load_test_set(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gncadeq.commands.options import DataRoot, OtherDataset, RunArgument
+from gncadeq.commands.options import DataRoot, Device, OtherDataset, RunArgument
 from gncadeq.commands.printing import progress, say, unanswered
 from gncadeq.commands.run_weights import load_run, load_test_set, place_of
 
@@ -24,6 +24,7 @@ def show(
     images: Annotated[int, typer.Option(min=1, help="Images in the figures.")] = 5,
     fire_rate: Annotated[float, typer.Option(help="The automaton's fire rate.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of starts and update masks.")] = 0,
+    device: Device = "cpu",
 ) -> None:
     """Draw a run: the essay's figures 1 and 2, residuals, learning curve, confusion matrix."""
     import torch
@@ -32,7 +33,7 @@ def show(
     from gncadeq.progress import progress_bar
     from gncadeq.viz import figures as draw
 
-    model, folder = load_run(run)
+    model, folder = load_run(run, device)
     test_set = load_test_set(model, folder, data_root, dataset)
     target = Path(out) if out else place_of(run, folder) / "figures"
     wanted = list(dict.fromkeys((0, 1, 4, 7, 8, 3, 6, 2, 5, 9)))[: max(1, images)]

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from gncadeq.commands.options import DataRoot
+from gncadeq.commands.options import DataRoot, Device
 from gncadeq.commands.printing import console, remark, say
 from gncadeq.commands.systems import SYSTEMS, system
 
 _DOCS = "docs/{}.md"
+_COMPUTES = tuple(f"gncadeq {name} " for name in ("train", "evaluate", "show", "grow", "run"))
 
 
 def zoo(
@@ -22,6 +23,7 @@ def zoo(
         str | None, typer.Argument(help="The system to run; by default a list.")
     ] = None,
     data_root: DataRoot = None,
+    device: Device = "cpu",
     smoke: Annotated[bool, typer.Option("--smoke", help="Seconds, to see that it runs.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands, run nothing.")
@@ -39,6 +41,8 @@ def zoo(
     say(f"{one.title} ({one.source}{', ' + one.url if one.url else ''})")
     say(f"published: {one.published}; here: {one.here} ({_DOCS.format(one.page)})")
     for command in one.to_run(smoke):
+        if device != "cpu" and command.startswith(_COMPUTES):
+            command = f"{command} --device {shlex.quote(device)}"
         say(f"$ {command}" if data_root is None else f"$ {command.replace('DATA', data_root)}")
         if not dry_run:
             _run(command, data_root)

@@ -18,6 +18,7 @@ from gncadeq.cell import Cell
 from gncadeq.cells.conv import ConvCell
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
+from gncadeq.device import beside, on_cpu
 from gncadeq.dynamics import ConvergenceError, Partition, Solution, solve
 from gncadeq.dynamics.start import start_state
 from gncadeq.models import ImageClassifier
@@ -49,7 +50,7 @@ class Bench:
         self.cell: Cell = model.dynamics.cell
         self.generator = torch.Generator().manual_seed(check_seed(seed))
         index = torch.randperm(len(dataset), generator=self.generator)[:graphs]
-        data = dataset.batch(index)
+        data = beside(dataset.batch(index), model)
         self.graphs: list[Data] = data.to_data_list()
         self.batch: Tensor = data.batch
         self.step, u = self.prepare(data)
@@ -158,24 +159,24 @@ class Bench:
 
     def noise(self, like: Tensor) -> Tensor:
         """A Gaussian start."""
-        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype)
+        return torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
     def stability(self) -> Section:
         """Spectral radius and norms at the equilibria."""
         step, nodes, batch = self.few(_FEW)
         z = self.solution.state[nodes]
         count = int(batch.max()) + 1
-        leading = [leading_eigenvalues(*self.one(i), k=12) for i in range(count)]
+        leading = on_cpu([leading_eigenvalues(*self.one(i), k=12) for i in range(count)])
         radius = torch.stack([values.abs().max() for values in leading])
-        norm = operator_norm(step, z, batch)
+        norm = on_cpu(operator_norm(step, z, batch))
         measures = {"radius ρ": radius, "norm ‖J‖": norm}
         scaled = ""
         scale = self.cell.scale if isinstance(self.cell, ConvCell) else None
         if scale is not None and bool((scale != scale[0]).any()):
-            own = operator_norm(step, z, batch, scale=scale)
+            own = on_cpu(operator_norm(step, z, batch, scale=scale))
             measures["norm ‖D⁻¹JD‖"] = own
             scaled = f" In the cell's own norm they stretch it {float(own.max()):.3g}-fold at most."
-        solved = int(((radius < 1) & self.solution.converged[:count]).sum())
+        solved = int(((radius < 1) & self.solution.converged[:count].cpu()).sum())
         stable = int((radius < 1).sum())
         steps = float((torch.tensor(0.1).log() / radius.max().log()).ceil())
         rate = f", so that {steps:.0f} steps gain a digit" if stable == count and steps else ""
@@ -199,7 +200,7 @@ class Bench:
         with torch.no_grad():
             for _ in range(_TRANSIENT):
                 start = step(start)
-        found = lyapunov_exponents(step, start, 60, 4, batch, warmup=30, seed=self.seed)
+        found = on_cpu(lyapunov_exponents(step, start, 60, 4, batch, warmup=30, seed=self.seed))
         largest = found[:, 0]
         chaotic = int((largest > 5e-3).sum())
         return Section(
@@ -218,6 +219,7 @@ class Bench:
         report = path_independence(
             self.step, self.z0, self.batch, tol=1e-4, generator=self.generator
         )
+        report = on_cpu(report)
         good, count = int(report.independent(_WITHIN).sum()), report.distance.numel()
         return Section(
             "Path independence",
@@ -245,6 +247,7 @@ class Bench:
         known = self.solution.state
         gap = self.partition.norm(census.state - known) / self.partition.norm(known)
         same = int((fixed & (gap <= _WITHIN)).sum())
+        census = on_cpu(census)
         said = ", ".join(f"{name} ({n})" for name, n in counts.items())
         return Section(
             "Attractors of long rollouts",
@@ -264,6 +267,7 @@ class Bench:
         step, z = self.one(self.solved(1)[0])
         radius = 5.0
         found = basin_map(step, z, radius=radius, resolution=11, generator=self.generator)
+        found = on_cpu(found)
         share = float(found.returned.double().mean())
         steps = found.num_steps[found.returned]
         slowest = f", in at most {int(steps.max())} steps" if steps.numel() else ""
@@ -282,7 +286,7 @@ class Bench:
         """The sensitivity of central nodes."""
         shown = self.solved(6)
         pixels = [pixels_of(self.graphs[i]) for i in shown]
-        rows = [self.felt(i, ground) for i, ground in zip(shown, pixels, strict=True)]
+        rows = on_cpu([self.felt(i, ground) for i, ground in zip(shown, pixels, strict=True)])
         profiles = [influence_by_hop(*row) for row in rows]
         reach = sorted(int((p >= 0.01 * p.max()).nonzero().max()) for p in profiles)
         size = pixels[0].image_size.view(-1).tolist()
@@ -298,7 +302,9 @@ class Bench:
             f"Response of the equilibrium at the circled node of {len(rows)} graphs, of a pyramid "
             "one of the top level, to a lasting change at every pixel, by the implicit function "
             "theorem; hops are from pixel to pixel; cut off at 1e-5 of the largest.",
-            sensitivity_figure(*rows[0], pixels[0].pos, (int(size[0]), int(size[1])), rows[1:]),
+            sensitivity_figure(
+                *rows[0], pixels[0].pos.cpu(), (int(size[0]), int(size[1])), rows[1:]
+            ),
             {"reach": reach, "profile": longest.nanmean(0).tolist()},
         )
 

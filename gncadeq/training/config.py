@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from gncadeq.choices import (
-    Accelerator,
     AnyGradient,
     DatasetName,
     DynamicsName,
@@ -19,7 +18,7 @@ from gncadeq.choices import (
     Update,
 )
 from gncadeq.training.recipes import recipe_options
-from gncadeq.training.run_config import MAX_SEED, RunConfig, option
+from gncadeq.training.run_config import MAX_SEED, RunConfig, device_option, option
 
 
 @dataclass
@@ -93,7 +92,7 @@ class TrainConfig(RunConfig):
     train_limit: int | None = option(
         None, "Use only so many training images.", shown="none: all", least=1
     )
-    accelerator: Accelerator = option("cpu", "Where to train; measured on CPUs only so far.")
+    device: str = device_option()
     devices: int = option(
         1, "Processes on this machine, each with a device and a share of every batch.", least=1
     )

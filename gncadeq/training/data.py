@@ -74,7 +74,7 @@ class _Batches(Dataset[Batch]):
                 images = random_window(images, seed, c.crop, among=self.among)
             return images
 
-        batch = self.dataset.batch(index, distort, prepared=self.config.accelerator == "cpu")
+        batch = self.dataset.batch(index, distort, prepared=self.config.device == "cpu")
         batch.image = index
         return batch
 

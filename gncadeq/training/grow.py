@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from gncadeq.cells import GrowingCell, SweepGrower
+from gncadeq.device import beside, usable_device
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.files.checkpoints import Checkpoints
 from gncadeq.files.run_lock import run_lock
@@ -59,13 +60,16 @@ class Growth(Steps):
             config.channels, data.edge_attr.size(1), config.hidden_channels, int(config.anchor),
             bound=STATE_BOUND * config.overflow_bound,
         )  # fmt: skip
+        self.cell.to(usable_device(config.device))
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         self.data.x = anchor(data, config.seed_node, int(config.anchor))
-        seed = seed_state(self.data, config.channels, config.seed_node)
-        graphs, seeds = [self.data], [seed]
-        for graph in config.draw_variants(self.data):
+        target = beside(self.data, self.cell)
+        seed = seed_state(target, config.channels, config.seed_node)
+        graphs, seeds = [target], [seed]
+        for variant in config.draw_variants(self.data):
+            graph = beside(variant, self.cell)
             graph.x = anchor(graph, None, int(config.anchor))
-            graphs += [graph, self.data]  # half of the pool is the surface itself
+            graphs += [graph, target]  # half of the pool is the surface itself
             seeds += [seed_state(graph, config.channels), seed]
         elders = int(config.elders * config.pool_size)
         self.pool = SamplePool(graphs, seeds, config.pool_size, config.seed, elders)
@@ -223,7 +227,7 @@ def grow(
         FileExistsError: If the folder holds a run already and ``resume`` is false.
         FloatingPointError: If a state or gradient is not finite; the message names the cause.
         RuntimeError: If another process writes the run.
-        ValueError: If no checkpoint of the run to resume is intact.
+        ValueError: If there is no such device, or no checkpoint of the run to resume is intact.
     """
     with run_lock(config.out):
         return _grow(config, data, resume, progress)
@@ -233,7 +237,8 @@ def _grow(
     config: GrowConfig, data: Data | None, resume: bool, progress: bool
 ) -> GrowingCell | SweepGrower:
     folder = Path(config.out)
-    config.check_folder(folder, resume, places=("out",))
+    usable_device(config.device)
+    config.check_folder(folder, resume, places=("out", "device"))
     if resume:
         data = read_graph(folder / "target.safetensors")
     elif data is None:

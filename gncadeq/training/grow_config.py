@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gncadeq.check import check_count
 from gncadeq.choices import AXES, Gradient, GrowMethod, Kernels, Projection, Up
-from gncadeq.training.run_config import MAX_SEED, RunConfig, option
+from gncadeq.training.run_config import MAX_SEED, RunConfig, device_option, option
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -155,6 +155,7 @@ class GrowConfig(RunConfig):
         above=0,
     )
     save_every: int = option(100, "Training steps between checkpoints.", least=1)
+    device: str = device_option()
 
     def __post_init__(self) -> None:
         """Check what can be checked before any work is done.

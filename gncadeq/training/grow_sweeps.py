@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from gncadeq.cells.sweep_grower import SweepGrower
+from gncadeq.device import beside, usable_device
 from gncadeq.dynamics import GraphDEQ
 from gncadeq.growth import color_error
 from gncadeq.training.grow_config import GrowConfig
@@ -69,12 +70,14 @@ class SweepGrowth(Steps):
     def __init__(self, config: GrowConfig, data: Data) -> None:
         self.config, self.data = config, check_target(data)
         torch.manual_seed(config.seed)
-        self.graph = sweep_graph(self.data, config.scale, config.seed_node)
+        graph = sweep_graph(self.data, config.scale, config.seed_node)
         grid = self.data.get("image_size") is not None
         self.cell = SweepGrower(
             1, 4 if grid else 1, 3 if grid else 4,
             max(1, config.channels // 2) if grid else config.channels, config.hidden_channels,
         )  # fmt: skip
+        self.cell.to(usable_device(config.device))
+        self.graph = beside(graph, self.cell)
         self.deq = GraphDEQ(self.cell)
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         self.step = 0
@@ -88,7 +91,7 @@ class SweepGrowth(Steps):
         g, lr = self.graph, self.learning_rate()
         self.set_rate(lr)
         z, solution = self.deq(g.x, g.edge_index, g.edge_attr, return_solution=True)
-        loss = color_error(z, self.data.color).mean()
+        loss = color_error(z, g.color).mean()
         if not bool(loss.isfinite()):
             raise FloatingPointError(
                 f"Expected a finite loss (got NaN or infinity in step {self.step}). Lower 'lr'"

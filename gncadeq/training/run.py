@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gncadeq import models
 from gncadeq.datasets import PixelGraphs
+from gncadeq.device import usable_device
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.evaluation import Evaluation, evaluate
 from gncadeq.files.checkpoints import Checkpoints
@@ -84,10 +85,15 @@ def train(
         FileExistsError: If the folder holds a run already and ``resume`` is false.
         FloatingPointError: If the loss is not finite; the message names the cause.
         RuntimeError: If another process writes the run.
-        ValueError: If the batches can't be shared equally between the processes, or no checkpoint
-            of the run to resume is intact.
+        ValueError: If there is no such device, the batches can't be shared equally between the
+            processes, or no checkpoint of the run to resume is intact.
     """
     here = Processes.here()
+    if usable_device(config.device).index is not None and max(here.count, config.devices) > 1:
+        raise ValueError(
+            f"Expected a kind of device for several processes, of which each takes one (got "
+            f"device={config.device!r}). Use {config.device.partition(':')[0]!r}"
+        )
     if here.count > 1 and config.devices not in (1, here.local_count):
         raise ValueError(
             f"Expected 'devices' to be left out, or as torchrun says, {here.local_count} (got "
@@ -102,7 +108,7 @@ def _train(
 ) -> tuple[ImageClassifier, Evaluation]:
     folder = Path(config.out)
     if here.rank == 0:
-        config.check_folder(folder, resume, places=("out", "data_root", "devices"))
+        config.check_folder(folder, resume, places=("out", "data_root", "devices", "device"))
     checkpoint = _checkpoints(folder).newest_path() if resume else None
     if here.count == 1 and config.devices > 1:
         launch(fit, config.devices, config, checkpoint, progress)
@@ -133,6 +139,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
             f"Expected the extra 'train' ({error}). pip install 'gncadeq[train]'"
         ) from error
 
+    device = usable_device(config.device)
     here, folder = Processes.here(), Path(config.out)
     progress = shows_progress(progress and here.rank == 0)
     name, arguments = config.architecture()
@@ -179,7 +186,7 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
             plugins=[CheckpointFiles(checkpoints.run)], enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=progress,
             gradient_clip_val=config.clip, num_sanity_val_steps=0,
-            use_distributed_sampler=False, accelerator=config.accelerator, **_strategy(here),
+            use_distributed_sampler=False, **_strategy(here, device),
         )  # fmt: skip
         try:
             trainer.fit(
@@ -231,14 +238,16 @@ def _share_statistics(model: ImageClassifier) -> None:
             module.norm = SyncedBatchNorm1d.of(norm)
 
 
-def _strategy(here: Processes) -> dict[str, Any]:
-    """What a Lightning trainer is told of the processes."""
+def _strategy(here: Processes, device: torch.device) -> dict[str, Any]:
+    """What a Lightning trainer is told of the device and the processes."""
+    where: dict[str, Any] = {"accelerator": device.type}
     if here.count == 1:
-        return {"devices": 1}
+        return {**where, "devices": 1 if device.type == "cpu" else [device.index or 0]}
     from lightning.pytorch.plugins.environments import TorchElasticEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
     return {
+        **where,
         "devices": here.local_count,
         "num_nodes": here.count // here.local_count,
         "strategy": DDPStrategy(cluster_environment=TorchElasticEnvironment()),
@@ -250,6 +259,7 @@ def _finish(config: TrainConfig, progress: bool, write: bool) -> tuple[ImageClas
     folder = Path(config.out)
     model = ImageClassifier.from_pretrained(str(folder / "model.safetensors"))
     model.fold()
+    model.to(usable_device(config.device))
     test_set = PixelGraphs(config.data_root, config.dataset, False, model.to_graph)
     model.dynamics.on_failure = "ignore"  # the evaluation reports every graph that fails
     result = evaluate(model, test_set, progress=progress, title="test")
@@ -272,4 +282,4 @@ def _finish(config: TrainConfig, progress: bool, write: bool) -> tuple[ImageClas
 def _portable(config: TrainConfig) -> dict[str, Any]:
     """The configuration without the folders of this machine."""
     options = dataclasses.asdict(config)
-    return {k: v for k, v in options.items() if k not in ("out", "data_root", "devices")}
+    return {k: v for k, v in options.items() if k not in ("out", "data_root", "devices", "device")}

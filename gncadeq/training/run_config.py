@@ -40,6 +40,11 @@ def option(default: T, help: str, *, name: str = "", shown: str = "", **limits: 
     return dataclasses.field(default=default, metadata=metadata)  # type: ignore[no-any-return]
 
 
+def device_option() -> str:
+    """The field that says where to compute."""
+    return option("cpu", "Where to compute: cpu, cuda, cuda:1 or mps. Run on CPUs only so far.")
+
+
 def option_name(field: Field[Any]) -> str:
     """The name of a field on the command line."""
     return field.metadata.get("name") or field.name.replace("_", "-")
@@ -127,6 +132,8 @@ class RunConfig:
         options = _read(path)
         for name in (_RUN, _BEFORE):
             options.pop(name, None)
+        if "accelerator" in options:  # as it was called before
+            options["device"] = options.pop("accelerator")
         try:
             return cls(**options)
         except (TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from gncadeq.check import check_seed
+from gncadeq.device import beside, device_of
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition, solve
 from gncadeq.evaluation import Evaluation
 from gncadeq.files.atomic import write_atomically
@@ -66,20 +67,22 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int
 @torch.no_grad()
 def _rollout(model: ImageClassifier, data: Data, steps: int, fire_rate: float, seed: int) -> Tensor:
     nca = GraphNCA(model.dynamics.cell, steps, fire_rate=fire_rate, start="normal")
+    data = beside(data, model)
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     _, trajectory = nca(
         u, data.edge_index, data.edge_attr, return_trajectory=True,
         generator=torch.Generator().manual_seed(check_seed(seed)),
     )  # fmt: skip
-    return trajectory  # type: ignore[no-any-return]
+    return trajectory.cpu()  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
 def _solved(model: ImageClassifier, data: Data) -> Tensor:
     deq = GraphDEQ(model.dynamics.cell, tol=1e-6, max_steps=600)
+    data = beside(data, model)
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     z: Tensor = deq(u, data.edge_index, data.edge_attr)
-    return z
+    return z.cpu()
 
 
 def show_pixels(axis: Any, picture: Tensor, **style: Any) -> None:
@@ -189,10 +192,12 @@ def _answer(
         data = model.to_graph(image[:, height, width].contiguous())
     except ValueError:
         return None
-    u = model.encode(data.x, data.edge_index, data.edge_attr)
-    z = model.dynamics(u, data.edge_index, data.edge_attr)
-    pooled = model.pool(z, Partition(None, z.size(0)), data.edge_index, data.edge_attr)
-    return data, z, model.readout.decode(pooled).softmax(1)[0]
+    graph = beside(data, model)
+    u = model.encode(graph.x, graph.edge_index, graph.edge_attr)
+    z = model.dynamics(u, graph.edge_index, graph.edge_attr)
+    nodes = Partition(None, z.size(0), like=z)
+    pooled = model.pool(z, nodes, graph.edge_index, graph.edge_attr)
+    return data, z.cpu(), model.readout.decode(pooled).softmax(1)[0].cpu()
 
 
 @torch.no_grad()
@@ -201,11 +206,13 @@ def residual_figure(
 ) -> Figure:
     """Relative residual per evaluation, median and range over a batch, for every solver."""
     model.eval()
+    data = beside(data, model)
     u = model.encode(data.x, data.edge_index, data.edge_attr)
     step = model.dynamics.cell.prepare(u, data.edge_index, data.edge_attr)
     partition = Partition(data.batch, data.num_nodes, data.num_graphs)
     generator = torch.Generator().manual_seed(0)
     z0 = torch.randn(data.num_nodes, model.dynamics.cell.channels, generator=generator)
+    z0 = z0.to(u.device)
     figure = Figure(figsize=(5.2, 3.4))
     axis = figure.subplots()
     for solver, color in zip(("picard", "anderson", "broyden"), LABEL_COLORS, strict=False):
@@ -213,7 +220,7 @@ def residual_figure(
             step, z0, partition, solver=solver, tol=tol, max_steps=steps, trace=True, compact=False
         )
         assert solution.trace is not None
-        trace = solution.trace.nan_to_num(nan=tol).clamp(min=tol).numpy()
+        trace = solution.trace.nan_to_num(nan=tol).clamp(min=tol).cpu().numpy()
         x = np.arange(1, len(trace) + 1)
         axis.plot(x, np.median(trace, 1), color=color, label=solver)
         axis.fill_between(x, trace.min(1), trace.max(1), color=color, alpha=0.15, lw=0)
@@ -223,7 +230,7 @@ def residual_figure(
         generator=generator,
     )  # fmt: skip
     residuals = [partition.norm(step(z) - z) / partition.norm(step(z)) for z in states]
-    trace = torch.stack(residuals).clamp(min=tol).numpy()
+    trace = torch.stack(residuals).clamp(min=tol).cpu().numpy()
     x = np.arange(1, len(trace) + 1)
     axis.plot(x, np.median(trace, 1), color="#888888", ls="--", label="automaton, fire rate ½")
     axis.axhline(1e-3, color="#bbbbbb", lw=0.8, zorder=0)
@@ -286,7 +293,7 @@ def label_map_figure(
     """The picture (input, state, labels) and the labels ``[num_pixels]`` that the states around
     each pixel decode to, in a window of a radius; 0 decodes every pixel's own.
     """
-    label = model.local_labels(z, data, radius)
+    label = model.local_labels(z.to(device_of(model)), beside(data, model), radius).cpu()
     image, seen = graph_to_image(data.x, data)[:1], drawn(z, data)
     height, width = image.shape[1:]
     wide = width > 1.5 * height

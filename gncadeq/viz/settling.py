@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from gncadeq.check import check_seed
+from gncadeq.device import beside
 from gncadeq.dynamics import GraphNCA, Partition
 from gncadeq.models import SelfClassifier
 from gncadeq.transforms import graph_to_image
@@ -39,18 +40,20 @@ def settling_figure(
         seed: Of noise and update masks.
         grey: Pixels brighter than this are drawn.
     """
-    batch = Batch.from_data_list(list(graphs))
+    batch = beside(Batch.from_data_list(list(graphs)), model)
     u, edges, relation = model.inject(batch.x, batch.edge_index, batch.edge_attr)
     partition = Partition(batch.batch, batch.num_nodes, batch.num_graphs)
     generator = torch.Generator().manual_seed(check_seed(seed))
     z = torch.randn(batch.num_nodes, model.cell.channels, generator=generator, dtype=u.dtype)
+    z = z.to(u.device)
     columns, done = [], 0
     for until in steps:
         if until > done:
             nca = GraphNCA(model.cell, until - done, fire_rate)
             z, done = nca(u, edges, relation, z0=z, generator=generator), until
-        columns.append(model.read(u, z, edges, partition).argmax(1))
-    columns.append(model(batch.x, batch.edge_index, batch.edge_attr, batch=batch.batch).argmax(1))
+        columns.append(model.read(u, z, edges, partition).argmax(1).cpu())
+    logits = model(batch.x, batch.edge_index, batch.edge_attr, batch=batch.batch)
+    columns.append(logits.argmax(1).cpu())
     rows, cols = len(graphs), len(columns) + 1
     figure = Figure(figsize=(cols * 1.0, rows * 1.0 + 0.6))
     axes = figure.subplots(rows, cols, squeeze=False)
