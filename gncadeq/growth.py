@@ -149,8 +149,8 @@ class Trial:
     def film(self, steps: int, every: int, event: str = "growth") -> Iterator[Moment]:
         """Run some steps, looking every so many, and at the end."""
         done = 0
-        check_count("steps", steps)
-        check_count("every", every, 1)
+        steps = check_count("steps", steps)
+        every = check_count("every", every, 1)
         while done < steps:
             count = min(every, steps - done)
             done += count

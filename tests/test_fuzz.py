@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from fuzz_targets import calls, commands, corpus
 from fuzzing import Bomb, call_case, file_case, is_named, option_case, outcome
 
@@ -77,6 +80,39 @@ def test_what_is_no_number_is_refused_wherever_a_number_is_expected(wrong):
         else:
             taken.append((name, argument))
     assert not taken
+
+
+def kinds(value) -> dict:
+    return {name: type(each) for name, each in getattr(value, "__dict__", {"": value}).items()}
+
+
+@pytest.mark.parametrize("scalar", [np.asarray, torch.tensor, np.float64])
+def test_scalars_of_arrays_and_tensors_become_numbers_wherever_a_number_is_expected(scalar):
+    kept, table = [], calls()
+    for name, argument in numbers():
+        function, arguments = table[name]
+        value = arguments[argument]
+        if isinstance(value, bool):
+            continue
+        given = np.int64(value) if isinstance(value, int) else scalar(value)
+        if kinds(function(**{**arguments, argument: given})) != kinds(function(**arguments)):
+            kept.append((name, argument))
+    assert not kept
+
+
+def test_what_a_check_returns_is_what_is_used():
+    """A statement that only checks a variable would leave a scalar of a tensor as it came."""
+    places = {"check_number": 1, "check_count": 1, "check_value": 1, "check_seed": 0}
+    unused = []
+    for path in sorted((REPOSITORY / "gncadeq").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.value if isinstance(node, ast.Expr) else None
+            name = getattr(getattr(called, "func", None), "id", None)
+            if name in places and "files" not in path.parts:  # which has a check of its own
+                value = called.args[places[name]]
+                if isinstance(value, ast.Name | ast.Attribute):
+                    unused.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}")
+    assert not unused
 
 
 def test_the_fuzzer_notices_what_it_looks_for(tmp_path):

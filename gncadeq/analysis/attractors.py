@@ -142,13 +142,13 @@ def classify_attractor(
         0.0
     """
     check_state(z0)
-    check_seed(seed)
-    check_count("transient", transient)
-    check_count("max_period", max_period, 2)
-    check_count("lyapunov_steps", lyapunov_steps, 1)
-    check_number("tol", tol, above=0.0)
-    check_number("recurrence_tol", recurrence_tol, above=0.0)
-    check_number("lyapunov_tol", lyapunov_tol, above=0.0)
+    seed = check_seed(seed)
+    transient = check_count("transient", transient)
+    max_period = check_count("max_period", max_period, 2)
+    lyapunov_steps = check_count("lyapunov_steps", lyapunov_steps, 1)
+    tol = check_number("tol", tol, above=0.0)
+    recurrence_tol = check_number("recurrence_tol", recurrence_tol, above=0.0)
+    lyapunov_tol = check_number("lyapunov_tol", lyapunov_tol, above=0.0)
     partition = Partition(batch, z0.size(0), like=z0)
     run = _Rollout(step, z0.detach(), partition)
     for _ in range(transient):

@@ -102,10 +102,10 @@ def basin_map(
             f"Expected a finite 'z' with at least two entries (got {z.numel()} entries, "
             f"{int((~z.isfinite()).sum())} of them not finite)"
         )
-    check_number("radius", radius, above=0.0, most=1e30)
-    check_count("resolution", resolution, 2)
-    check_count("max_steps", max_steps, 1)
-    check_number("within", within, above=0.0)
+    radius = check_number("radius", radius, above=0.0, most=1e30)
+    resolution = check_count("resolution", resolution, 2)
+    max_steps = check_count("max_steps", max_steps, 1)
+    within = check_number("within", within, above=0.0)
     z = z.detach()
     plane = _plane(z, directions, generator)
     size = float(z.norm()) or float(z.numel()) ** 0.5

@@ -161,8 +161,9 @@ def path_independence(
         tensor([True])
     """
     check_state(z0)
-    check_count("starts", starts, 1)
-    check_number("scale", scale, above=0.0)
+    starts = check_count("starts", starts, 1)
+    scale = check_number("scale", scale, above=0.0)
+    tol = check_number("tol", tol, above=0.0)
     partition = Partition(batch, z0.size(0), like=z0)
     arguments: dict[str, Any] = {
         "solver": solver, "tol": tol, "max_steps": max_steps, "options": options

@@ -57,10 +57,10 @@ def lyapunov_exponents(
     partition = Partition(batch, z.size(0), like=z)
     nodes = partition.sum(torch.ones_like(partition.batch))
     least = int(nodes.min()) * z.size(1) if partition.num_graphs else k
-    check_count("k", k, 1, least, "The smallest graph's state has so many entries")
-    check_count("steps", steps, 1)
-    check_count("warmup", warmup)
-    check_seed(seed)
+    k = check_count("k", k, 1, least, "The smallest graph's state has so many entries")
+    steps = check_count("steps", steps, 1)
+    warmup = check_count("warmup", warmup)
+    seed = check_seed(seed)
     exponents = follow_tangents(step, z, partition, steps, k, warmup, seed)
     broken = exponents.isnan().any(1).nonzero().flatten().tolist()
     if broken:

@@ -60,11 +60,11 @@ def sensitivity(
         tensor([0.1333, 0.2667, 0.5333, 1.0667])
     """
     check_state(z)
-    check_count("node", node, -z.size(0), z.size(0) - 1)
-    check_number("tol", tol, above=0.0)
-    check_count("max_steps", max_steps, 1)
+    node = check_count("node", node, -z.size(0), z.size(0) - 1)
+    tol = check_number("tol", tol, above=0.0)
+    max_steps = check_count("max_steps", max_steps, 1)
     if steps is not None:
-        check_count("steps", steps)
+        steps = check_count("steps", steps)
     z = z.detach()
     pull = _response(step, z, tol, max_steps) if steps is None else _through(step, z, steps)
     total = z.new_zeros(z.size(0))
@@ -118,10 +118,10 @@ def hop_distance(edge_index: Tensor, node: int, num_nodes: int) -> Tensor:
         >>> hop_distance(torch.tensor([[0, 1], [1, 2]]), node=2, num_nodes=4)
         tensor([ 2,  1,  0, -1])
     """
-    check_count("num_nodes", num_nodes, 1)
+    num_nodes = check_count("num_nodes", num_nodes, 1)
     check_edge_index(edge_index)
     check_range("edge_index", edge_index, num_nodes, "num_nodes")
-    check_count("node", node, 0, num_nodes - 1)
+    node = check_count("node", node, 0, num_nodes - 1)
     hops = torch.full((num_nodes,), -1, device=edge_index.device)
     hops[node] = 0
     source, target = edge_index

@@ -87,7 +87,7 @@ def leading_eigenvalues(
         >>> leading_eigenvalues(lambda z: z * torch.tensor([0.5, -0.25]), torch.zeros(1, 2))
         tensor([ 0.5000+0.j, -0.2500+0.j])
     """
-    check_count("k", k, 1)
+    k = check_count("k", k, 1)
     _check(tol, seed)
     jacobian = Jacobian(step, z)
     values = _eigenvalues(jacobian, k, tol, seed, *_EFFORTS)
@@ -153,8 +153,8 @@ def operator_norm(
 
 def _check(tol: float | None, seed: int) -> None:
     if tol is not None:
-        check_number("tol", tol, above=0.0)
-    check_seed(seed)
+        tol = check_number("tol", tol, above=0.0)
+    seed = check_seed(seed)
 
 
 def _radius(jacobian: Jacobian, tol: float | None, seed: int) -> float:

@@ -170,10 +170,10 @@ class ConvCell(Cell):
         check_choice("bound", bound, get_args(StencilBound))
         check_choice("update", update, get_args(Update))
         check_choice("injection", injection, get_args(Injection))
-        check_count("in_channels", in_channels, 1)
-        check_count("channels", channels, 1)
-        check_count("kernel_size", kernel_size, 1, odd=True)
-        check_number("scale_spread", scale_spread, least=0.0, most=1e6)
+        in_channels = check_count("in_channels", in_channels, 1)
+        channels = check_count("channels", channels, 1)
+        kernel_size = check_count("kernel_size", kernel_size, 1, odd=True)
+        scale_spread = check_number("scale_spread", scale_spread, least=0.0, most=1e6)
         if injection == "additive" and in_channels != channels:
             raise ValueError(
                 "Expected 'in_channels' equal to 'channels' with injection='additive' "
@@ -185,7 +185,7 @@ class ConvCell(Cell):
         if activation == "relu" and update == "residual":
             raise ValueError("Expected update='direct' with activation='relu' (got 'residual')")
         if contraction is not None:
-            check_number("contraction", contraction, above=0.0)
+            contraction = check_number("contraction", contraction, above=0.0)
         self.activation: StencilActivation = activation
         self.bound: StencilBound = bound
         self.in_channels, self.channels = in_channels, channels

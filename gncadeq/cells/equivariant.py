@@ -105,10 +105,10 @@ class EquivariantCell(Cell):
         self, dim: int = 3, features: int = 16, hidden_channels: int = 32, in_channels: int = 0
     ) -> None:
         super().__init__()
-        check_count("dim", dim, 1)
-        check_count("features", features, 1)
-        check_count("hidden_channels", hidden_channels, 1)
-        check_count("in_channels", in_channels)
+        dim = check_count("dim", dim, 1)
+        features = check_count("features", features, 1)
+        hidden_channels = check_count("hidden_channels", hidden_channels, 1)
+        in_channels = check_count("in_channels", in_channels)
         self.dim, self.features, self.in_channels = dim, features, in_channels
         self.channels, width = dim + features, hidden_channels
         self.message_in = nn.Linear(2 * features + 1, width)

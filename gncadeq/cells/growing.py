@@ -131,15 +131,15 @@ class GrowingCell(Cell):
         bound: float | None = None,
     ) -> None:
         super().__init__()
-        check_count("channels", channels, 1)
-        check_count("num_kernels", num_kernels, 1)
-        check_count("hidden_channels", hidden_channels, 1)
-        check_count("in_channels", in_channels)
-        check_number("alive_threshold", alive_threshold)
+        channels = check_count("channels", channels, 1)
+        num_kernels = check_count("num_kernels", num_kernels, 1)
+        hidden_channels = check_count("hidden_channels", hidden_channels, 1)
+        in_channels = check_count("in_channels", in_channels)
+        alive_threshold = check_number("alive_threshold", alive_threshold)
         if alive_channel is not None:
-            check_count("alive_channel", alive_channel, 0, channels - 1)
+            alive_channel = check_count("alive_channel", alive_channel, 0, channels - 1)
         if max_degree is not None:
-            check_count("max_degree", max_degree)
+            max_degree = check_count("max_degree", max_degree)
         if max_degree is not None and num_kernels != 1:
             raise ValueError(f"Expected num_kernels=1 with 'max_degree' (got {num_kernels})")
         self.in_channels, self.channels = in_channels, channels

@@ -137,11 +137,11 @@ class IGNNCell(Cell):
         injection: Injection = "node",
     ) -> None:
         super().__init__()
-        check_count("in_channels", in_channels, 1)
-        check_count("channels", channels, 1)
+        in_channels = check_count("in_channels", in_channels, 1)
+        channels = check_count("channels", channels, 1)
         hint = "Below 1 an equilibrium is certain"
         check_flag("bias", bias)
-        check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
+        kappa = check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
         check_choice("activation", activation, ("relu", "tanh", "identity"))
         check_choice("normalization", normalization, ("sym", "row", None))
         check_choice("injection", injection, ("node", "neighbors"))

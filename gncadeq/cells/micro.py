@@ -90,8 +90,10 @@ class MicroCell(Cell):
 
     def __init__(self, channels: int = 12, num_kernels: int = 3) -> None:
         super().__init__()
-        check_count("num_kernels", num_kernels, 1)
-        check_count("channels", channels, num_kernels, hint="Every kernel needs a channel")
+        num_kernels = check_count("num_kernels", num_kernels, 1)
+        channels = check_count(
+            "channels", channels, num_kernels, hint="Every kernel needs a channel"
+        )
         self.channels, self.num_kernels = channels, num_kernels
         self.weight = nn.Parameter(torch.empty(channels, 4 * channels))
         self.bias = nn.Parameter(torch.empty(channels))

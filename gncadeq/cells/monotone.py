@@ -158,13 +158,13 @@ class MonotoneCell(Cell):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        check_count("in_channels", in_channels, 1)
-        check_count("channels", channels, 1)
+        in_channels = check_count("in_channels", in_channels, 1)
+        channels = check_count("channels", channels, 1)
         hint = "Else there may be no equilibrium or many"
-        check_number("monotonicity", monotonicity, above=0.0, most=1e30, hint=hint)
+        monotonicity = check_number("monotonicity", monotonicity, above=0.0, most=1e30, hint=hint)
         if contraction is not None:
-            check_number("contraction", contraction, above=0.0, below=1.0)
-        check_count("kernel_size", kernel_size, 1, odd=True)
+            contraction = check_number("contraction", contraction, above=0.0, below=1.0)
+        kernel_size = check_count("kernel_size", kernel_size, 1, odd=True)
         self.in_channels, self.channels = in_channels, channels
         self.monotonicity, self.contraction = float(monotonicity), contraction
         self.limit = None if contraction is None else _norm_limit(contraction)

@@ -136,7 +136,7 @@ class NodeEdgeCell(TypedCell):
             [_SENDS, _RECEIVES, _GATES, _REACHES], bias=bias,
         )  # fmt: skip
         hint = "An equilibrium is certain there"
-        check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
+        kappa = check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
         self.kappa = kappa
         c, k = self.state_channels["node"], self.state_channels["edge"]
         shapes = {

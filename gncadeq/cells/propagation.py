@@ -95,8 +95,8 @@ class PropagationCell(Cell):
         self, channels: int, alpha: float = 0.1, normalization: Normalization = "sym"
     ) -> None:
         super().__init__()
-        check_count("channels", channels, 1)
-        check_number("alpha", alpha, above=0.0, below=1.0)
+        channels = check_count("channels", channels, 1)
+        alpha = check_number("alpha", alpha, above=0.0, below=1.0)
         check_choice("normalization", normalization, get_args(Normalization))
         self.in_channels = self.channels = channels
         self.alpha = alpha

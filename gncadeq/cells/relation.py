@@ -128,7 +128,7 @@ class RelationCell(TypedCell):
     ) -> None:
         super().__init__(in_channels, channels, edge_types, dict.fromkeys(weighted, 1), bias)
         hint = "An equilibrium is certain there"
-        check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
+        kappa = check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
         check_choice("activation", activation, ("relu", "tanh", "identity"))
         self.kappa, self.activation = kappa, activation
         c = self.state_channels

@@ -67,8 +67,8 @@ def prepare_neighborhood(
             )
         return edge_index
     if not torch.compiler.is_compiling():  # where sizes are symbols
-        check_count("num_nodes", num_nodes)
-        check_count("num_relations", num_relations, 1)
+        num_nodes = check_count("num_nodes", num_nodes)
+        num_relations = check_count("num_relations", num_relations, 1)
     check_edge_index(edge_index)
     if isinstance(relation, Tensor) and relation.is_floating_point() and relation.dim() == 2:
         ends, kinds, weight = weighted_relations(edge_index.long(), relation, num_relations)
@@ -136,9 +136,9 @@ class StencilConv(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = True
     ) -> None:
         super().__init__()
-        check_count("in_channels", in_channels, 1)
-        check_count("out_channels", out_channels, 1)
-        check_count("kernel_size", kernel_size, 1, odd=True)
+        in_channels = check_count("in_channels", in_channels, 1)
+        out_channels = check_count("out_channels", out_channels, 1)
+        kernel_size = check_count("kernel_size", kernel_size, 1, odd=True)
         check_flag("bias", bias)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.num_relations = kernel_size**2
@@ -299,7 +299,7 @@ def stencil_bound(weight: Tensor, frequencies: int = 16) -> Tensor:
         weight: ``[kernel², in_channels, out_channels]``.
         frequencies: Samples for each unit of the stencil's reach :math:`d`.
     """
-    check_count("frequencies", frequencies, 3)
+    frequencies = check_count("frequencies", frequencies, 3)
     check_type("weight", weight, Tensor)
     if weight.dim() != 3 or not weight.is_floating_point():
         raise ValueError(

@@ -137,7 +137,7 @@ class TotalisticCell(Cell):
             >>> sum(p.numel() for p in network.parameters())
             36
         """
-        check_count("max_degree", max_degree)
+        max_degree = check_count("max_degree", max_degree)
         if self.channels != 1:
             raise ValueError(f"Expected channels=1 for a network (got {self.channels})")
         counts = torch.arange(max_degree + 1).clamp(max=self.table.size(1) - 1)

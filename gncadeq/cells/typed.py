@@ -77,9 +77,10 @@ class TypedCell(Cell, ABC):
             channels = dict.fromkeys(names, channels)
         check_names("channels", list(channels), names)
         hint = "Nodes without features can be given ones, [num_nodes, 1]"
-        for what, numbers in (("in_channels", in_channels), ("channels", channels)):
-            for name, number in numbers.items():
-                check_count(f"{what}[{name!r}]", number, 1, hint=hint)
+        in_channels, channels = (
+            {name: check_count(f"{what}[{name!r}]", n, 1, hint=hint) for name, n in numbers.items()}
+            for what, numbers in (("in_channels", in_channels), ("channels", channels))
+        )
         check_flag("bias", bias)
         check_type("edge_types", edge_types, (list, tuple))
         self.edge_types: list[EdgeType] = list(edge_types)
@@ -89,9 +90,10 @@ class TypedCell(Cell, ABC):
                     f"Expected relations (source type, name, target type) between {names} (got {t})"
                 )
         self.state_channels = {name: channels[name] for name in names}
-        self.edge_channels = dict(edge_channels or {})
-        for relation, number in self.edge_channels.items():
-            check_count(f"edge_channels[{relation!r}]", number, 1)
+        self.edge_channels = {
+            relation: check_count(f"edge_channels[{relation!r}]", number, 1)
+            for relation, number in (edge_channels or {}).items()
+        }
         unknown = [t for t in self.edge_channels if t not in self.edge_types]
         if unknown:
             raise ValueError(f"Expected 'edge_channels' of {self.edge_types} (got {unknown})")

@@ -43,7 +43,7 @@ def maze(size: int, generator: torch.Generator | None = None, loops: float = 0.0
         >>> data.x.sum(0)
         tensor([49.,  1.,  1.])
     """
-    check_count("size", size, 3, odd=True)
+    size = check_count("size", size, 3, odd=True)
     rooms = (size + 1) // 2
     ends = torch.randperm(rooms * rooms, generator=generator)[:2]
     start, goal = ((2 * (i // rooms), 2 * (i % rooms)) for i in ends.tolist())

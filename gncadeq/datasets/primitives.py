@@ -23,7 +23,7 @@ def plane(height: int, width: int) -> Data:
         >>> plane(3, 4)
         Data(pos=[12, 3], face=[3, 12])
     """
-    _at_least(2, height=height, width=width)
+    height, width = _at_least(2, height=height, width=width)
     face = _grid_faces(height, width, wrap_rows=False, wrap_columns=False)
     row, column = _grid(height, width)
     return _mesh(np.stack([column, row, 0 * row], axis=1), face)
@@ -41,7 +41,7 @@ def icosphere(subdivisions: int) -> Data:
         >>> icosphere(3)
         Data(pos=[642, 3], face=[3, 1280])
     """
-    check_count("subdivisions", subdivisions, 0, 11)
+    subdivisions = check_count("subdivisions", subdivisions, 0, 11)
     golden = (1 + math.sqrt(5)) / 2
     signs = [(-1, golden), (1, golden), (-1, -golden), (1, -golden)]
     corners = [(a, b, 0) for a, b in signs] + [(0, a, b) for a, b in signs]
@@ -84,7 +84,7 @@ def torus(around: int = 64, across: int = 32, radius: float = 1.0, tube: float =
         >>> torus(8, 6)
         Data(pos=[48, 3], face=[3, 96])
     """
-    _at_least(3, around=around, across=across)
+    around, across = _at_least(3, around=around, across=across)
     radius = check_number("radius", radius, above=0.0)
     tube = check_number("tube", tube, above=0.0, below=radius, hint="It is below 'radius'")
     row, column = _grid(across, around)
@@ -109,8 +109,8 @@ def cylinder(
         >>> cylinder(6, 3)
         Data(pos=[18, 3], face=[3, 24])
     """
-    _at_least(3, around=around)
-    _at_least(2, along=along)
+    (around,) = _at_least(3, around=around)
+    (along,) = _at_least(2, along=along)
     radius = check_number("radius", radius, above=0.0)
     height = check_number("height", height, above=0.0)
     row, column = _grid(along, around)
@@ -133,8 +133,8 @@ def moebius(around: int = 64, across: int = 9, radius: float = 1.0, width: float
         >>> moebius(8, 3)
         Data(pos=[24, 3], face=[3, 32])
     """
-    _at_least(3, around=around)
-    _at_least(2, across=across)
+    (around,) = _at_least(3, around=around)
+    (across,) = _at_least(2, across=across)
     radius = check_number("radius", radius, above=0.0)
     width = check_number("width", width, above=0.0, below=2 * radius, hint="It is below 2 'radius'")
     row, column = _grid(across, around)
@@ -163,7 +163,7 @@ def delaunay_blob(num_points: int, seed: int = 0) -> Data:
     """
     from scipy.spatial import Delaunay
 
-    _at_least(3, num_points=num_points)
+    (num_points,) = _at_least(3, num_points=num_points)
     generator = np.random.default_rng(check_seed(seed))
     angle = generator.uniform(0, 2 * math.pi, num_points)
     wave = generator.normal(size=(2, 3)) / (4 * np.arange(2, 5))
@@ -200,6 +200,5 @@ def _mesh(pos: np.ndarray, face: np.ndarray) -> Data:
     return Data(pos=torch.from_numpy(pos.astype(np.float32)), face=triangles)
 
 
-def _at_least(least: int, **counts: int) -> None:
-    for name, count in counts.items():
-        check_count(name, count, least, _MOST)
+def _at_least(least: int, **counts: int) -> list[int]:
+    return [check_count(name, count, least, _MOST) for name, count in counts.items()]

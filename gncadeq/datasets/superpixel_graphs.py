@@ -68,7 +68,7 @@ class Superpixels(ImageDataset):
         force_reload: bool = False,
     ) -> None:
         if limit is not None:
-            check_count("limit", limit, 1)
+            limit = check_count("limit", limit, 1)
         super().__init__(root, name, train, transform)
         self.limit, self.to_graph = limit, to_graph or ImageToSuperpixels()
         self.images, self.labels = self.images[:limit], self.labels[:limit]

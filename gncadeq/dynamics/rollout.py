@@ -85,11 +85,13 @@ class GraphNCA(Dynamics):
         super().__init__()
         self.cell = cell
         self.steps = check_count("steps", steps)
-        check_number("fire_rate", fire_rate, above=0.0, most=1.0)
-        check_number("step_size", step_size, above=0.0, most=1.0)
-        check_number("tol", tol, least=0.0)
+        fire_rate = check_number("fire_rate", fire_rate, above=0.0, most=1.0)
+        step_size = check_number("step_size", step_size, above=0.0, most=1.0)
+        tol = check_number("tol", tol, least=0.0)
         if checkpoint_every not in ("sqrt", None):
-            check_count("checkpoint_every", checkpoint_every, 1, hint="Or use 'sqrt' or None")
+            checkpoint_every = check_count(
+                "checkpoint_every", checkpoint_every, 1, hint="Or use 'sqrt' or None"
+            )
         self.fire_rate, self.step_size = fire_rate, step_size
         self.start = check_start(start)
         self.checkpoint_every, self.tol = checkpoint_every, tol

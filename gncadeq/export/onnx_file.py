@@ -77,12 +77,11 @@ def to_onnx(
     check_choice("program", program, ("rollout", "step"))
     masked = as_automaton(model).fire_rate < 1
     for name, value in (("steps", steps), ("tol", tol)):
-        if value is None:
-            continue
-        if program == "step" or (name == "tol" and masked):
+        if value is not None and (program == "step" or (name == "tol" and masked)):
             kind = "a step" if program == "step" else "a rollout with update masks"
             raise ValueError(f"Expected {name}=None for {kind} (got {value})")
-        check_number(name, value, least=0.0) if name == "tol" else check_count(name, value)
+    steps = None if steps is None else check_count("steps", steps)
+    tol = None if tol is None else check_number("tol", tol, least=0.0)
     onnx = import_extra("onnx")
     traced = StepProgram(model, form, edge_attr)
     proto = _step_model(traced)

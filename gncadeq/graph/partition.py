@@ -50,9 +50,9 @@ class Partition:
         like: Tensor | None = None,
     ) -> None:
         if not torch.compiler.is_compiling():  # where sizes are symbols
-            check_count("num_nodes", num_nodes)
+            num_nodes = check_count("num_nodes", num_nodes)
             if num_graphs is not None:
-                check_count("num_graphs", num_graphs)
+                num_graphs = check_count("num_graphs", num_graphs)
         if batch is None:
             device = like.device if like is not None else None
             batch = torch.zeros(num_nodes, dtype=torch.long, device=device)

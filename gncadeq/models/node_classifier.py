@@ -60,18 +60,15 @@ class NodeClassifier(Classifier):
         deq: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("in_channels", in_channels), ("num_classes", num_classes),
-            ("hidden_channels", hidden_channels), ("cell.in_channels", cell.in_channels),
-        ):  # fmt: skip
-            check_count(name, size, 1)
+        in_channels = check_count("in_channels", in_channels, 1)
+        num_classes = check_count("num_classes", num_classes, 1)
+        hidden_channels = check_count("hidden_channels", hidden_channels, 1)
+        injected = check_count("cell.in_channels", cell.in_channels, 1)
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.encoder = MLP([in_channels, hidden_channels, cell.in_channels], norm=None)
+        self.encoder = MLP([in_channels, hidden_channels, injected], norm=None)
         self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(cell, **check_options("deq", deq, GraphDEQ))
         self.norm = nn.LayerNorm(cell.channels)
-        self.readout = MLP(
-            [cell.in_channels + cell.channels, hidden_channels, num_classes], norm=None
-        )
+        self.readout = MLP([injected + cell.channels, hidden_channels, num_classes], norm=None)
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""

@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 from gncadeq.cell import check_graph
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.stencil import StencilConv, prepare_neighborhood
-from gncadeq.check import check_options
+from gncadeq.check import check_count, check_options, check_value
 from gncadeq.choices import Injection, Update
 from gncadeq.dynamics import GraphDEQ, GraphNCA, Partition
 from gncadeq.models.image_classifier import ImageClassifier
@@ -74,6 +74,11 @@ class PixelGraphClassifier(ImageClassifier):
         deq: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        in_channels = check_count("in_channels", in_channels, 1)
+        channels = check_count("channels", channels, 1)
+        hidden_channels = check_count("hidden_channels", hidden_channels, 1)
+        num_classes = check_count("num_classes", num_classes, 1)
+        contraction = check_value("contraction", contraction, float | None, above=0.0)
         transform = check_options("transform", transform, ImageToGraph)
         deq = check_options("deq", deq, GraphDEQ)
         self.config: dict[str, Any] = {

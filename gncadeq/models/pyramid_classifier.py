@@ -15,7 +15,7 @@ from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.cells.separable import separate
-from gncadeq.check import check_count, check_flag, check_options
+from gncadeq.check import check_count, check_flag, check_options, check_value
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.graph.levels import Pyramid
 from gncadeq.graph.partition import Partition
@@ -82,6 +82,10 @@ class PyramidClassifier(ImageClassifier):
         deq: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        in_channels = check_count("in_channels", in_channels, 1)
+        channels = [check_count("channels", each, 1) for each in channels]
+        num_classes = check_count("num_classes", num_classes, 1)
+        contraction = check_value("contraction", contraction, float | None, above=0.0)
         transform = {
             **_TRANSFORM, "levels": len(channels),
             **check_options("transform", transform, ImageToGraph),
@@ -89,11 +93,11 @@ class PyramidClassifier(ImageClassifier):
         deq = check_options("deq", deq, GraphDEQ)
         if transform["levels"] != len(channels) or len(channels) < 2:
             raise ValueError(
-                f"Expected 'channels' for each of at least two levels (got {list(channels)} for "
+                f"Expected 'channels' for each of at least two levels (got {channels} for "
                 f"levels={transform['levels']})"
             )
         self.config = {
-            "in_channels": in_channels, "channels": list(channels), "num_classes": num_classes,
+            "in_channels": in_channels, "channels": channels, "num_classes": num_classes,
             "contraction": contraction, "norm": norm, "separable": separable,
             "transform": transform, "deq": deq,
         }  # fmt: skip

@@ -37,9 +37,9 @@ class MeanReadout(nn.Module):
         self, channels: int, hidden_channels: int, out_channels: int, standardize: bool = True
     ) -> None:
         super().__init__()
-        check_count("channels", channels, 1)
-        check_count("hidden_channels", hidden_channels, 1)
-        check_count("out_channels", out_channels, 1)
+        channels = check_count("channels", channels, 1)
+        hidden_channels = check_count("hidden_channels", hidden_channels, 1)
+        out_channels = check_count("out_channels", out_channels, 1)
         check_flag("standardize", standardize)
         self.norm: nn.Module = (
             nn.BatchNorm1d(channels, affine=False) if standardize else nn.Identity()

@@ -100,7 +100,7 @@ def measure_report(
     progress: bool = True,
 ) -> Report:
     """Measure what :func:`write_report` writes, with the same arguments."""
-    check_count("graphs", graphs, 1)
+    graphs = check_count("graphs", graphs, 1)
     if len(dataset) == 0:
         raise ValueError("Expected a dataset with graphs (got an empty one)")
     bench = Bench(model, dataset, min(graphs, len(dataset)), seed)

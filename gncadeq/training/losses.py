@@ -53,7 +53,7 @@ def jacobian_penalty(
         >>> loss = z.square().mean() + 0.5 * jacobian_penalty(step, z)
         >>> loss.backward()
     """
-    check_count("probes", probes, 1)
+    probes = check_count("probes", probes, 1)
     if z.numel() == 0:
         return z.new_zeros(())
     differentiable = torch.is_grad_enabled()
@@ -95,7 +95,7 @@ def overflow_loss(z: Tensor, bound: float = 2.0) -> Tensor:
         tensor(0.5000)
     """
     check_type("z", z, Tensor)
-    check_number("bound", bound, above=0.0)
+    bound = check_number("bound", bound, above=0.0)
     return z.abs().sub(bound).relu().sum() / max(1, z.numel())
 
 

@@ -75,9 +75,9 @@ class SamplePool:
             raise ValueError(
                 f"Expected one seed state a graph (got {len(self.seeds)} for {len(self.graphs)})"
             )
-        check_count("size", size, len(self.graphs), hint="Every graph needs a slot")
-        check_count("elders", elders, 0, size)
-        check_seed(seed)
+        size = check_count("size", size, len(self.graphs), hint="Every graph needs a slot")
+        elders = check_count("elders", elders, 0, size)
+        seed = check_seed(seed)
         for state in self.seeds:
             check_type("seeds", state, Tensor)
         channels = self.seeds[0].size(-1) if self.seeds[0].dim() else 0
@@ -113,7 +113,7 @@ class SamplePool:
         Raises:
             ValueError: If the pool has fewer slots.
         """
-        check_count("n", n, 1, self.size)
+        n = check_count("n", n, 1, self.size)
         index = torch.randperm(self.size, generator=self._generator)[:n]
         batch = self._batch(tuple(self.graph_of(s) for s in index.tolist()))
         batch.z = torch.cat([self.states[s] for s in index.tolist()])
@@ -162,8 +162,8 @@ class SamplePool:
             raise ValueError(
                 f"Expected one finite loss for each of {n} slots (got {loss.tolist()})"
             )
-        for name, count in (("reset", reset), ("damage", damage)):
-            check_count(name, count, 0, n)
+        reset = check_count("reset", reset, 0, n)
+        damage = check_count("damage", damage, 0, n)
         slots = index.tolist()
         states = [self.states[s] for s in slots]
         living = [None if alive_channel is None else z[:, alive_channel] > alive_threshold

@@ -101,11 +101,12 @@ class RunConfig:
         return [], {}
 
     def check_values(self) -> None:
-        """Refuse a value that isn't of the field's type, or is out of its limits."""
+        """Make every value one of the field's type, or refuse it, as a value out of its limits."""
         kinds = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             limits = field.metadata.get("limits", {})
-            check_value(field.name, getattr(self, field.name), kinds[field.name], **limits)
+            value = check_value(field.name, getattr(self, field.name), kinds[field.name], **limits)
+            setattr(self, field.name, value)
 
     def save(self, path: Path) -> str:
         """Write the configuration as JSON, and return the id of the run.

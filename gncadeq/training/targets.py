@@ -263,7 +263,9 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
         tensor([0., 0., 0., 1., 1.])
     """
     check_type("data", data, Data)
-    check_count("channels", channels, 4, hint="They begin with red, green, blue and alpha")
+    channels = check_count(
+        "channels", channels, 4, hint="They begin with red, green, blue and alpha"
+    )
     z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
     z[seed_node(data, node), 3:] = 1.0
     return z

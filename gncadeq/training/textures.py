@@ -266,7 +266,7 @@ def train_texture(
         >>> train_texture(torch.rand(3, 20, 20), options)
         MicroCell(4, num_kernels=1, parameters=68)
     """
-    check_count("save_every", save_every, 1)
+    save_every = check_count("save_every", save_every, 1)
     run = TextureTraining(target, config or TextureConfig())
     if checkpoints is None:
         return _train(run, progress, save_every, None)

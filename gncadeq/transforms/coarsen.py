@@ -65,9 +65,9 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
         factor: int = 2,
         size: float | None = None,
     ) -> None:
-        check_count("levels", levels, 1)
+        levels = check_count("levels", levels, 1)
         check_choice("method", method, get_args(CoarsenMethod))
-        check_count("factor", factor, 2)
+        factor = check_count("factor", factor, 2)
         if method == "matching" and factor & (factor - 1):
             raise ValueError(f"Expected 'factor' to be a power of two for matchings (got {factor})")
         if (size is None) == (method == "voxel"):
@@ -75,7 +75,7 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
                 f"Expected 'size', the edge of a box, with method='voxel' alone (got {size})"
             )
         if size is not None:
-            check_number("size", size, above=0.0)
+            size = check_number("size", size, above=0.0)
         self.levels, self.factor, self.size = levels, factor, size
         self.method: CoarsenMethod = method
 

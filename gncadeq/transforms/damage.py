@@ -37,7 +37,7 @@ def ball(
         tensor([ True,  True,  True, False])
     """
     among = _check(pos, among)
-    check_number("radius", radius, above=0.0)
+    radius = check_number("radius", radius, above=0.0)
     candidates = among.nonzero().flatten()
     if candidates.numel() == 0:
         return torch.zeros_like(among)
@@ -76,7 +76,7 @@ def cut(
         30
     """
     among = _check(pos, among)
-    check_number("share", share, above=0.0, below=1.0)
+    share = check_number("share", share, above=0.0, below=1.0)
     direction = torch.randn(pos.size(1), generator=generator).to(pos)
     height = pos @ (direction / direction.norm())
     ranked = height[among].sort().values

@@ -61,7 +61,9 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         check_choice("neighborhood", neighborhood, ("moore", "von_neumann"))
         check_flag("periodic", periodic)
         if living_threshold is not None:
-            check_number("living_threshold", living_threshold, least=0.0, below=1.0)
+            living_threshold = check_number(
+                "living_threshold", living_threshold, least=0.0, below=1.0
+            )
         self.halo, self.levels = check_count("halo", halo), check_count("levels", levels, 1)
         if levels > 1 and (periodic or neighborhood != "moore"):
             raise ValueError(
@@ -337,7 +339,7 @@ def window_mean(value: Tensor, data: Data, radius: int) -> Tensor:
         >>> bool((everywhere - data.x.mean()).abs().max() < 1e-6)
         True
     """
-    check_count("radius", radius)
+    radius = check_count("radius", radius)
     width = 2 * radius + 1
     ones = torch.cat([value, value.new_ones(len(value), 1)], dim=1)
     image = graph_to_image(ones, data).unsqueeze(0)

@@ -95,18 +95,19 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         check_choice("kernels", kernels, get_args(Kernels))
         check_choice("weights", weights, (*get_args(Weights), None))
         if scale is not None:
-            check_number("scale", scale, above=0.0)
-        check_count("max_edges", max_edges, 1)
+            scale = check_number("scale", scale, above=0.0)
+        max_edges = check_count("max_edges", max_edges, 1)
         if scale is not None and weights is not None:
             raise ValueError(
                 f"Expected no 'weights' beside a 'scale', whose weights are Gaussian (got "
                 f"{weights!r}). Leave one of them out"
             )
         check_type("up", up, (tuple, list))
-        if len([check_number("up", part) for part in up]) != 3 or not any(up):
+        axis = tuple(check_number("up", part) for part in up)
+        if len(axis) != 3 or not any(axis):
             raise ValueError(f"Expected an axis 'up' of three numbers, not all zero (got {up})")
         self.kernels, self.weights, self.scale = kernels, weights, scale
-        self.up, self.max_edges = up, max_edges
+        self.up, self.max_edges = axis, max_edges
 
     def forward(self, data: Data) -> Data:
         """Add edges, kernel weights, normals and areas to ``data``."""

@@ -48,8 +48,8 @@ def partition(
         >>> partition(ring, num_nodes=4, num_parts=2)
         [tensor([0, 1]), tensor([2, 3])]
     """
-    check_count("num_nodes", num_nodes, 1)
-    check_count("num_parts", num_parts, 1, num_nodes)
+    num_nodes = check_count("num_nodes", num_nodes, 1)
+    num_parts = check_count("num_parts", num_parts, 1, num_nodes)
     check_choice("method", method, get_args(Method))
     check_edge_index(edge_index)
     check_range("edge_index", edge_index, num_nodes, "num_nodes")
@@ -146,7 +146,7 @@ def split_graph(data: Data, num_parts: int, hops: int = 1, method: Method = "aut
                 [2, 0, 1]])
     """
     check_type("data", data, Data)
-    check_count("hops", hops, 1)
+    hops = check_count("hops", hops, 1)
     if "batch" in data:
         raise ValueError("Expected one graph (got a batch). Split each graph of it by itself")
     n, edge_index = int(data.num_nodes), data.edge_index
@@ -222,7 +222,7 @@ def halo(data: Data, nodes: Tensor, hops: int) -> Data:
         (tensor([2, 3, 4]), tensor([False, False,  True]))
     """
     check_type("data", data, Data)
-    check_count("hops", hops)
+    hops = check_count("hops", hops)
     if not isinstance(nodes, Tensor) or nodes.is_floating_point():
         kind = nodes.dtype if isinstance(nodes, Tensor) else type(nodes).__name__
         raise TypeError(

@@ -70,12 +70,12 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
         if (k is None) == (radius is None):
             raise ValueError(f"Expected one of 'k' and 'radius' (got k={k}, radius={radius})")
         if k is not None:
-            check_count("k", k, 1)
+            k = check_count("k", k, 1)
         if radius is not None:
-            check_number("radius", radius, above=0.0)
+            radius = check_number("radius", radius, above=0.0)
         check_choice("kernels", kernels, get_args(PointKernels))
         check_choice("weights", weights, get_args(PointWeights))
-        check_count("max_edges", max_edges, 1)
+        max_edges = check_count("max_edges", max_edges, 1)
         self.k, self.radius, self.kernels, self.weights = k, radius, kernels, weights
         self.max_edges = max_edges
 

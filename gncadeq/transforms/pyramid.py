@@ -81,7 +81,7 @@ def window_peaks(value: Tensor, data: Data, radius: int) -> Tensor:
         >>> around.shape, around[0]
         (torch.Size([24, 2]), tensor([26.5000, 29.0000]))
     """
-    check_count("radius", radius)
+    radius = check_count("radius", radius)
     height, width = (int(s) for s in data.image_size.view(-1))
     top, pixel = int(data.level.max()), data.level == 0
     side, above = 2**top, data.level == top

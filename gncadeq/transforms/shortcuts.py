@@ -58,8 +58,7 @@ class AddShortcuts(BaseTransform):  # type: ignore[misc]
     ) -> None:
         self.per_node = check_count("per_node", per_node, 1)
         self.within: Within = check_choice("within", within, get_args(Within))
-        self.relation, self.seed = check_count("relation", relation), seed
-        check_seed(seed)
+        self.relation, self.seed = check_count("relation", relation), check_seed(seed)
 
     def forward(self, data: Data) -> Data:
         """Add edges to ``edge_index``, and their relations or weights."""

@@ -70,13 +70,15 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         min_size: float = 0.5,
     ) -> None:
         if num_segments is not None:
-            check_count("num_segments", num_segments, 1)
-        check_number("compactness", compactness, above=0.0)
-        check_number("min_size", min_size, least=0.0, most=1.0)
-        check_count("k", k, 1)
+            num_segments = check_count("num_segments", num_segments, 1)
+        compactness = check_number("compactness", compactness, above=0.0)
+        min_size = check_number("min_size", min_size, least=0.0, most=1.0)
+        k = check_count("k", k, 1)
         check_choice("edges", edges, get_args(SuperpixelEdges))
         if living_threshold is not None:
-            check_number("living_threshold", living_threshold, least=0.0, below=1.0)
+            living_threshold = check_number(
+                "living_threshold", living_threshold, least=0.0, below=1.0
+            )
         self.num_segments, self.compactness, self.k = num_segments, compactness, k
         self.edges, self.living_threshold, self.min_size = edges, living_threshold, min_size
 

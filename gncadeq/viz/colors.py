@@ -51,8 +51,10 @@ class ColorScale:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, get_args(Kind))
-        check_number("low", self.low)
-        check_number("high", self.high, least=self.low)
+        low = check_number("low", self.low)
+        high = check_number("high", self.high, least=low)
+        object.__setattr__(self, "low", low)  # the class is frozen
+        object.__setattr__(self, "high", high)
 
     @classmethod
     def fit(

@@ -42,7 +42,7 @@ def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> 
         ValueError: If it is no image, a damaged one, or one of more than 64 million pixels.
     """
     if size is not None:
-        check_count("size", size, 1, 16_384)
+        size = check_count("size", size, 1, 16_384)
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"

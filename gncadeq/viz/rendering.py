@@ -166,8 +166,6 @@ def _chosen(frames: Sequence[int] | None, count: int, most: int | None) -> list[
         if most is None or count <= most:
             return list(range(count))
         return [round(i * (count - 1) / (most - 1)) for i in range(most)]
-    for t in frames:
-        check_count("frames", t, -count, count - 1)
     if not frames:
         raise ValueError("Expected frames to draw (got none)")
-    return [t % count for t in frames]
+    return [check_count("frames", t, -count, count - 1) % count for t in frames]

@@ -77,17 +77,18 @@ class SurfaceRenderer:
     ) -> None:
         from scipy.sparse import csr_array
 
-        self.size = (size, size) if isinstance(size, int) else size
-        if not isinstance(self.size, tuple) or len(self.size) != 2:
+        sides = size if isinstance(size, tuple) else (size, size)
+        if len(sides) != 2:
             raise TypeError(f"Expected 'size' as one number or (width, height) (got {size!r})")
-        for side in self.size:
-            check_count("size", side, 1, _MOST_SIDE)
-        check_count("supersample", supersample, 1, 16)
+        width, height = (check_count("size", side, 1, _MOST_SIDE) for side in sides)
+        self.size = width, height
+        supersample = check_count("supersample", supersample, 1, 16)
         zoom = check_number("zoom", zoom, above=0.0)
         node_size = check_number("node_size", node_size, above=0.0)
-        for name, angle in (("azimuth", azimuth), ("elevation", elevation)):
-            if angle is not None:
-                check_number(name, angle)
+        azimuth, elevation = (
+            None if angle is None else check_number(name, angle)
+            for name, angle in (("azimuth", azimuth), ("elevation", elevation))
+        )
         if background is not None:
             check_type("background", background, str)
         try:

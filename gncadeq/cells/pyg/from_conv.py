@@ -111,7 +111,7 @@ def new_conv(kind: Callable[..., nn.Module], channels: int | None, options: Any)
             f"Expected 'channels', the width of the state, for a new {name} (got None). Pass "
             "channels=64"
         )
-    check_count("channels", channels, 1)
+    channels = check_count("channels", channels, 1)
     parameters = inspect.signature(kind).parameters
 
     def value(option: str, otherwise: Any) -> Any:

@@ -166,8 +166,8 @@ class HeteroConvCell(TypedCell, MeasuredCell):
             if relation[2] in self.state_channels:
                 check_width(module, self.state_channels[relation[2]], f" of {relation}")
         if contraction is not None:
-            check_number("contraction", contraction, above=0.0)
-        check_count("power_steps", power_steps, 2)
+            contraction = check_number("contraction", contraction, above=0.0)
+        power_steps = check_count("power_steps", power_steps, 2)
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv
         self.activation = activation_of(activation)

@@ -159,15 +159,15 @@ class WrappedConvCell(ScaledConvCell):
             )
         channels = state_width(conv, self.signature) if channels is None else channels
         hint = "U is made before the first call: use the width of 'x', data.num_features"
-        check_count("in_channels", in_channels, 1, hint=hint)
-        check_count("channels", channels, 1)
+        in_channels = check_count("in_channels", in_channels, 1, hint=hint)
+        channels = check_count("channels", channels, 1)
         check_width(conv, channels)
         if contraction is not None:
-            check_number("contraction", contraction, above=0.0)
+            contraction = check_number("contraction", contraction, above=0.0)
         check_choice("init", init, ("conv", "identity", "ranges"))
         check_choice("attention", attention, ("injection", "state"))
         check_flag("bias", bias)
-        check_count("power_steps", power_steps, 2)
+        power_steps = check_count("power_steps", power_steps, 2)
         self.in_channels, self.channels = in_channels, channels
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv
