@@ -16,11 +16,20 @@ from gncadeq.cells import SweepGrower
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs, primitives
 from gncadeq.dynamics.rollout import advance
+from gncadeq.files.weights import save_pretrained
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, SelfClassifier
-from gncadeq.training.shipped import grown_names, load_shipped
+from gncadeq.training.shipped import grown_names, load_shipped, load_texture, texture_names
 from gncadeq.training.targets import anchor, seed_state
 from gncadeq.transforms import ImageToGraph, MeshToGraph, Sweeps
-from gncadeq.viz import digit_scene, grown_scene, life_scene, maze_scene, write_play
+from gncadeq.viz import (
+    digit_scene,
+    grown_scene,
+    life_scene,
+    maze_scene,
+    texture_scene,
+    voronoi_scene,
+    write_play,
+)
 
 RANDOM = "let seed = 1; Math.random = () => (seed = seed * 48271 % 2147483647) / 2147483647;"
 Z = "Array.from(play.scene.automaton.z)"
@@ -119,7 +128,8 @@ def test_the_page_loads_nothing_and_runs_no_text(tmp_path):
 
 def test_the_flat_gallery_is_small(tmp_path):
     models = [ImageClassifier.from_pretrained(name) for name in ("mnist", "mnist-pyramid")]
-    scenes = [*map(digit_scene, models), gecko(), life_scene(), maze_scene()]
+    textures = texture_scene({name: load_texture(name) for name in texture_names()})
+    scenes = [*map(digit_scene, models), gecko(), textures, life_scene(), maze_scene()]
     assert write_play(tmp_path / "a.html", scenes).stat().st_size <= 400_000
 
 
@@ -140,7 +150,21 @@ def test_what_cannot_play_says_so(tmp_path, monkeypatch):
         (["maze"], ["maze"]),
         (["gecko"], ["grow"]),
         (["mnist-small"], ["digits"]),
-        ([], ["digits", "digits", *["grow"] * len(grown_names()), "life", "maze"]),
+        (["leopard"], ["texture"]),
+        (["voronoi", "--on", "icosphere:2"], ["voronoi"]),
+        (
+            [],
+            [
+                "digits",
+                "digits",
+                *["grow"] * len(grown_names()),
+                "texture",
+                "texture",
+                "life",
+                "voronoi",
+                "maze",
+            ],
+        ),
     ],
 )
 def test_the_command_writes_a_page(words, kinds, tmp_path, monkeypatch):
@@ -333,6 +357,53 @@ def test_the_way_through_a_maze_is_a_shortest_one(show):
     assert page.evaluate("play.scene.length") == expected
 
 
+@pytest.mark.parametrize("on", ["plane", "mesh"])
+def test_cells_take_the_colour_of_their_nearest_seed(on, show):
+    page = show(voronoi_scene(primitives.icosphere(3) if on == "mesh" else None, cells=300))
+    page.evaluate("play.scene.clear()")
+    settled(page)
+    box = page.locator("#stage canvas").bounding_box()
+    page.locator("[data-name=seed]").click()
+    places = [(0.42, 0.3), (0.6, 0.4), (0.5, 0.75)]
+    for right, down in places:
+        page.mouse.click(box["x"] + right * box["width"], box["y"] + down * box["height"])
+    found = page.evaluate("""(() => { const { graph } = play.scene.automaton, edges = [];
+        for (let i = 0; i < graph.n; i++) for (let e = graph.ptr[i]; e < graph.ptr[i + 1]; e++)
+          edges.push([graph.source[e], i]);
+        return [edges, play.scene.seeds]; })()""")
+    seeds = [seed["node"] for seed in found[1]]
+    assert len(set(seeds)) == 3
+    run(page, 60)
+    page.evaluate("play.look()")
+    assert "nothing moves" in page.locator("#sentence").inner_text()
+    assert page.locator("#lamp").get_attribute("class") == "rest"
+    import networkx
+
+    graph = networkx.Graph(found[0])
+    far = np.array([
+        [networkx.single_source_shortest_path_length(graph, seed)[i] for i in range(len(graph))]
+        for seed in seeds
+    ])  # fmt: skip
+    z = state(page, 8).numpy()
+    assert np.array_equal(z[:, :3].T, far)
+    assert page.evaluate("Array.from(play.scene.labels())") == far.argmin(0).tolist()
+    if on == "plane":  # a seed is dragged, and the borders follow
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.75 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"], steps=6)
+        page.mouse.up()
+        moved = [seed["node"] for seed in page.evaluate("play.scene.seeds")]
+        assert (moved[:2], len(moved)) == (seeds[:2], 3)
+        assert moved[2] != seeds[2]
+        page.locator("[data-name=remove]").click()
+        page.mouse.click(box["x"] + 0.42 * box["width"], box["y"] + 0.3 * box["height"])
+        assert [seed["node"] for seed in page.evaluate("play.scene.seeds")] == moved[1:]
+        run(page, 400)
+        labels = set(page.evaluate("Array.from(play.scene.labels())"))
+        assert labels == {1, 2}
+        assert float(state(page, 8)[:, 0].min()) == 200
+
+
 def _distance(open_: np.ndarray, start: tuple[int, int], goal: tuple[int, int]) -> int:
     import networkx
 
@@ -407,6 +478,39 @@ def test_at_rest_nothing_moves(show):
     star = state(page, 48)
     page.evaluate("() => { for (let i = 0; i < 50; i++) play.scene.step(0.3) }")
     assert float((state(page, 48) - star).abs().max()) < 1e-4
+
+
+def test_textures_are_painted_into_each_other(show, tmp_path):
+    torch.manual_seed(0)
+    textures = {name: load_texture(name) for name in texture_names()}
+    page = show(texture_scene(textures, side=32), texture_scene(textures, primitives.torus(32, 16)))
+    for k in range(2):
+        page.evaluate(f"play.show({k})")
+        field = np.array(page.evaluate("Array.from(play.scene.graph.field)"))
+        assert np.bincount(field).tolist() == [len(field) // 2] * 2
+        page.locator("#stage canvas").nth(0).wait_for()
+        page.locator("[data-name=leopard]").click()
+        box = page.locator("#stage canvas:visible").bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        settled(page)
+        page.mouse.move(middle[0] - 40, middle[1])
+        page.mouse.down()
+        page.mouse.move(middle[0] - 70, middle[1] - 20, steps=3)
+        page.mouse.up()
+        painted = np.array(page.evaluate("Array.from(play.scene.graph.field)"))
+        assert ((painted == 1) & (field == 0)).sum() > 10
+        assert (painted >= field).all()
+        assert page.locator("#size").is_visible()
+        assert not page.locator("#turn").is_visible()  # a Laplacian knows no directions
+        assert not page.locator("#solvers").is_visible()
+    page.evaluate("play.show(0)")
+    run(page, 200)
+    assert float(state(page, 12).abs().max()) < 2
+    save_pretrained(load_texture("leopard"), tmp_path / "mine.safetensors")
+    page.locator("#file").set_input_files(tmp_path / "mine.safetensors")
+    page.wait_for_function("play.scene.info.name === 'mine'")
+    assert page.evaluate("play.scene.names") == ["mine", *texture_names()]
+    run(page, 2)
 
 
 def test_files_become_scenes(show, tmp_path):

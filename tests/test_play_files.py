@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -268,8 +268,15 @@ def test_weights_of_gncadeq_train_run(kind: str, tmp_path: Path) -> None:
 def test_what_cannot_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
     _, scene = spots()
     save_pretrained(MicroCell(4), tmp_path / "a.safetensors")
-    with pytest.raises(AssertionError, match=r"weights of PixelGraphClassifier, .*got MicroCell"):
+    with pytest.raises(AssertionError, match="a scene of textures of 4 channels and 3 kernels"):
         brought(tmp_path / "a.safetensors", scene)
+
+    class Other(torch.nn.Module):
+        config: ClassVar = {"channels": 3}
+
+    save_pretrained(Other(), tmp_path / "f.safetensors")
+    with pytest.raises(AssertionError, match=r"weights of PixelGraphClassifier, .*got Other\)"):
+        brought(tmp_path / "f.safetensors", scene)
     cases = {
         "b.obj": (b"v 0 0 0\nv 1 0 0\n", "a mesh with faces (got none in b.obj)"),
         "c.ply": (b"ply\nformat ascii 1.0\n", "its header's end (got none)"),

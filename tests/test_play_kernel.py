@@ -24,8 +24,9 @@ from gncadeq.datasets import primitives
 from gncadeq.dynamics.rollout import advance
 from gncadeq.export.description import describe, packed
 from gncadeq.models import ImageClassifier, SelfClassifier
+from gncadeq.training.textures import texture_grid, texture_surface
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps
-from gncadeq.viz.play import edge_graph
+from gncadeq.viz.play import edge_graph, texture_scene
 
 DRIVER = """
 const graph = task.graph.pixels ? build(task.graph.pixels) : readGraph(task.graph);
@@ -272,3 +273,50 @@ def test_equilibria_of_the_kernel_stay_where_they_are_under_every_mask() -> None
     task |= {"masks": packed(masks), "z": {"shape": [data.num_nodes, 5], "f32": star}}
     moved = decoded(run_kernel(task)["states"]["100"], 5) - decoded(star, 5)
     assert float(moved.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("kernels", ["isotropic", "tangent"])
+@pytest.mark.parametrize("on", ["pixels", "mesh"])
+def test_textures_are_grafted_as_by_pytorch(on: str, kernels: Any) -> None:
+    """Two rules, of which a field says which a node runs, and patterns of another size, turned."""
+    count = {"isotropic": 1, "tangent": 3}[kernels]
+    cells = [shaken(MicroCell(6, count), size) for size in (0.05, 0.1)]
+    mesh = primitives.torus(16, 8)
+    data = texture_grid(12, kernels) if on == "pixels" else texture_surface(mesh, kernels)
+    scene = texture_scene(
+        dict(zip("ab", cells, strict=True)), None if on == "pixels" else mesh, kernels, side=12
+    )
+    generator = torch.Generator().manual_seed(0)
+    z = 0.3 * torch.randn(data.num_nodes, 6, generator=generator)
+    field = (torch.rand(data.num_nodes, generator=generator) < 0.5).byte()
+    masks = torch.rand(100, data.num_nodes, generator=generator) < 0.5
+    size, turn = 1.25, 30.0
+    driver = """const scene = new TextureScene(task.scene), states = {};
+    scene.graph.field = unpack(task.field);
+    scene.setPattern(task.size, task.turn);
+    scene.automaton.z = unpack(task.z);
+    for (let t = 1; t <= 100; t++) {
+      scene.automaton.step(unpack(task.masks).subarray((t - 1) * scene.n, t * scene.n));
+      if ([1, 10, 100].includes(t)) states[t] = encode(scene.automaton.z);
+    }
+    out({ states });"""
+    found = run_node(driver, {
+        "scene": scene, "field": packed(field), "z": packed(z), "masks": packed(masks),
+        "size": size, "turn": turn,
+    })  # fmt: skip
+    weight = data.edge_attr.clone()
+    weight[:, -1] /= size**2
+    if count == 3:
+        angle = torch.tensor(turn).deg2rad()
+        right, up = data.edge_attr[:, 0] / size, data.edge_attr[:, 1] / size
+        weight[:, 0] = angle.cos() * right + angle.sin() * up
+        weight[:, 1] = angle.cos() * up - angle.sin() * right
+    with torch.no_grad():
+        steps = [cell.bind(z[:, :0], data.edge_index, weight) for cell in cells]
+        for t in range(1, 101):
+            new = torch.where(field[:, None] == 0, steps[0](z), steps[1](z))
+            z = torch.where(masks[t - 1][:, None], new, z)
+            if t in (1, 10, 100):
+                got = decoded(found["states"][str(t)], 6)
+                scale = float(z.abs().max().clamp(min=1.0))
+                assert float((got - z).abs().max()) < 1e-4 * scale, t

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,9 +24,9 @@ def play(
         str | None,
         typer.Argument(
             metavar="[RUN_OR_WEIGHTS]",
-            help="A run of 'gncadeq train' or 'gncadeq grow', weights of a classifier, the name of "
-            "shipped weights or of a shipped grown rule, a rulestring such as "
-            "B3/S23, or 'maze'. By default a gallery.",
+            help="A run of 'gncadeq train' or 'gncadeq grow', weights of a classifier or of a "
+            "texture, the name of shipped weights, of a shipped grown rule or texture, 'textures', "
+            "a rulestring such as B3/S23, 'voronoi' or 'maze'. By default a gallery.",
             show_default=False,
         ),
     ] = None,
@@ -34,7 +34,7 @@ def play(
         str | None,
         typer.Option(
             help="A picture to lie on the paper of a classifier; another surface or mesh for a "
-            "rule that was grown on a surface.",
+            "rule that was grown on a surface; a surface or mesh for textures and 'voronoi'.",
             show_default=False,
         ),
     ] = None,
@@ -67,16 +67,42 @@ def gallery() -> list[Scene]:
     """The shipped rules."""
     from gncadeq.training.shipped import grown_names
 
-    names = ("mnist", "mnist-pyramid", *grown_names(), "B3/S23", "maze")
-    return [_scene(name, None) for name in names]
+    names = ("mnist", "mnist-pyramid", *grown_names(), "textures")
+    scenes = [_scene(name, None) for name in names]
+    scenes.append(_scene("textures", "torus:96,48") | {"name": "Textures on a ring"})
+    return [*scenes, *(_scene(name, None) for name in ("B3/S23", "voronoi", "maze"))]
+
+
+def _textures(source: str, on: str | None) -> Scene:
+    """All shipped textures, or one alone, or the weights of one in a file."""
+    from gncadeq.cells import MicroCell
+    from gncadeq.files.weights import load_pretrained
+    from gncadeq.training.shipped import load_texture, texture_names
+    from gncadeq.training.surfaces import read_surface
+    from gncadeq.viz.play import texture_scene
+
+    if source == "textures":
+        rules = {name: load_texture(name) for name in texture_names()}
+    elif source in texture_names():
+        rules = {source: load_texture(source)}
+    else:
+        rules = {Path(source).stem: load_pretrained(MicroCell, source)}
+    surface = None if on is None else read_surface(on)
+    kernels: Literal["isotropic", "tangent"]
+    kernels = "isotropic" if next(iter(rules.values())).num_kernels == 1 else "tangent"
+    return texture_scene(rules, surface, kernels, name=Path(source).stem.capitalize())
 
 
 def _scene(source: str, on: str | None) -> Scene:
     from gncadeq.files.weights import pretrained_names
     from gncadeq.training import GrowConfig
-    from gncadeq.training.shipped import grown_names, load_shipped
-    from gncadeq.viz.play import grown_scene, life_scene, maze_scene
+    from gncadeq.training.shipped import grown_names, load_shipped, texture_names
+    from gncadeq.viz.play import grown_scene, life_scene, maze_scene, voronoi_scene
 
+    if source == "voronoi":
+        from gncadeq.training.surfaces import read_surface
+
+        return voronoi_scene(None if on is None else read_surface(on))
     if source == "maze" or _RULESTRING.fullmatch(source):
         if on is not None:
             raise ValueError(f"Expected no --on for {source!r} (got {on!r})")
@@ -95,9 +121,22 @@ def _scene(source: str, on: str | None) -> Scene:
             cell, data, z0, card["fire_rate"], source.capitalize(), config.up,
             config.mesh_kernels(),
         )  # fmt: skip
+    if source == "textures" or source in texture_names() or _is_texture(source):
+        return _textures(source, on)
     if source not in pretrained_names() and kind_of(Path(source)) == "growth":
         return _grown(source, on)
     return _drawn(source, on)
+
+
+def _is_texture(source: str) -> bool:
+    from gncadeq.files.weights import read_header
+
+    weights = Path(source)
+    return (
+        weights.suffix == ".safetensors"
+        and weights.is_file()
+        and (read_header(weights)[1] == "MicroCell")
+    )
 
 
 def _grown(run: str, on: str | None) -> Scene:

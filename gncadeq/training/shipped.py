@@ -1,4 +1,4 @@
-"""Grown rules that ship with the package."""
+"""Grown rules and rules of textures that ship with the package."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.cells import GrowingCell
+from gncadeq.cells import GrowingCell, MicroCell
 from gncadeq.files.weights import load_pretrained
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.targets import anchor, picture_target, seed_node, seed_state
 
-_FOLDER = Path(__file__).resolve().parent.parent / "pretrained" / "grown"
+_PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+_FOLDER = _PRETRAINED / "grown"
 
 
 def grown_names() -> list[str]:
@@ -60,3 +61,26 @@ def load_shipped(
     node = seed_node(data, config.seed_node if on is None else None)
     data.x = anchor(data, node, cell.in_channels)
     return cell, data, seed_state(data, cell.channels, node), card
+
+
+def texture_names() -> list[str]:
+    """The names of the rules of textures that ship with the package.
+
+    Example:
+        >>> "giraffe" in texture_names()
+        True
+    """
+    return sorted(p.stem for p in (_PRETRAINED / "textures").glob("*.safetensors"))
+
+
+def load_texture(name: str) -> MicroCell:
+    """A shipped rule of a texture, with its card as ``card``.
+
+    Args:
+        name: One of :func:`texture_names`.
+
+    Example:
+        >>> load_texture("giraffe")
+        MicroCell(12, num_kernels=1, parameters=588)
+    """
+    return load_pretrained(MicroCell, _PRETRAINED / "textures" / f"{name}.safetensors")

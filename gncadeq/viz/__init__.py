@@ -2,7 +2,15 @@
 
 from gncadeq.files.trajectories import load_trajectory, save_trajectory
 from gncadeq.viz.colors import ColorScale, StateColors, paint
-from gncadeq.viz.play import digit_scene, grown_scene, life_scene, maze_scene, write_play
+from gncadeq.viz.play import (
+    digit_scene,
+    grown_scene,
+    life_scene,
+    maze_scene,
+    texture_scene,
+    voronoi_scene,
+    write_play,
+)
 from gncadeq.viz.rendering import render_file
 from gncadeq.viz.surface import (
     SurfaceRenderer,
@@ -29,6 +37,8 @@ __all__ = [
     "render_strip",
     "render_surface",
     "save_trajectory",
+    "texture_scene",
+    "voronoi_scene",
     "write_play",
     "write_viewer",
 ]

@@ -52,7 +52,9 @@ function show(index) {
   setButtons("actions", Object.keys(scene.actions), action => act(action), action => scene.actions[action]);
   $("color").replaceChildren(...scene.colors().map(name => new Option(name, name)));
   $("of-digits").hidden = $("votes").hidden = !scene.paper;
-  $("solvers").hidden = scene.rule.kind === "totalistic";
+  $("brushes").hidden = Boolean(scene.plant);
+  $("of-textures").hidden = !scene.setPattern;
+  $("solvers").hidden = ["totalistic", "grafted"].includes(scene.rule.kind);
   $("solved").textContent = "";
   if (scene.paper) $("fit").disabled = !scene.info.find;
   setColor(scene.colors()[0]);
@@ -61,6 +63,7 @@ function show(index) {
   setSpeed(scene.speed);
   setBrush(state.brush);
   if (scene.paper) { setFit(scene.fit); setInk(scene.ink); setBars(); }
+  if (scene.setPattern) { $("directions").hidden = !scene.directed; setSize(scene.size); setTurn(scene.turn); }
   $("facts").textContent = info.facts;
   scene.changed = true;
 }
@@ -97,6 +100,8 @@ const setRate = rate => { scene.rate = rate; setting("rate", rate, `${Math.round
 const setColor = name => { state.color = name; setting("color", name); };
 const setBrush = width => { state.brush = width; setting("brush", width, Number(width.toFixed(1))); };
 const setInk = ink => { scene.ink = ink; setting("ink", ink, `${Math.round(100 * ink)} %`); };
+const setSize = size => { scene.setPattern(size, scene.turn); setting("size", size, `${Math.round(100 * size)} %`); };
+const setTurn = turn => { scene.setPattern(scene.size, turn); setting("turn", turn, `${turn}°`); };
 const setFit = on => { scene.fit = on; $("fit").checked = on; scene.edited = true; remember(); };
 
 function setBars() {
@@ -296,7 +301,7 @@ function listen() {
   $("reset").onclick = () => act("reset");
   for (const button of $("solvers").children) button.onclick = () => jump(button.dataset.method);
   $("theme").onclick = () => setTheme(!document.documentElement.classList.contains("dark"));
-  for (const [id, set] of Object.entries({ speed: setSpeed, rate: setRate, brush: setBrush, ink: setInk })) {
+  for (const [id, set] of Object.entries({ speed: setSpeed, rate: setRate, brush: setBrush, ink: setInk, size: setSize, turn: setTurn })) {
     $(id).oninput = event => set(Number(event.target.value));
   }
   $("fit").onchange = event => setFit(event.target.checked);
@@ -338,7 +343,7 @@ function listen() {
 
 window.play = {  // what programs may use
   errors, state, get scene() { return scene; }, get canvas() { return canvas; }, get stage() { return stage; },
-  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setFit, setTheme, setPlaying, step, jump, look, openFile,
+  show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setFit, setSize, setTurn, setTheme, setPlaying, step, jump, look, openFile,
 };
 setTables(page);
 listen();

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.cells import Cell, DistanceCell, TotalisticCell
+from gncadeq.cells import Cell, DistanceCell, MicroCell, TotalisticCell
 from gncadeq.choices import AXES, UPRIGHT, Up
 from gncadeq.export.description import dense, describe, packed
 from gncadeq.files.atomic import write_atomically
@@ -20,20 +20,21 @@ from gncadeq.models import (
     PyramidClassifier,
     SelfClassifier,
 )
-from gncadeq.transforms import MeshToGraph, PixelKernels
+from gncadeq.transforms import MeshToGraph, PixelKernels, surface_filters
 from gncadeq.viz.colors import LABEL_COLORS, color_table
-from gncadeq.viz.geometry import geometry
+from gncadeq.viz.geometry import Geometry, geometry
 from gncadeq.viz.viewer import fill_page
 
 Scene = dict[str, Any]
 SCRIPTS = (
     "play_product.js", "play_kernel.js", "play_cascade.js", "play_automaton.js", "play_graph.js",
     "play_mesh.js", "play_files.js", "play_weights.js", "play_paper.js", "play_scenes.js",
-    "play_digits.js",
+    "play_digits.js", "play_textures.js", "play_voronoi.js",
 )  # fmt: skip
 """Those that run under node as well."""
 _OF_BROWSERS = ("viewer_gl.js", "viewer_camera.js", "play_stages.js", "play.js")
 MOST_EDGES = 400_000  # 16 bytes each, and more in base64
+_FAR = 200.0  # steps along edges that no seed is away
 _ROWS = 28  # cells of the paper, where the weights' card states no canvas
 
 
@@ -44,8 +45,8 @@ def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq"
 
     Args:
         path: The HTML file, which is written atomically.
-        scenes: What :func:`digit_scene`, :func:`grown_scene`, :func:`life_scene` and
-            :func:`maze_scene` return, one or more.
+        scenes: What :func:`digit_scene`, :func:`grown_scene`, :func:`texture_scene`,
+            :func:`life_scene`, :func:`voronoi_scene` and :func:`maze_scene` return, one or more.
         title: Heading of the page.
 
     Raises:
@@ -181,11 +182,7 @@ def grown_scene(
             "coarser mesh, or kernels of a shorter length"
         )
     shape = geometry(data, up)
-    mesh = {
-        "position": packed(torch.from_numpy(shape.pos)), "radius": shape.radius, "flat": shape.flat,
-        "face": packed(torch.from_numpy(shape.face.copy())),
-        "edge": packed(torch.from_numpy(shape.edge.copy())),
-    }  # fmt: skip
+    mesh = _mesh(shape)
     if senses is None or data.get("face") is None:
         return {**scene, "graph": edge_graph(data), "mesh": mesh}
     if tuple(senses.up) != AXES[up]:
@@ -193,6 +190,67 @@ def grown_scene(
     scale = senses.scale and senses.scale / shape.size
     made = {"kernels": senses.kernels, "scale": scale, "axes": list(UPRIGHT[up])}
     return {**scene, "senses": made, "mesh": mesh}
+
+
+def texture_scene(
+    textures: Mapping[str, MicroCell],
+    surface: Data | None = None,
+    kernels: Literal["isotropic", "tangent"] = "isotropic",
+    side: int = 96,
+    fire_rate: float = 0.5,
+    noise: float = 0.3,
+    name: str = "Textures",
+    up: Up = "y",
+) -> Scene:
+    """Rules of textures that are painted into each other, on a torus of pixels or on a mesh.
+
+    Args:
+        textures: The rules by name (:func:`gncadeq.training.textures.train_texture`), all of the
+            same channels. Every cell runs one of them, which a brush changes.
+        surface: A mesh, whose kernels are those of
+            :func:`gncadeq.training.textures.texture_surface`.
+        kernels: As in the training.
+        side: Of the torus, in pixels.
+        fire_rate: Probability that a cell updates in a step, at first.
+        noise: Standard deviation of the start.
+        name: Of the scene.
+        up: The axis of ``pos`` that points up.
+
+    Raises:
+        ValueError: If there is no rule, or rules have other channels or kernels.
+
+    Example:
+        >>> scene = texture_scene({"a": MicroCell(4, 1), "b": MicroCell(4, 1)})
+        >>> scene["rule"]["kind"], scene["textures"]
+        ('grafted', ['a', 'b'])
+    """
+    filters = PixelKernels(surface_filters(kernels)).table
+    shapes = {(cell.channels, cell.num_kernels) for cell in textures.values()}
+    if len(shapes) != 1 or (count := shapes.pop())[1] != filters.size(1):
+        raise ValueError(
+            f"Expected rules of the same channels, with the {filters.size(1)} {kernels} kernels "
+            f"(got {list(textures.values())})"
+        )
+    rules = [describe(cell) for cell in textures.values()]
+    scene: Scene = {
+        "kind": "texture", "name": name, "words": "Textures grow from noise, and can be painted.",
+        "facts": f"{_facts(next(iter(textures.values())))[:-1]} each.", "noise": noise,
+        "rule": {"kind": "grafted", "in_channels": 0, "channels": count[0], "rules": rules},
+        "textures": list(textures), "fire_rate": fire_rate,
+    }  # fmt: skip
+    if surface is None:
+        pixels = {"height": side, "width": side, "periodic": True, "filters": packed(filters)}
+        return {**scene, "graph": {"pixels": pixels}}
+    senses = {"kernels": kernels, "scale": "edge", "axes": list(UPRIGHT[up])}
+    return {**scene, "senses": senses, "mesh": _mesh(geometry(surface, up))}
+
+
+def _mesh(shape: Geometry) -> Scene:
+    return {
+        "position": packed(torch.from_numpy(shape.pos)), "radius": shape.radius, "flat": shape.flat,
+        "face": packed(torch.from_numpy(shape.face.copy())),
+        "edge": packed(torch.from_numpy(shape.edge.copy())),
+    }  # fmt: skip
 
 
 def life_scene(cell: TotalisticCell | None = None, side: int = 64, name: str = "Life") -> Scene:
@@ -213,6 +271,32 @@ def maze_scene(side: int = 41, name: str = "Maze") -> Scene:
         "facts": "No parameters.", "rule": describe(DistanceCell(2, ceiling=float(side**2))),
         "side": side,
     }  # fmt: skip
+
+
+def voronoi_scene(
+    surface: Data | None = None,
+    cells: int = 1600,
+    seeds: int = 8,
+    name: str = "Voronoi",
+    up: Up = "y",
+) -> Scene:
+    """Distances to seeds, of which every cell takes the nearest: a Voronoi diagram by steps along
+    edges, on random cells in the plane or on a mesh.
+
+    Args:
+        surface: The mesh, with ``pos`` and ``face``.
+        cells: How many cells the plane has.
+        seeds: The most that there can be, a channel each.
+        name: Of the scene.
+        up: The axis of ``pos`` that points up.
+    """
+    scene: Scene = {
+        "kind": "voronoi", "name": name, "words": "Sow seeds, and cells take the nearest.",
+        "facts": "No parameters.", "rule": describe(DistanceCell(seeds, ceiling=_FAR)),
+    }  # fmt: skip
+    if surface is None:
+        return {**scene, "cells": cells, "side": 6 * round(cells**0.5)}
+    return {**scene, "graph": None, "mesh": _mesh(geometry(surface, up))}
 
 
 def edge_graph(data: Data) -> Scene:

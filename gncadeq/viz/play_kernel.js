@@ -53,7 +53,7 @@ function layers(found) {  // a map of rows, as gncadeq.export.description.dense 
 }
 
 // Each makes of a description { drive(graph, x), step(graph, drive, z, out, mask) }: what depends on
-// the injection alone, and the next state. Only `growing` looks at the mask, which others are under.
+// the injection alone, and the next state. `growing` takes the mask into its step; of others, states that it keeps may be left out.
 const RULES = {
   conv(r) {  // z' = φ(K z + d), or z + φ(K z + d)
     const inner = unpack(r.weight_z), bias = unpack(r.bias), outer = r.weight_x && unpack(r.weight_x);
@@ -155,24 +155,31 @@ const RULES = {
   },
 
   micro(r) {  // z' = z + W [z, y, |z|, |y|] + b
-    const { channels: C, kernels: K } = r, matrix = unpack(r.weight), bias = unpack(r.bias);
-    const senses = new Float64Array(4 * C);
+    const { channels: C, kernels: K } = r, bias = unpack(r.bias), S = 4 * C, O = padded(C), BLOCK = 64;
+    const products = new Products(S * O + BLOCK * (S + O), r.vectors), matrix = products.weights(unpack(r.weight));
+    const senses = products.array(BLOCK * S), update = products.array(BLOCK * O);
     return {
       drive: () => null,
-      step({ n, ptr, source, weight }, drive, z, out) {
+      step({ n, ptr, source, weight }, drive, z, out, mask) {
+        const nodes = [];
+        const flush = () => {
+          for (let k = 0; k < nodes.length; k++) for (let o = 0; o < O; o++) update[k * O + o] = o < C ? bias[o] : 0;
+          products.multiply(senses, matrix, update, nodes.length, S, -Infinity);
+          nodes.forEach((i, k) => { for (let o = 0; o < C; o++) out[i * C + o] = z[i * C + o] + update[k * O + o]; });
+          nodes.length = 0;
+        };
         for (let i = 0; i < n; i++) {
-          senses.fill(0, C, 2 * C);
-          for (let c = 0; c < C; c++) senses[c] = z[i * C + c];
+          if (mask && !mask[i]) continue;  // its state is kept, and none of its senses are needed
+          const at = nodes.length * S;
+          for (let c = 0; c < C; c++) [senses[at + c], senses[at + C + c]] = [z[i * C + c], 0];
           for (let e = ptr[i]; e < ptr[i + 1]; e++) {
-            for (let c = 0; c < C; c++) senses[C + c] += weight[e * K + c % K] * z[source[e] * C + c];
+            const from = source[e] * C, w = e * K;
+            for (let c = 0, k = 0; c < C; c++, k = k + 1 === K ? 0 : k + 1) senses[at + C + c] += weight[w + k] * z[from + c];
           }
-          for (let c = 0; c < 2 * C; c++) senses[2 * C + c] = Math.abs(senses[c]);
-          for (let o = 0; o < C; o++) {
-            let a = z[i * C + o] + bias[o];
-            for (let s = 0; s < 4 * C; s++) a += matrix[o * 4 * C + s] * senses[s];
-            out[i * C + o] = a;
-          }
+          for (let c = at; c < at + 2 * C; c++) senses[c + 2 * C] = Math.abs(senses[c]);
+          if (nodes.push(i) === BLOCK) flush();
         }
+        flush();
       },
     };
   },

@@ -15,9 +15,11 @@ function surface(position, face) {
   const n = position.length / 3, at = i => [position[3 * i], position[3 * i + 1], position[3 * i + 2]];
   const total = Array.from({ length: n }, () => [0, 0, 0]), size = new Float64Array(n), area = new Float64Array(n), flat = new Map();
   const near = Array.from({ length: n }, () => new Map()), proper = [];
+  let around = 0;  // the faces
   for (let f = 0; f < face.length; f += 3) {
     const corner = [face[f], face[f + 1], face[f + 2]], p = corner.map(at), normal = cross(apart(p[1], p[0]), apart(p[2], p[0])), twice = lengthOf(normal);
     const longest = Math.max(...[0, 1, 2].map(k => lengthOf(apart(p[k], p[(k + 1) % 3])))), thin = twice <= 1e-6 * longest ** 2;
+    around += [0, 1, 2].reduce((sum, k) => sum + lengthOf(apart(p[k], p[(k + 1) % 3])), 0);
     corner.forEach((i, k) => {
       area[i] += twice / 6;
       const [u, v] = [corner[(k + 1) % 3], corner[(k + 2) % 3]];
@@ -43,7 +45,7 @@ function surface(position, face) {
   }
   const normal = total.map(v => times(v, 1 / Math.max(lengthOf(v), 1e-300)).map(Math.fround));
   const neighbors = near.map(map => [...map].sort((a, b) => a[0] - b[0]));
-  return { n, at, normal, area, neighbors };
+  return { n, at, normal, area, neighbors, edge: around / Math.max(face.length, 1) };
 }
 
 function frameOf(normal, spare) {  // (east, north) of a tangent plane, north is y projected onto it
@@ -94,8 +96,9 @@ function meanEdge({ n, at, neighbors }) {
 }
 
 // The graph of a surface { position, face } in a page: y is up, and `axes` were right, up and front.
-function meshGraph(made, { kernels, scale, axes }) {
-  const { n, at, normal, area, neighbors } = made, mean = meanEdge(made), rows = [];
+// The length of kernels may be that of an "edge", the mean one of the faces.
+function meshGraph(made, { kernels, scale: given, axes }) {
+  const { n, at, normal, area, neighbors } = made, scale = given === "edge" ? made.edge : given, mean = meanEdge(made), rows = [];
   const spare = axes.indexOf(axes[1] === 1 ? 0 : 1), width = { isotropic: 1, tangent: 3, harmonics: 4 }[kernels];
   if (scale && scale < 0.5 * mean) throw new Error(`Expected a finer mesh for kernels of length ${scale.toPrecision(2)} (got edges of length ${mean.toPrecision(2)} on average)`);
   const near = scale ? balls(made, CUTOFF * scale) : neighbors.map((list, i) => list.map(([j]) => [j, lengthOf(apart(at(j), at(i)))]));

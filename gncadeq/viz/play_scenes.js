@@ -3,6 +3,8 @@
 
 const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 
+const gaussian = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+
 function softmax(logits) {
   const most = Math.max(...logits), e = Array.from(logits, v => Math.exp(v - most)), sum = e.reduce((a, b) => a + b, 0);
   return e.map(v => v / sum);
@@ -20,7 +22,7 @@ class Scene {
     this.rule = makeRule(info.rule);
     this.changed = true;  // whether there is something new to draw
     this.rest = 1e-3;  // the residual that is rest
-    this.speed = { digits: 2, life: 2, grow: 3, maze: 4 }[info.kind];  // of the page's SPEEDS
+    this.speed = { digits: 2, life: 2, grow: 3, maze: 4, texture: 4, voronoi: 3 }[info.kind];  // of the page's SPEEDS
   }
 
   get n() { return this.automaton.graph.n; }
@@ -29,7 +31,7 @@ class Scene {
 
   noise() {  // Gaussian, as GraphNCA(start="normal")
     const { z } = this.automaton;
-    for (let i = 0; i < z.length; i++) z[i] = Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+    for (let i = 0; i < z.length; i++) z[i] = gaussian();
     this.automaton.steps = 0;
     this.changed = true;
   }
@@ -71,8 +73,28 @@ class Scene {
   }
 }
 
-// Scenes whose nodes are the pixels of one grid
+// Scenes whose nodes are the pixels of one grid, or the vertices of a mesh
 class GridScene extends Scene {
+  constructor(info) {
+    super(info);
+    const { graph, mesh } = info;
+    if (graph?.pixels) {
+      const { height, width, filters, sweeps, periodic } = graph.pixels, made = pixelGraph(new Uint8Array(height * width).fill(1), height, width, { periodic });
+      this.graph = sweeps ? withKernels(made, sweepTable(), 12) : withKernels(withLoops(made), unpack(filters), filters.shape[1]);
+      this.setGrid(height, width, made);
+    } else if (mesh) {
+      const { position, face, edge, radius, flat } = mesh, [faces, edges] = [face, edge].map(packed => Uint32Array.from(unpack(packed)));
+      this.mesh = { position: unpack(position), face: faces, edge: edges, radius, flat };
+      if (info.senses) this.graph = meshGraph(surface(this.mesh.position, faces), info.senses);
+      else if (graph) this.graph = readGraph(graph);
+    }
+  }
+
+  place(i) {  // of a node, in the plane or in space
+    if (this.mesh) return this.mesh.position.subarray(3 * i, 3 * i + 3);
+    return [this.graph.cells[i] % this.columns, Math.floor(this.graph.cells[i] / this.columns)];
+  }
+
   setGrid(rows, columns, graph) {
     [this.rows, this.columns] = [rows, columns];
     const nodes = new Int32Array(rows * columns).fill(-1);
@@ -108,24 +130,13 @@ class GridScene extends Scene {
 class GrowScene extends GridScene {
   constructor(info) {
     super(info);
-    const { graph, rule } = info;
     this.span = 2;
-    this.tools = ["erase", "seed"];
+    this.tools = [...(this.mesh ? ["turn"] : []), "erase", "seed"];
     this.actions = { third: "Cut a third", noise: "Noise" };
-    if (graph?.pixels) {
-      const { height, width, filters, sweeps } = graph.pixels, made = pixelGraph(new Uint8Array(height * width).fill(1), height, width);
-      this.graph = sweeps ? withKernels(made, sweepTable(), 12) : withKernels(withLoops(made), unpack(filters), filters.shape[1]);
-      this.setGrid(height, width, made);
-    } else {
-      this.graph = info.senses ? meshGraph(surface(unpack(info.mesh.position), unpack(info.mesh.face)), info.senses) : readGraph(graph);
-      const { position, face, edge, radius, flat } = info.mesh, [faces, edges] = [face, edge].map(packed => Uint32Array.from(unpack(packed)));
-      this.mesh = { position: unpack(position), face: faces, edge: edges, radius, flat };
-      this.tools = ["turn", ...this.tools];
-    }
     this.automaton = new Automaton(this.rule, this.graph, sparse(info.x), sparse(info.z0));
     this.start = this.automaton.z.slice();
     this.rate = info.fire_rate;
-    this.alive = rule.alive ?? 3;
+    this.alive = info.rule.alive ?? 3;
   }
 
   colors() { return ["colours", ...super.colors()]; }
@@ -143,11 +154,6 @@ class GrowScene extends GridScene {
       if (tool === "seed") z.fill(1, i * C + 3, i * C + C);
     }
     this.changed = true;
-  }
-
-  place(i) {  // of a node, in the plane or in space
-    if (this.mesh) return this.mesh.position.subarray(3 * i, 3 * i + 3);
-    return [this.graph.cells[i] % this.columns, Math.floor(this.graph.cells[i] / this.columns)];
   }
 
   living() {

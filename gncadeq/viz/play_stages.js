@@ -67,7 +67,7 @@ class FlatStage {
     context.drawImage(offscreen, this.left, this.top, paper.columns * this.scale, paper.rows * this.scale);
   }
 
-  drawPatch({ rows, columns, x, y, pitch, nodes }, rgba) {
+  drawPatch({ rows, columns, x, y, pitch, nodes, seamless }, rgba) {
     const { context, offscreen } = this, image = new ImageData(columns, rows), size = pitch * this.scale;
     nodes.forEach((node, cell) => {
       if (node < 0) return;
@@ -77,7 +77,7 @@ class FlatStage {
     offscreen.getContext("2d").putImageData(image, 0, 0);
     const [left, top] = [this.left + x * this.scale, this.top + y * this.scale];
     context.drawImage(offscreen, left, top, columns * size, rows * size);
-    if (size < 7) return;
+    if (size < 7 || seamless) return;
     context.strokeStyle = css("--paper");
     context.lineWidth = Math.max(1, size / 14);
     context.beginPath();
@@ -125,7 +125,7 @@ class MeshStage {
     for (let i = 0; i < this.normal.length / 3; i++) {
       const { x, y, unit, front } = this.projected(i);
       const away = Math.hypot(event.clientX - box.left - x, event.clientY - box.top - y);
-      if (front && away < Math.max(0.04 * brush, 0.06) * unit) found.push([away, i]);
+      if (front && away < (brush ? Math.max(0.04 * brush, 0.06) : 0.2) * unit) found.push([away, i]);
     }
     return found.sort((a, b) => a[0] - b[0]).map(pair => pair[1]).slice(0, brush ? undefined : 1);
   }

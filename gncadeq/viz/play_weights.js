@@ -128,6 +128,13 @@ const ARCHITECTURES = {
     return grownOn(weights, rule, page, current);
   },
 
+  MicroCell({ config: { channels, num_kernels: kernels }, tensors: { weight, bias }, name }, page, current) {
+    const rule = { kind: "micro", in_channels: 0, channels, kernels, weight, bias };
+    const host = [current, ...page.scenes].find(scene => scene.kind === "texture" && scene.rule.channels === channels && scene.rule.rules[0].kernels === kernels)
+      ?? refuse(`a scene of textures of ${channels} channels and ${kernels} kernels in this page`, "none");
+    return { ...host, rule: { ...host.rule, rules: [rule, ...host.rule.rules] }, textures: [name, ...host.textures.filter(other => other !== name)].slice(0, 1 + host.rule.rules.length) };
+  },
+
   SweepGrower(weights, page, current) {
     const { config: { in_channels: F, groups, kernels, channels: C, hidden_channels: H }, tensors } = weights, width = groups * C;
     const sweep = (k, more) => ({ kind: "sweep", in_channels: F, channels: width, groups, kernels, weight: tensors[`parts.${k}.cell.weight`], bias: new Float32Array(width), ...more });
@@ -169,11 +176,11 @@ function onMesh(info, { position, face }) {
   let scale = trained;
   if (scale) {
     const area = made.area.reduce((a, b) => a + b, 0), most = Math.sqrt(MOST_EDGES * area / (9 * Math.PI)) / made.n;
-    if (most < meanEdge(made)) refuse(`a mesh with kernels of at most ${MOST_EDGES.toLocaleString("en")} edges`, `${made.n.toLocaleString("en")} vertices. Simplify it`);
-    scale = Math.min(trained, most);
+    if (scale === "edge" ? most < made.edge : most < meanEdge(made)) refuse(`a mesh with kernels of at most ${MOST_EDGES.toLocaleString("en")} edges`, `${made.n.toLocaleString("en")} vertices. Simplify it`);
+    if (scale !== "edge") scale = Math.min(trained, most);
   }
-  const seed = frontOf(made), shorter = scale < trained ? ` Its kernels are ${Math.round(100 * scale / trained)} % as long as where it was trained.` : "";
-  return { ...info, mesh, senses: { ...info.senses, scale, trained }, ...seeded(info.rule, made.n, seed), facts: `${made.n.toLocaleString("en")} vertices.${shorter}` };
+  const shorter = scale < trained ? ` Its kernels are ${Math.round(100 * scale / trained)} % as long as where it was trained.` : "";
+  return { ...info, mesh, senses: { ...info.senses, scale, trained }, ...(info.kind === "grow" && seeded(info.rule, made.n, frontOf(made))), facts: `${made.n.toLocaleString("en")} vertices.${shorter}` };
 }
 
 // A new scene of a page, made of a file and of the scene that is shown
@@ -183,7 +190,7 @@ function bring(name, buffer, page, current) {
     const weights = readWeights(name, buffer), make = ARCHITECTURES[weights.architecture];
     if (!make) refuse(`weights of ${Object.keys(ARCHITECTURES).join(", ")}`, weights.architecture);
     const count = Object.entries(weights.tensors).reduce((sum, [key, v]) => sum + (/\.norm\.(running|num)/.test(key) ? 0 : v.length), 0);
-    const info = make(weights, page, current);
+    const info = make({ ...weights, name: short }, page, current);
     return { ...info, name: short, facts: `${count.toLocaleString("en")} parameters. ${info.facts ?? ""}`.trim() };
   }
   const host = [current, ...page.scenes].find(scene => scene.senses) ?? refuse("a scene of a rule on a surface in this page, for a mesh", "none");

@@ -1,0 +1,89 @@
+"use strict";
+// Textures that are painted into each other: a field says of every node which rule it runs.
+
+// Several rules of the same channels; node i takes the step of rule graph.field[i].
+RULES.grafted = r => {
+  const rules = r.rules.map(makeRule), C = r.channels;
+  let own = new Float32Array(0);
+  return {
+    drive: () => null,
+    step(graph, drive, z, out, mask) {
+      if (own.length !== z.length) own = new Float32Array(z.length);
+      rules.forEach((rule, k) => {
+        const nodes = graph.field.map((v, i) => Number(v === k && (!mask || mask[i])));
+        if (!nodes.includes(1)) return;
+        rule.step(graph, null, z, own, nodes);
+        nodes.forEach((on, i) => { if (on) out.set(own.subarray(i * C, i * C + C), i * C); });
+      });
+    },
+  };
+};
+
+class TextureScene extends GridScene {
+  constructor(info) {
+    super(info);
+    this.names = info.textures;
+    this.tools = [...(this.mesh ? ["turn"] : []), ...this.names, "erase"];
+    this.actions = { noise: "Noise", halves: "Halves" };
+    [this.rate, this.size, this.turn, this.rest] = [info.fire_rate, 1, 0, 1e-3];
+    this.automaton = new Automaton(this.rule, this.graph, null);
+    this.plain = this.graph.weight;
+    for (const patch of this.patches ?? []) patch.seamless = true;
+    this.directed = this.graph.width > 1;
+    this.reset();
+    this.halves();
+  }
+
+  colors() { return ["pattern", ...(this.names.length > 1 ? ["rules"] : []), ...super.colors()]; }
+
+  noise(nodes = null) {
+    const { z } = this.automaton, C = this.channels;
+    for (const i of nodes ?? Array(this.n).keys()) for (let c = i * C; c < i * C + C; c++) z[c] = this.info.noise * gaussian();
+    if (!nodes) this.automaton.steps = 0;
+    this.changed = true;
+  }
+
+  reset() { this.noise(); }
+
+  halves() {  // as many parts as there are textures, from left to right
+    const order = Array.from({ length: this.n }, (_, i) => i).sort((a, b) => this.place(a)[0] - this.place(b)[0]);
+    this.graph.field = new Uint8Array(this.n);
+    order.forEach((i, k) => { this.graph.field[i] = Math.floor(k * this.names.length / this.n); });
+    this.changed = true;
+  }
+
+  // Patterns `size` times as large as in training, whose directions are turned by so many degrees: a
+  // derivative is divided by the size, and the Laplacian by its square.
+  setPattern(size, turn) {
+    [this.size, this.turn] = [size, turn];
+    const { plain } = this, { width: K } = this.graph, weight = this.graph.weight = new Float32Array(plain.length), s = 1 / size;
+    const [cos, sin] = [Math.cos(turn * Math.PI / 180) * s, Math.sin(turn * Math.PI / 180) * s];
+    for (let e = 0; e < plain.length; e += K) {
+      if (K > 1) {
+        weight[e] = cos * plain[e] + sin * plain[e + 1];
+        weight[e + 1] = cos * plain[e + 1] - sin * plain[e];
+      }
+      weight[e + K - 1] = s * s * plain[e + K - 1];
+    }
+    this.changed = true;
+  }
+
+  touchNodes(nodes, tool) {
+    if (tool === "erase") this.noise(nodes);
+    else if (this.names.includes(tool)) for (const i of nodes) this.graph.field[i] = this.names.indexOf(tool);
+    this.changed = true;
+  }
+
+  paintOwn(name, put, paper) {
+    const { z } = this.automaton, C = this.channels, { field } = this.graph;
+    if (name === "rules") for (let i = 0; i < this.n; i++) put(i, TABLES.labels[field[i]]);
+    else for (let i = 0; i < this.n; i++) put(i, [0, 1, 2].map(c => 255 * (z[i * C + c] + 0.5)));
+  }
+
+  sentence() {
+    const many = this.names.length > 1 ? `Where ${this.names.join(" and ")} meet they grow into each other: choose one, and paint.` : "Erase some of it, and it grows again.";
+    return `${this.n.toLocaleString("en")} cells of ${this.channels} numbers make a texture from noise; each reads its nearest neighbours alone. ${many}`;
+  }
+}
+
+SCENES.texture = TextureScene;
