@@ -94,6 +94,12 @@ def on_canvas(page, column: float, row: float) -> tuple[float, float]:
     ))  # fmt: skip
 
 
+def until(page, what: str) -> None:
+    """Wait, without a function of text, which the page's policy forbids."""
+    page.evaluate(f"""new Promise(done => {{
+        const look = () => ({what}) ? done() : setTimeout(look, 20); look(); }})""")
+
+
 def settled(page) -> None:
     """Two drawn frames later."""
     page.evaluate("new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))")
@@ -508,7 +514,7 @@ def test_textures_are_painted_into_each_other(show, tmp_path):
     assert float(state(page, 12).abs().max()) < 2
     save_pretrained(load_texture("leopard"), tmp_path / "mine.safetensors")
     page.locator("#file").set_input_files(tmp_path / "mine.safetensors")
-    page.wait_for_function("play.scene.info.name === 'mine'")
+    until(page, "play.scene.info.name === 'mine'")
     assert page.evaluate("play.scene.names") == ["mine", *texture_names()]
     run(page, 2)
 
@@ -525,7 +531,7 @@ def test_files_become_scenes(show, tmp_path):
     with page.expect_file_chooser() as chooser:
         page.locator("#open").click()
     chooser.value.set_files(tmp_path / "ring.ply")
-    page.wait_for_function("play.scene.info.name === 'ring'")
+    until(page, "play.scene.info.name === 'ring'")
     assert page.locator("#scenes button").all_inner_texts() == ["Life", "Growing", "ring"]
     page.evaluate("play.setPlaying(false), play.scene.reset()")
     run(page, 10)
@@ -540,7 +546,7 @@ def test_files_become_scenes(show, tmp_path):
     settled(page)
     (tmp_path / "bad.obj").write_text("v 0 0")
     page.locator("#file").set_input_files(tmp_path / "bad.obj")
-    page.wait_for_function("!document.getElementById('message').hidden")
+    until(page, "!document.getElementById('message').hidden")
     assert "Expected vertices of three numbers" in page.locator("#message").inner_text()
 
 
@@ -568,11 +574,27 @@ def test_keys_buttons_and_the_address(show):
     assert other.evaluate("document.documentElement.classList.contains('dark')")
     page.evaluate("play.setSpeed(7)")
     page.locator("#play").click()
-    page.evaluate("""new Promise(done => { const look = () =>
-        play.scene.automaton.steps > 5 ? done() : setTimeout(look, 20); look(); })""")
+    until(page, "play.scene.automaton.steps > 5")
     with page.expect_download() as download:
         page.locator("#picture").click()
     assert download.value.suggested_filename == "Gecko.png"
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_gif_is_recorded(flat, show):
+    from PIL import Image
+
+    page = show(life_scene(side=32) if flat else grown_scene(*on_sphere()))
+    page.evaluate("play.setPlaying(true)")
+    page.locator("#gif").click()
+    until(page, "document.getElementById('gif').textContent === 'End GIF (4)'")
+    with page.expect_download() as download:
+        page.evaluate("document.getElementById('gif').click()")
+    gif = Image.open(download.value.path())
+    assert gif.n_frames >= 4
+    assert max(gif.size) == 360
+    assert len(gif.convert("RGB").getcolors(1 << 20)) > 1
+    assert page.locator("#gif").inner_text() == "GIF"
 
 
 @pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])

@@ -20,7 +20,7 @@ const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], STILL = 1e-8;  // the res
 const made = new Map();  // the scenes that were looked at
 const state = {
   index: 0, playing: true, speed: 3, color: "", tool: "", brush: 2.4, residual: NaN, history: [], due: 0, last: 0,
-  drawn: 0, taken: 0, since: 0, rates: { steps: 0, frames: 0 },
+  drawn: 0, taken: 0, since: 0, shot: 0, rates: { steps: 0, frames: 0 },
 };
 let scene = null, stage = null, canvas = null;
 
@@ -32,6 +32,7 @@ function columnsFor(info) {  // the paper is as wide as the stage
 }
 
 function show(index) {
+  if (shots?.length) gif();
   const info = page.scenes[index];
   if (info.kind === "digits") info.columns = columnsFor(info);
   if (!made.has(index)) {
@@ -210,6 +211,10 @@ function tick(now) {
     if (state.drawn % 4 === 0 || state.taken === before) look();
     draw();
   }
+  if (shots && now - state.shot >= 10 * GIF.delay) {
+    state.shot = now;
+    shoot();
+  }
   state.frames = (state.frames ?? 0) + 1;
   if (now - state.since > 1000) {
     const seconds = (now - state.since) / 1000;
@@ -267,6 +272,27 @@ function film() {  // begins or ends a recording of the canvas
   $("film").textContent = "End film";
 }
 
+const GIF = { side: 360, frames: 60, delay: 10 };  // pixels, frames, hundredths of a second
+let shots = null;
+function gif() {  // begins or ends a GIF of the canvas, which ends by itself after some seconds
+  if (!shots) { shots = []; return; }
+  const [{ width, height }] = shots, blob = encodeGif(shots.map(shot => shot.data), width, height, GIF.delay);
+  save(URL.createObjectURL(blob), `${scene.info.name}.gif`);
+  shots = null;
+  $("gif").textContent = "GIF";
+}
+
+function shoot() {  // one frame; a canvas of WebGL can be read while it is drawn alone
+  draw();
+  const scale = Math.min(1, GIF.side / Math.max(canvas.width, canvas.height)), first = shots[0];
+  const [w, h] = first ? [first.width, first.height] : [canvas.width, canvas.height].map(v => Math.max(1, Math.round(v * scale)));
+  const sketch = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
+  sketch.drawImage(canvas, 0, 0, w, h);
+  shots.push(sketch.getImageData(0, 0, w, h));
+  $("gif").textContent = `End GIF (${shots.length})`;
+  if (shots.length === GIF.frames) gif();
+}
+
 async function openFile(file) {  // a mesh or weights become another scene, a picture lies on the paper
   try {
     if (/\.(obj|ply|safetensors)$/i.test(file.name)) {
@@ -308,6 +334,7 @@ function listen() {
   $("color").onchange = event => setColor(event.target.value);
   $("picture").onclick = () => { draw(); save(canvas.toDataURL("image/png"), `${scene.info.name}.png`); };
   $("film").onclick = film;
+  $("gif").onclick = () => { if (!shots || shots.length) gif(); };
   $("link").onclick = () => {
     remember();
     navigator.clipboard?.writeText(location.href).then(() => { $("link").textContent = "Copied"; }, () => { $("link").textContent = "In the address"; });
