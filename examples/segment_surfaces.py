@@ -32,12 +32,12 @@ import torch.nn.functional as F
 from curvature import PrincipalCurvatures
 from labelled_figures import PARTS, figure
 from PIL import Image
+from real_meshes import merged
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MLP, GraphConv
 from torch_geometric.transforms import Compose
-from torch_geometric.utils import scatter
 
 from gncadeq import IGNNCell
 from gncadeq.datasets import load_mesh
@@ -313,10 +313,7 @@ def real(path: str) -> Data:
     """A mesh file as a graph; vertices of a large one are merged in cells of a grid."""
     mesh = unit_area(load_mesh(path, merge=True))
     if mesh.num_nodes > 10_000:
-        node = torch.unique((mesh.pos / 0.02).round(), dim=0, return_inverse=True)[1]
-        face = node[mesh.face]
-        apart = (face != face.roll(1, 0)).all(0)
-        mesh = Data(pos=scatter(mesh.pos, node, reduce="mean"), face=face[:, apart])
+        mesh = merged(mesh, 0.02)
     return prepare(Data(pos=mesh.pos, face=mesh.face))
 
 

@@ -1,4 +1,4 @@
-"""Textures by formula: periodic pictures that are made here, to learn from and to test with."""
+"""Textures to learn from and to test with: by formula, which are periodic, and photographs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,27 @@ def texture(name: str, size: int = 64, seed: int = 0) -> Tensor:
     check_count("size", size, 16)
     check_seed(seed)
     return TEXTURES[name](size, torch.Generator().manual_seed(seed))
+
+
+def photograph(name: str) -> Tensor:
+    """A photograph ``[3, 512, 512]`` in [0, 1] that scikit-image ships; it is grey.
+
+    Args:
+        name: A name of :data:`PHOTOGRAPHS`.
+
+    Raises:
+        ImportError: Without scikit-image.
+        ValueError: If the name is unknown.
+    """
+    check_choice("name", name, PHOTOGRAPHS)
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise ImportError(
+            "Expected scikit-image for its photographs (not installed). "
+            "pip install 'gncadeq[superpixels]', or give a picture of your own"
+        ) from error
+    return torch.from_numpy(getattr(skimage.data, name)()).float().div(255).repeat(3, 1, 1)
 
 
 def gray_scott(
@@ -123,3 +144,5 @@ TEXTURES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
     "checkers": _checkers,
 }
 """Textures by name; the first three look alike in all directions."""
+PHOTOGRAPHS = ("brick", "grass", "gravel")
+"""Photographs by name."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.data import Data
-
-from gncadeq.cells import Perception
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
@@ -158,16 +157,23 @@ class PatchLoss:
                 f"Expected a finite 'target' of shape [3, height, width] (got {list(target.shape)})"
             )
         self.size, self.scales, self.projections = size, scales, projections
-        self.patches = [image_patches(target[None], size, s)[0] for s in scales]
+        self.patches = [self.of_picture(target, s) for s in scales]
+
+    def of_picture(self, image: Tensor, scale: int) -> Tensor:
+        """The patches ``[N, 3 * size²]`` of a picture ``[3, H, W]``."""
+        return image_patches(image[None], self.size, scale)[0]
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The loss of every image ``[B, 3, H, W]``."""
-        total = images.new_zeros(len(images))
-        for scale, target in zip(self.scales, self.patches, strict=True):
+        seen = (image_patches(images, self.size, scale) for scale in self.scales)
+        return self.distance(seen, generator)
+
+    def distance(self, seen: Iterable[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """The loss ``[...]`` of patches ``[..., N, 3 * size²]`` at every scale."""
+        total = self.patches[0].new_zeros(())
+        for x, target in zip(seen, self.patches, strict=True):
             omega = random_directions(self.projections, self.size**2, 3, generator=generator)
-            omega = omega.to(images)
-            x = image_patches(images, self.size, scale)
-            total = total + sliced_wasserstein(x, target.to(images), omega)
+            total = total + sliced_wasserstein(x, target.to(x), omega.to(x))
         return total
 
     def __repr__(self) -> str:
@@ -175,42 +181,3 @@ class PatchLoss:
             f"{self.__class__.__name__}(size={self.size}, scales={self.scales}, "
             f"projections={self.projections})"
         )
-
-
-def bands(color: Tensor, data: Data, octaves: int = 5) -> Tensor:
-    r"""What is seen around every node at several sharpnesses, on grids and on surfaces alike.
-
-    .. math::
-        \big[ \mathbf{c} - \mathbf{G} \mathbf{c} \,\Vert\, \mathbf{G} \mathbf{c} - \mathbf{G}^2
-        \mathbf{c} \,\Vert\, \mathbf{G}^2 \mathbf{c} - \mathbf{G}^4 \mathbf{c} \,\Vert \dots
-        \Vert\, \mathbf{G}^{2^{n-1}} \mathbf{c} \big] , \qquad \mathbf{G} = \mathbf{I} +
-        \mathbf{L}
-
-    with the Laplacian that the graph carries as its last kernel. Blind to directions, and where the
-    kernels have a length of their own (:func:`gncadeq.transforms.surface_filters`,
-    ``MeshToGraph(scale=…)``) blind to the resolution: with :func:`sliced_wasserstein` it measures
-    a texture on a surface by its picture.
-
-    Args:
-        color: ``[num_nodes, C]``.
-        data: The graph, with kernel weights ``edge_attr`` of which the last is a Laplacian.
-        octaves: How many differences :math:`n` are taken.
-
-    Returns:
-        ``[num_nodes, (octaves + 1) * C]``.
-
-    Example:
-        >>> from gncadeq.transforms import ImageToGraph, PixelKernels
-        >>> data = PixelKernels(("laplacian",))(ImageToGraph(periodic=True)(torch.rand(3, 8, 8)))
-        >>> bands(data.x, data).view(64, 6, 3).sum(1).sub(data.x).abs().max() < 1e-5
-        tensor(True)
-    """
-    laplacian = Perception(data.edge_index, data.edge_attr[:, -1:], data.num_nodes)
-    sharp, out = color, []
-    for octave in range(octaves):
-        dull = sharp
-        for _ in range(max(1, 2 ** (octave - 1))):
-            dull = dull + laplacian(dull).squeeze(1)
-        out.append(sharp - dull)
-        sharp = dull
-    return torch.cat([*out, sharp], dim=1)

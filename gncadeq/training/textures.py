@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from gncadeq.cell import Cell
 from gncadeq.cells import MicroCell
 from gncadeq.check import check_count
 from gncadeq.dynamics import GraphNCA
@@ -21,6 +22,7 @@ from gncadeq.progress import progress_bar
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
 from gncadeq.training.run_config import MAX_SEED, RunConfig, option
 from gncadeq.training.stopping import Steps, run_steps
+from gncadeq.training.surface_patches import SurfacePatchLoss
 from gncadeq.training.texture_loss import PatchLoss
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters
 from gncadeq.transforms.kernels import PIXEL
@@ -39,7 +41,7 @@ class TextureConfig(RunConfig):
     """
 
     channels: int = option(
-        12, "Channels of the rule; 4 C² + C parameters.", least=3,
+        12, "Channels of the rule, if none is given; 4 C² + C parameters.", least=3,
         hint="They begin with red, green and blue",
     )  # fmt: skip
     kernels: Literal["isotropic", "tangent"] = option(
@@ -50,12 +52,15 @@ class TextureConfig(RunConfig):
     size: int = option(
         32, "Side in pixels of the periodic grid that it is trained on.", least=1, most=4096
     )
-    steps: int = option(450, "Training steps.", least=1)
+    steps: int = option(2500, "Training steps.", least=1)
     seed: int = option(0, "Seed of all randomness.", most=MAX_SEED)
     batch_size: int = option(4, "States a training step.", least=1)
     pool_size: int = option(32, "States that live on between training steps.")
+    reset: Literal["random", "worst"] = option(
+        "random", "Which of the states that are drawn starts again from noise."
+    )
     reset_every: int = option(
-        2, "The worst of a draw starts again from noise in every so many training steps.", least=1
+        8, "One state starts again from noise in every so many training steps.", least=1
     )
     min_rollout: int = option(
         20, "Fewest steps to train through; the number is drawn for every training step.", least=1
@@ -63,7 +68,9 @@ class TextureConfig(RunConfig):
     max_rollout: int = option(48, "Most steps to train through.")
     noise: float = option(0.3, "Standard deviation of the start.", above=0)
     fire_rate: float = option(0.5, "Probability that a node updates in a step.", above=0, most=1)
-    overflow: float = option(1.0, "Weight of the loss on states beyond the bound of one.", least=0)
+    overflow: float = option(
+        100.0, "Weight of the loss on states beyond the bound of one.", least=0
+    )
     rest: float = option(
         0.0,
         "Weight of the loss on states that move, at the end of the training; it rises in "
@@ -105,7 +112,7 @@ def texture_surface(
     pixel: float | None = None,
     up: tuple[float, float, float] = (0.0, 1.0, 0.0),
 ) -> Data:
-    """A mesh on which a rule of :func:`train_texture` runs.
+    """A mesh on which a rule of :func:`train_texture` is trained and runs.
 
     Args:
         mesh: ``pos`` ``[N, 3]`` and ``face`` ``[3, F]``.
@@ -123,7 +130,9 @@ def texture_surface(
         source, target = mesh.face, mesh.face.roll(1, 0)
         length = (mesh.pos[source.flatten()] - mesh.pos[target.flatten()]).norm(dim=1)
         pixel = float(length.mean()) / PIXEL
-    return MeshToGraph(kernels, scale=PIXEL * pixel, up=up)(mesh.clone())
+    surface: Data = MeshToGraph(kernels, scale=PIXEL * pixel, up=up)(mesh.clone())
+    surface.pixel = surface.pos.new_tensor([pixel])
+    return surface
 
 
 def state_color(z: Tensor) -> Tensor:
@@ -137,11 +146,19 @@ def state_color(z: Tensor) -> Tensor:
 
 
 class TextureTraining(Steps):
-    """Trains a rule on a periodic grid until its patches are distributed as those of a picture.
+    """Trains a rule on one graph until its patches are distributed as those of a picture.
+
+    From time to time one of the states that live on starts again from noise. Which one is drawn at
+    random: were it always the worst, no state would grow old enough to show what the rule does in
+    the long run.
 
     Args:
         target: The texture ``[3, H, W]`` in [0, 1], of which patches wrap around.
         config: The options.
+        cell: The rule, which is trained in place: any cell that takes no injection and the graph's
+            kernel weights. By default a :class:`MicroCell`.
+        data: The graph: a periodic grid (:func:`texture_grid`, by default of the options' size) or
+            a surface (:func:`texture_surface`).
 
     Attributes:
         cell: The rule.
@@ -149,39 +166,56 @@ class TextureTraining(Steps):
 
     Raises:
         ValueError: If the target has another shape or other values, or is smaller than a patch at
-            the coarsest scale.
+            the coarsest scale; if the rule takes an injection, or its kernels aren't the graph's.
     """
 
-    cell: MicroCell
+    cell: Cell
+    loss: PatchLoss
 
-    def __init__(self, target: Tensor, config: TextureConfig) -> None:
+    def __init__(
+        self,
+        target: Tensor,
+        config: TextureConfig,
+        cell: Cell | None = None,
+        data: Data | None = None,
+    ) -> None:
         self.config, self.step = config, 0
-        self.target, self.loss = target, PatchLoss(target)
+        one = texture_grid(config.size, config.kernels) if data is None else data
+        self.loss = PatchLoss(target) if "image_size" in one else SurfacePatchLoss(target, one)
         if float(target.min()) < 0 or float(target.max()) > 1:
             raise ValueError(
                 "Expected a 'target' in [0, 1] (got "
                 f"[{float(target.min()):g}, {float(target.max()):g}]). Divide bytes by 255"
             )
-        one = texture_grid(config.size, config.kernels)
-        self.graph = Batch.from_data_list([one] * config.batch_size)
-        self.graph.x = self.graph.x[:, :0]
-        self.cell = MicroCell(config.channels, one.edge_attr.size(1))
+        self.cell = MicroCell(config.channels, one.edge_attr.size(1)) if cell is None else cell
+        if self.cell.in_channels or self.cell.channels < 3:
+            raise ValueError(
+                "Expected a rule without injection whose channels begin with red, green and blue "
+                f"(got {self.cell})"
+            )
+        self.num_nodes, self.image_size = int(one.num_nodes), one.get("image_size")
+        bare = Data(
+            x=one.pos.new_zeros(self.num_nodes, 0), edge_index=one.edge_index,
+            edge_attr=one.edge_attr,
+        )  # fmt: skip
+        self.graph = Batch.from_data_list([bare] * config.batch_size)
         self.nca = GraphNCA(self.cell, fire_rate=config.fire_rate)
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.pool = self._start(config.pool_size)
         self.losses = torch.zeros(config.pool_size)  # of the pool's states when last seen
+        digest = hashlib.sha256(repr((config, tuple(target.shape), self.cell)).encode())
+        for part in (target, one.edge_index, one.edge_attr, *self.cell.state_dict().values()):
+            digest.update(part.detach().cpu().contiguous().numpy().data)
+        self._identity = digest.hexdigest()
 
     def _start(self, count: int) -> Tensor:
-        c = self.config
-        shape = (count, c.size**2, c.channels)
-        return c.noise * torch.randn(shape, generator=self._generator)
+        shape = (count, self.num_nodes, self.cell.channels)
+        return self.config.noise * torch.randn(shape, generator=self._generator)
 
     def identity(self) -> str:
-        """An id that is the same for the same target and options."""
-        digest = hashlib.sha256(repr((self.config, tuple(self.target.shape))).encode())
-        digest.update(self.target.detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        """An id that is the same for the same target, options, graph and untrained rule."""
+        return self._identity
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs."""
@@ -205,14 +239,18 @@ class TextureTraining(Steps):
         c, graph, generator = self.config, self.graph, self._generator
         index = torch.randperm(c.pool_size, generator=generator)[: c.batch_size]
         if self.step % c.reset_every == 0:
-            self.pool[index[self.losses[index].argmax()]] = self._start(1)[0]
+            which = 0 if c.reset == "random" else int(self.losses[index].argmax())
+            self.pool[index[which]] = self._start(1)[0]
         steps = int(torch.randint(c.min_rollout, c.max_rollout + 1, (), generator=generator))
         z = self.nca(
             graph.x, graph.edge_index, graph.edge_attr, graph.batch, steps=steps,
             z0=self.pool[index].flatten(0, 1), batch_size=c.batch_size, generator=generator,
         )  # fmt: skip
-        images = state_color(z).view(-1, c.size, c.size, 3).permute(0, 3, 1, 2)
-        losses = self.loss(images, generator)
+        states = z.view(c.batch_size, self.num_nodes, -1)
+        colors = state_color(states)
+        if self.image_size is not None:
+            colors = colors.mT.reshape(c.batch_size, 3, *self.image_size.flatten().tolist())
+        losses = self.loss(colors, generator)
         over, rest = overflow_loss(z, 1.0), z.new_zeros(())
         if c.rest:
             rest = rest_loss(self.cell.prepare(graph.x, graph.edge_index, graph.edge_attr), z)
@@ -229,7 +267,7 @@ class TextureTraining(Steps):
             )
         self.optimizer.step()
         self.losses[index] = losses.detach()
-        self.pool[index] = z.detach().view(c.batch_size, -1, c.channels)
+        self.pool[index] = states.detach()
         self.step += 1
         return {
             "loss": float(loss.detach()), "overflow": float(over.detach()),
@@ -243,7 +281,9 @@ def train_texture(
     progress: bool = False,
     checkpoints: str | Path | None = None,
     save_every: int = 50,
-) -> MicroCell:
+    cell: Cell | None = None,
+    data: Data | None = None,
+) -> Cell:
     """Train a rule on a picture's texture (:class:`TextureTraining`).
 
     Args:
@@ -254,6 +294,8 @@ def train_texture(
             interrupted there is continued, to the same result; Ctrl-C and SIGTERM end a training
             after the training step that it is in, which is saved.
         save_every: Training steps between checkpoints.
+        cell: The rule to train in place; by default a :class:`MicroCell`.
+        data: The graph to train on; by default a periodic grid.
 
     Raises:
         FloatingPointError: If a state or gradient is not finite.
@@ -267,7 +309,7 @@ def train_texture(
         MicroCell(4, num_kernels=1, parameters=68)
     """
     save_every = check_count("save_every", save_every, 1)
-    run = TextureTraining(target, config or TextureConfig())
+    run = TextureTraining(target, config or TextureConfig(), cell, data)
     if checkpoints is None:
         return _train(run, progress, save_every, None)
     with run_lock(checkpoints):
@@ -279,7 +321,7 @@ def train_texture(
 
 def _train(
     run: TextureTraining, progress: bool, save_every: int, save: Callable[[], None] | None
-) -> MicroCell:
+) -> Cell:
     steps = run.config.steps
     with progress_bar(total=steps, initial=run.step, desc="texture", progress=progress) as bar:
         for figures, _ in run_steps(run, steps, save_every, save):
