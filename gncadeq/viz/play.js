@@ -1,20 +1,11 @@
 "use strict";
 // The page: its scenes, its controls, and the loop that steps and draws.
 
-const $ = id => document.getElementById(id);
-const errors = [], page = JSON.parse($("scene").textContent);
-function fail(text) {
-  errors.push(text);
-  $("message").textContent = text;
-  $("message").hidden = false;
-}
 function tell(text) {  // for some time
   $("message").textContent = text;
   $("message").hidden = false;
   setTimeout(() => { $("message").hidden = errors.length === 0; }, 8000);
 }
-window.addEventListener("error", event => fail(event.message));
-window.addEventListener("unhandledrejection", event => fail(String(event.reason)));
 
 const SPEEDS = [1, 3, 10, 30, 60, 120, 240, Infinity], STILL = 1e-8;  // the residual below which no steps are taken
 const made = new Map();  // the scenes that were looked at
@@ -116,8 +107,7 @@ function setBars() {
 }
 
 function setTheme(dark) {
-  document.documentElement.classList.toggle("dark", dark);
-  $("theme").textContent = dark ? "Light" : "Dark";
+  theme(dark);
   if (scene) scene.changed = true;
   remember();
 }
@@ -230,7 +220,7 @@ function tick(now) {
 
 function remember() {  // the settings, in the address
   if (!state.ready) return;
-  const words = { rule: state.index, speed: state.speed, rate: scene.rate, colour: state.color, dark: Number(document.documentElement.classList.contains("dark")) };
+  const words = { rule: state.index, speed: state.speed, rate: scene.rate, colour: state.color, dark: Number(isDark()) };
   if (scene.paper) Object.assign(words, { fit: Number(scene.fit) });
   try { history.replaceState(null, "", `#${new URLSearchParams(words)}`); } catch { /* some browsers keep no address of a file */ }
 }
@@ -247,7 +237,7 @@ function recall() {
   if (scene.paper) {
     if (words.has("fit") && scene.info.find) setFit(words.get("fit") === "1");
   }
-  setTheme(words.has("dark") ? words.get("dark") === "1" : matchMedia("(prefers-color-scheme: dark)").matches);
+  setTheme(words.has("dark") ? words.get("dark") === "1" : likesDark());
 }
 
 function save(href, name) {
@@ -326,7 +316,7 @@ function listen() {
   $("step").onclick = () => { setPlaying(false); step(); };
   $("reset").onclick = () => act("reset");
   for (const button of $("solvers").children) button.onclick = () => jump(button.dataset.method);
-  $("theme").onclick = () => setTheme(!document.documentElement.classList.contains("dark"));
+  $("theme").onclick = () => setTheme(!isDark());
   for (const [id, set] of Object.entries({ speed: setSpeed, rate: setRate, brush: setBrush, ink: setInk, size: setSize, turn: setTurn })) {
     $(id).oninput = event => set(Number(event.target.value));
   }

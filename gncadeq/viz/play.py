@@ -23,13 +23,13 @@ from gncadeq.models import (
 from gncadeq.transforms import MeshToGraph, PixelKernels, surface_filters
 from gncadeq.viz.colors import LABEL_COLORS, color_table
 from gncadeq.viz.geometry import Geometry, geometry
-from gncadeq.viz.viewer import fill_page
+from gncadeq.viz.page import fill_page
 
 Scene = dict[str, Any]
 SCRIPTS = (
-    "play_product.js", "play_kernel.js", "play_cascade.js", "play_automaton.js", "play_graph.js",
-    "play_mesh.js", "play_files.js", "play_weights.js", "play_paper.js", "play_scenes.js",
-    "play_digits.js", "play_textures.js", "play_voronoi.js", "play_gif.js",
+    "base64.js", "play_product.js", "play_kernel.js", "play_cascade.js", "play_automaton.js",
+    "play_graph.js", "play_mesh.js", "play_files.js", "play_weights.js", "play_paper.js",
+    "play_scenes.js", "play_digits.js", "play_textures.js", "play_voronoi.js", "play_gif.js",
 )  # fmt: skip
 """Those that run under node as well."""
 _OF_BROWSERS = ("viewer_gl.js", "viewer_camera.js", "play_stages.js", "play.js")

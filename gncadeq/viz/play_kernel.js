@@ -5,8 +5,7 @@
 
 function unpack(packed) {  // an array as gncadeq.export.description.packed writes it; others stay
   if (ArrayBuffer.isView(packed)) return packed;
-  const text = atob(packed.f32 ?? packed.i32 ?? packed.u8), raw = new Uint8Array(text.length);
-  for (let i = 0; i < raw.length; i++) raw[i] = text.charCodeAt(i);
+  const raw = bytes(packed.f32 ?? packed.i32 ?? packed.u8);
   const out = packed.f32 !== undefined ? new Float32Array(raw.buffer)
     : packed.i32 !== undefined ? new Int32Array(raw.buffer) : raw;
   out.shape = packed.shape;

@@ -13,8 +13,6 @@ function setTables({ colormaps, labels }) {
   TABLES.labels = labels.map(text => hex(text).map(v => 255 * v));
 }
 
-const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
 class FlatStage {
   constructor(canvas, scene, pen) {
     [this.canvas, this.context, this.offscreen] = [canvas, canvas.getContext("2d"), document.createElement("canvas")];

@@ -1,22 +1,6 @@
-const $ = id => document.getElementById(id);
-const errors = [];
-function fail(text) {
-  errors.push(text);
-  $("message").textContent = text;
-  $("message").hidden = false;
-}
-window.addEventListener("error", event => fail(event.message));
-window.addEventListener("unhandledrejection", event => fail(String(event.reason)));
-
-const scene = JSON.parse($("scene").textContent);
+const scene = page;
 
 // ---- data -------------------------------------------------------------------------------------
-
-function bytes(text) {
-  const raw = atob(text), out = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
-  return out;
-}
 
 async function unpack(id) {
   const element = $(id), packed = bytes(element.textContent);
@@ -122,8 +106,7 @@ function showLegend(field) {
 }
 
 function setTheme(dark) {
-  document.documentElement.classList.toggle("dark", dark);
-  $("theme").textContent = dark ? "Light" : "Dark";
+  theme(dark);
   dirty = true;
 }
 
@@ -163,7 +146,7 @@ function listenToKeys() {
       ArrowLeft: () => { play(false); setFrame(state.frame - 1); },
       ArrowUp: () => zoom(0.9), ArrowDown: () => zoom(1 / 0.9),
       Home: () => setFrame(0), End: () => setFrame(scene.frames - 1),
-      r: resetView, t: () => setTheme(!document.documentElement.classList.contains("dark")),
+      r: resetView, t: () => setTheme(!isDark()),
     }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action) return;
     event.preventDefault();
@@ -190,7 +173,7 @@ function listen() {
   $("frame").oninput = event => { play(false); setFrame(Number(event.target.value)); };
   $("speed").onchange = event => { state.speed = Number(event.target.value); clock = 0; };
   $("reset").onclick = resetView;
-  $("theme").onclick = () => setTheme(!document.documentElement.classList.contains("dark"));
+  $("theme").onclick = () => setTheme(!isDark());
   $("gone").firstChild.style.background = scene.missing;
   $("panel").open = window.innerWidth > 520;
   const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
@@ -223,7 +206,7 @@ window.viewer.loaded = (async () => {
     throw new Error("Expected a browser that unpacks gzip (got one without DecompressionStream). Use Chrome 80, Firefox 113, Safari 16.4 or later");
   }
   listen();
-  setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
+  setTheme(likesDark());
   painter = new Painter($("view"), scene);
   const position = Float32Array.from(new Uint16Array(await unpack("position")), v => v / 65535 * 2 - 1);
   painter.setGeometry(position, new Uint32Array(await unpack("face")), new Uint32Array(await unpack("edge")));

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from gncadeq.files.atomic import write_atomically
 from gncadeq.files.trajectories import check_steps
 from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
 from gncadeq.viz.geometry import geometry
+from gncadeq.viz.page import fill_page
 
 COLORMAPS = ("viridis", "magma", "cividis", "coolwarm", "twilight", "gray")
 _MISSING = 255  # the code of NaN and infinity; finite values have 0 to 254
@@ -164,33 +161,11 @@ class _Page:
         self.blocks.append(f'<script type="text/plain" id="{name}">{text}</script>')
 
     def html(self, title: str, scene: dict[str, Any]) -> str:
-        scripts = ("viewer_gl.js", "viewer_camera.js", "viewer.js")
-        return fill_page("viewer.html", title, scene, scripts, data="\n".join(self.blocks))
+        scripts = ("base64.js", "viewer_gl.js", "viewer_camera.js", "viewer.js")
+        return fill_page("viewer.html", title, scene, scripts, "\n".join(self.blocks))
 
     def _field(self, name: str, kind: str, planes: Sequence[int], **more: Any) -> None:
         self.fields.append({"name": str(name), "kind": kind, "planes": list(planes), **more})
-
-
-def fill_page(
-    template: str, title: str, scene: dict[str, Any], scripts: Sequence[str], **parts: str
-) -> str:
-    """A page of one file: a template of this folder with its heading, its data and its scripts.
-
-    Args:
-        template: The name of the template.
-        title: The heading, which is escaped.
-        scene: What the scripts read, as JSON, which is escaped.
-        scripts: The names of the scripts.
-        parts: What else the template asks for, which is not escaped.
-    """
-    here = files("gncadeq.viz")
-    parts |= {
-        "title": escape(title),
-        "scene": json.dumps(scene, allow_nan=False).replace("<", "\\u003c"),
-        "script": "\n".join(here.joinpath(name).read_text(encoding="utf-8") for name in scripts),
-    }
-    text = here.joinpath(template).read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
 
 
 def _field(name: str, value: Tensor, frames: int, nodes: int) -> Tensor:
