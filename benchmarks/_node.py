@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def run_node(driver: str, text: str) -> str:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "Error" in line]
+        said = [line for line in done.stderr.splitlines() if re.match(r"\w*Error", line)]
         got = said[0].strip() if said else f"exit status {done.returncode}"
         sys.exit(f"Expected node to run the scripts of the page (got {got}). Use node 18 or later")
     return done.stdout

@@ -189,6 +189,16 @@ def test_the_command_writes_a_page(words, kinds, tmp_path, monkeypatch):
     assert len(opened) == 1
 
 
+@pytest.mark.parametrize(("name", "near"), [("geko", "gecko"), ("mazes", "maze"), ("runs/a", "")])
+def test_what_can_be_named_is_said(name, near):
+    result = CliRunner().invoke(app, ["play", name, "--no-open"])
+    said = str(result.exception)
+    for known in ("mnist-pyramid", *grown_names(), *texture_names(), "voronoi", "maze", "B3/S23"):
+        assert f"'{known}'" in said
+    assert f"(got '{name}', which is none of them)" in said
+    assert said.endswith(f"Did you mean '{near}'?") if near else "mean" not in said
+
+
 def test_a_picture_lies_on_the_paper(tmp_path, show):
     from PIL import Image
 

@@ -10,6 +10,7 @@ from page import decoded, run_node
 from torch import nn
 from torch_geometric.data import Data
 
+from benchmarks._node import run_node as benchmark_node
 from gncadeq import ConvCell, GraphDEQ, GrowingCell, MicroCell, TotalisticCell
 from gncadeq.cells import (
     CascadeCell,
@@ -320,3 +321,12 @@ def test_textures_are_grafted_as_by_pytorch(on: str, kernels: Any) -> None:
                 got = decoded(found["states"][str(t)], 6)
                 scale = float(z.abs().max().clamp(min=1.0))
                 assert float((got - z).abs().max()) < 1e-4 * scale, t
+
+
+def test_benchmarks_say_what_node_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert benchmark_node("console.log(6 * 7)", "") == "42\n"
+    with pytest.raises(SystemExit, match=r"Expected node to run .* \(got RangeError: too much\)"):
+        benchmark_node("throw new RangeError('too much')", "")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="Expected node on the path"):
+        benchmark_node("", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import webbrowser
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -123,9 +124,29 @@ def _scene(source: str, on: str | None) -> Scene:
         )  # fmt: skip
     if source == "textures" or source in texture_names() or _is_texture(source):
         return _textures(source, on)
-    if source not in pretrained_names() and kind_of(Path(source)) == "growth":
+    if source in pretrained_names():
+        return _drawn(source, on)
+    if not Path(source).exists():
+        raise FileNotFoundError(_unknown(source))
+    if kind_of(Path(source)) == "growth":
         return _grown(source, on)
     return _drawn(source, on)
+
+
+def _unknown(source: str) -> str:
+    """What can be named, to one who named something else."""
+    from gncadeq.files.weights import pretrained_names
+    from gncadeq.training.shipped import grown_names, texture_names
+
+    digits, grown, textures = pretrained_names(), grown_names(), texture_names()
+    others = ["textures", "voronoi", "maze"]
+    near = get_close_matches(source.lower(), [*digits, *grown, *textures, *others], n=1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"Expected shipped weights of digits {digits}, a grown rule {grown}, a texture {textures}, "
+        f"one of {others}, a rulestring such as 'B3/S23', a run's folder, or a .safetensors file "
+        f"(got {source!r}, which is none of them){hint}"
+    )
 
 
 def _is_texture(source: str) -> bool:
