@@ -22,6 +22,8 @@ from gncadeq.dynamics.rollout import advance
 from gncadeq.export.description import packed
 from gncadeq.files.weights import save_pretrained
 from gncadeq.models import PixelGraphClassifier, PyramidClassifier, SelfClassifier
+from gncadeq.training import GrowConfig
+from gncadeq.training.grow import grow, load_grown
 from gncadeq.training.grow_sweeps import blank_state, sweep_graph
 from gncadeq.training.shipped import load_shipped
 from gncadeq.training.surfaces import pattern_color, surface_target
@@ -37,9 +39,8 @@ out({ ptr: Array.from(ptr), source: Array.from(source), weight: encode(weight),
       seed: frontOf(made) });
 """
 BRING = """
-const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer;
 const page = { scenes: task.scenes }, [first] = page.scenes;
-const info = bring(task.name, bytes(task.file), page, first);
+const info = bring(task.name, bytes(task.file).buffer, page, first);
 info.columns = 28;
 const scene = new SCENES[info.kind](info);
 if (info.kind === "digits") {
@@ -178,8 +179,7 @@ def test_meshes_are_read_as_by_load_mesh(name: str, tmp_path: Path) -> None:
         else:
             faces = b"".join(b"\3" + f.astype(">i4").tobytes() for f in face)
             path.write_bytes(header + pos.astype(">f4").tobytes() + faces)
-    read = """const raw = Uint8Array.from(atob(task.file), c => c.charCodeAt(0)).buffer;
-    const { position, face } = readMesh(task.name, raw);
+    read = """const { position, face } = readMesh(task.name, bytes(task.file).buffer);
     out({ position: Array.from(position), face: Array.from(face) });"""
     file = base64.b64encode(path.read_bytes()).decode()
     found = run_node(read, {"name": name, "file": file})
@@ -227,6 +227,24 @@ def test_weights_of_gncadeq_grow_run(on: str, tmp_path: Path) -> None:
         z = blank_state(data, cell)
     save_pretrained(cell, tmp_path / "a.safetensors", {"senses": senses, "fire_rate": 0.5})
     found = brought(tmp_path / "a.safetensors", scene)
+    same_states(found, steps_of(cell, data, z))
+
+
+@pytest.mark.parametrize("on", ["grid", "icosphere:2"])
+def test_a_run_says_what_its_rule_senses(on: str, tmp_path: Path) -> None:
+    more = {} if on == "grid" else {"scale": 0.4, "kernels": "harmonics"}
+    config = GrowConfig(
+        "spots", on, size=7, out=str(tmp_path), steps=2, channels=5, hidden_channels=6,
+        min_rollout=2, max_rollout=3, pool_size=4, batch_size=2, settle=0, variants=0, **more,
+    )  # fmt: skip
+    grow(config, progress=False)
+    cell, data, z, _ = load_grown(tmp_path)
+    scenes = [life_scene()]
+    if on != "grid":
+        kernels = MeshToGraph("isotropic", up=AXES["y"])  # others than the run's
+        scenes.append(grown_scene(cell, data, z, senses=kernels))
+    found = brought(tmp_path / "model.safetensors", *scenes)
+    assert found["n"] == data.num_nodes
     same_states(found, steps_of(cell, data, z))
 
 

@@ -281,7 +281,10 @@ def test_equilibria_of_the_kernel_stay_where_they_are_under_every_mask() -> None
 def test_textures_are_grafted_as_by_pytorch(on: str, kernels: Any) -> None:
     """Two rules, of which a field says which a node runs, and patterns of another size, turned."""
     count = {"isotropic": 1, "tangent": 3}[kernels]
-    cells = [shaken(MicroCell(6, count), size) for size in (0.05, 0.1)]
+    grown = GrowingCell(6, count, 10, 0, None, bound=2.0)
+    cells = [shaken(MicroCell(6, count), 0.05), shaken(grown, 0.05)]
+    with pytest.raises(ValueError, match=f"without injection, with the {count} {kernels} kernels"):
+        texture_scene({"a": MicroCell(6, count), "b": GrowingCell(6, count, 10, 1)}, None, kernels)
     mesh = primitives.torus(16, 8)
     data = texture_grid(12, kernels) if on == "pixels" else texture_surface(mesh, kernels)
     scene = texture_scene(

@@ -14,10 +14,11 @@ from gncadeq.files import tensors as files
 
 M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
-    "GrowingCell": "run and export",
-    "SweepGrower": "run",
-    "PixelGraphClassifier": "evaluate, show, analyze, predict and export",
-    "PyramidClassifier": "evaluate, show, analyze, predict and export",
+    "GrowingCell": "run, export and play",
+    "SweepGrower": "run and play",
+    "MicroCell": "play",
+    "PixelGraphClassifier": "evaluate, show, analyze, predict, export and play",
+    "PyramidClassifier": "evaluate, show, analyze, predict, export and play",
 }
 _WEIGHTS = "a safetensors file of weights"
 _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.cells import Cell, DistanceCell, MicroCell, TotalisticCell
+from gncadeq.cells import Cell, DistanceCell, GrowingCell, MicroCell, TotalisticCell
 from gncadeq.choices import AXES, UPRIGHT, Up
 from gncadeq.export.description import dense, describe, packed
 from gncadeq.files.atomic import write_atomically
@@ -193,7 +193,7 @@ def grown_scene(
 
 
 def texture_scene(
-    textures: Mapping[str, MicroCell],
+    textures: Mapping[str, MicroCell | GrowingCell],
     surface: Data | None = None,
     kernels: Literal["isotropic", "tangent"] = "isotropic",
     side: int = 96,
@@ -205,8 +205,9 @@ def texture_scene(
     """Rules of textures that are painted into each other, on a torus of pixels or on a mesh.
 
     Args:
-        textures: The rules by name (:func:`gncadeq.training.textures.train_texture`), all of the
-            same channels. Every cell runs one of them, which a brush changes.
+        textures: The rules by name (:func:`gncadeq.training.textures.train_texture`), without
+            injection and all of the same channels. Every cell runs one of them, which a brush
+            changes.
         surface: A mesh, whose kernels are those of
             :func:`gncadeq.training.textures.texture_surface`.
         kernels: As in the training.
@@ -217,7 +218,8 @@ def texture_scene(
         up: The axis of ``pos`` that points up.
 
     Raises:
-        ValueError: If there is no rule, or rules have other channels or kernels.
+        ValueError: If there is no rule, or rules take an injection or have other channels or
+            kernels.
 
     Example:
         >>> scene = texture_scene({"a": MicroCell(4, 1), "b": MicroCell(4, 1)})
@@ -225,11 +227,11 @@ def texture_scene(
         ('grafted', ['a', 'b'])
     """
     filters = PixelKernels(surface_filters(kernels)).table
-    shapes = {(cell.channels, cell.num_kernels) for cell in textures.values()}
-    if len(shapes) != 1 or (count := shapes.pop())[1] != filters.size(1):
+    shapes = {(cell.channels, cell.num_kernels, cell.in_channels) for cell in textures.values()}
+    if len(shapes) != 1 or (count := shapes.pop())[1:] != (filters.size(1), 0):
         raise ValueError(
-            f"Expected rules of the same channels, with the {filters.size(1)} {kernels} kernels "
-            f"(got {list(textures.values())})"
+            f"Expected rules of the same channels, without injection, with the {filters.size(1)} "
+            f"{kernels} kernels (got {list(textures.values())})"
         )
     rules = [describe(cell) for cell in textures.values()]
     scene: Scene = {

@@ -6,13 +6,13 @@ RULES.grafted = r => {
   const rules = r.rules.map(makeRule), C = r.channels;
   let own = new Float32Array(0);
   return {
-    drive: () => null,
-    step(graph, drive, z, out, mask) {
+    drive: graph => rules.map(rule => rule.drive(graph, own)),  // of no injection
+    step(graph, drives, z, out, mask) {
       if (own.length !== z.length) own = new Float32Array(z.length);
       rules.forEach((rule, k) => {
         const nodes = graph.field.map((v, i) => Number(v === k && (!mask || mask[i])));
         if (!nodes.includes(1)) return;
-        rule.step(graph, null, z, own, nodes);
+        rule.step(graph, drives[k], z, own, nodes);
         nodes.forEach((on, i) => { if (on) out.set(own.subarray(i * C, i * C + C), i * C); });
       });
     },

@@ -178,7 +178,7 @@ function onMesh(info, { position, face }) {
     const area = made.area.reduce((a, b) => a + b, 0), most = Math.sqrt(MOST_EDGES * area / (9 * Math.PI)) / made.n;
     if (scale === "edge" ? most < made.edge : most < meanEdge(made)) refuse(`a mesh with kernels of at most ${MOST_EDGES.toLocaleString("en")} edges`, `${made.n.toLocaleString("en")} vertices. Simplify it`);
     if (scale !== "edge") scale = Math.min(trained, most);
-  }
+  } else if (made.n + mesh.face.length > MOST_EDGES) refuse(`a mesh of at most ${MOST_EDGES.toLocaleString("en")} edges`, `${made.n.toLocaleString("en")} vertices. Simplify it`);
   const shorter = scale < trained ? ` Its kernels are ${Math.round(100 * scale / trained)} % as long as where it was trained.` : "";
   return { ...info, mesh, senses: { ...info.senses, scale, trained }, ...(info.kind === "grow" && seeded(info.rule, made.n, frontOf(made))), facts: `${made.n.toLocaleString("en")} vertices.${shorter}` };
 }
