@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz slow mutants lint docs links examples bench clean
+.PHONY: demo test fuzz slow mutants lint docs links examples wheel bench clean
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,7 +15,7 @@ demo: .venv/installed ## train on scikit-learn's digits, evaluate both ways, dra
 	$(BIN)/gncadeq evaluate runs/demo --as nca --steps 1000 --fire-rate 0.5
 	$(BIN)/gncadeq show runs/demo
 
-test: .venv/installed ## the quick tests; make test ARGS="-n 2" for two processes
+test: .venv/installed ## the quick tests; make test ARGS="-n 2 --dist loadfile" for two processes
 	$(BIN)/python -m pytest $(ARGS)
 
 fuzz: .venv/installed ## 10,000 damaged files, wrong options and arguments; runs killed at 50 random moments
@@ -40,7 +40,10 @@ links: .venv/installed ## do the links of the documentation lead somewhere? need
 	$(BIN)/sphinx-build -q -b linkcheck -D nb_execution_mode=off docs docs/_build/links
 
 examples: .venv/installed ## every example in its smoke mode
-	set -e; for e in examples/*.py; do $(BIN)/python $$e --smoke; done
+	$(BIN)/python -W ignore tests/run_examples.py
+
+wheel: .venv/installed ## build the wheel and use it outside of the checkout
+	bash .ci/wheel
 
 bench: .venv/installed ## every benchmark, on an idle machine; make bench DATA=folder for real data
 	$(BIN)/python -W ignore -m benchmarks all $(if $(DATA),--data-root $(DATA))

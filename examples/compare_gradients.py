@@ -2,7 +2,7 @@
 
     python examples/compare_gradients.py --data-root DATA
     python examples/compare_gradients.py --times --data-root DATA     # of a training step alone
-    python examples/compare_gradients.py --smoke     # a minute, on scikit-learn's digits
+    python examples/compare_gradients.py --smoke     # two of the four, on scikit-learn's digits
 
 Every run is a process of its own, one after the other, so that its peak memory is its own. Times
 are processor time of the process, not of the clock: other work on the machine counts little.
@@ -136,11 +136,12 @@ def main() -> None:
             print(f"{way:10s}{ahead:8.1f} ms forward{back:8.1f} ms backward")
         return
     rows = {}
-    for way in args.ways:
+    for way in ["ift", "bptt"] if args.smoke else args.ways:
         command = [sys.executable, "-W", "ignore", __file__, "--one", way, "--out", args.out]
         command += ["--epochs", str(1 if args.smoke else args.epochs)]
         command += ["--data-root", args.data_root] if args.data_root else []
-        command += ["--limit", str(args.limit)] if args.limit else []
+        limit = 256 if args.smoke else args.limit
+        command += ["--limit", str(limit)] if limit else []
         command += ["--smoke"] if args.smoke else []
         folder = Path(args.out) / way
         if (folder / "config.json").exists():
