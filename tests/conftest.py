@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from gncadeq import ConvCell, GraphDEQ
 from gncadeq.transforms import ImageToGraph
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -20,6 +23,18 @@ FLAGS = (
     "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+
+
+def killed(run: Callable[[], object]) -> None:
+    """Call ``run`` in a fork of this process, which must end by SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)  # a fork doesn't have the other threads
+        try:
+            run()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +85,19 @@ def browser():
         running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield running
         running.close()
+
+
+@pytest.fixture
+def small():
+    """Two graphs of living pixels, float64."""
+    return ImageToGraph(living_threshold=0.3).batch(torch.rand(2, 2, 4, 3, dtype=torch.double))
+
+
+@pytest.fixture
+def equilibrium(ragged):
+    """A cell, its step on the ragged batch, and the equilibrium."""
+    cell = ConvCell(2, 6, contraction=0.95, scale_spread=1.0).double()
+    deq = GraphDEQ(cell, tol=1e-10, max_steps=500)
+    with torch.no_grad():
+        z = deq(ragged.x, ragged.edge_index, ragged.edge_attr, ragged.batch)
+        return cell, cell.prepare(ragged.x, ragged.edge_index, ragged.edge_attr), z

@@ -10,6 +10,8 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from gncadeq import WrappedConvCell
+
 C = 8
 
 
@@ -206,3 +208,21 @@ def graph(entry: Works, num_nodes: int, seed: int = 0) -> Data:
     extras = {name: more[name]() for name in entry.extras}
     x = torch.randn(num_nodes, 3, generator=g, dtype=torch.double)
     return Data(x=x, edge_index=edge_index, edge_attr=edge_attr, **extras)
+
+
+def weighted() -> Data:
+    return graph(Works(lambda: None, "weight"), 12, seed=3)
+
+
+def plain() -> Data:
+    return graph(Works(lambda: None), 8, seed=4)
+
+
+def cell_of(conv: nn.Module, **options) -> WrappedConvCell:
+    return WrappedConvCell(conv, 3, **{"channels": 4, **options}).double().eval()
+
+
+def with_loops(data):
+    from torch_geometric.utils import add_self_loops
+
+    return (add_self_loops(data.edge_index, num_nodes=data.num_nodes)[0],)

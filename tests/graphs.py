@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch_geometric.data import Data
+from torch_geometric.utils import to_undirected
 
 from gncadeq import (
+    GrowingCell,
     HopfieldCell,
     IGNNCell,
     MaxPropagationCell,
     MonotoneCell,
     PropagationCell,
+    WrappedConvCell,
 )
 from gncadeq.cells import Cell
 from gncadeq.transforms import ImageToGraph
@@ -67,3 +70,43 @@ def dense(linear, num_nodes: int, channels: int) -> torch.Tensor:
     """The matrix of a linear map of states, [num_nodes · channels] to itself."""
     basis = torch.eye(num_nodes * channels, dtype=torch.double)
     return torch.stack([linear(e.view(num_nodes, channels)).flatten() for e in basis], 1)
+
+
+def growing(**options) -> GrowingCell:
+    torch.manual_seed(2)
+    cell = GrowingCell(8, num_kernels=3, hidden_channels=16, **options)
+    torch.nn.init.normal_(cell.weight_out, std=0.2)
+    return cell
+
+
+def graph_of_kind(kind: str, n: int, e: int, dtype=torch.double) -> Data:
+    """A graph with loops, parallel edges and lonely nodes."""
+    g = torch.Generator().manual_seed(n + e)
+    edge_index = torch.randint(0, max(1, n - 1), (2, e), generator=g)
+    edge_attr = {
+        "relation": lambda: torch.randint(0, 9, (e,), generator=g),
+        "wide": lambda: torch.randint(0, 25, (e,), generator=g),
+        "kernels": lambda: torch.randn(e, 3, generator=g, dtype=dtype),
+        "weight": lambda: torch.randn(e, generator=g, dtype=dtype),
+        "positive": lambda: torch.rand(e, generator=g, dtype=dtype),
+        "none": lambda: None,
+    }[kind]()
+    x = torch.randn(n, 2, generator=g, dtype=dtype)
+    return Data(x=x, edge_index=edge_index, edge_attr=edge_attr, num_nodes=n)
+
+
+def measured(cell: WrappedConvCell) -> WrappedConvCell:
+    data = graph_of_kind("none", 12, 40, torch.float)
+    cell.measure(data.x, data.edge_index)
+    return cell
+
+
+def living_pixels(seed: int) -> Data:
+    data = ImageToGraph(living_threshold=0.4)(
+        torch.rand(1, 7, 9, generator=torch.Generator().manual_seed(seed))
+    )
+    return Data(x=data.x.double(), edge_index=data.edge_index, edge_attr=data.edge_attr)
+
+
+def path_edges(n: int) -> torch.Tensor:
+    return to_undirected(torch.stack([torch.arange(n - 1), torch.arange(1, n)]))

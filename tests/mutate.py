@@ -2,6 +2,7 @@
 
     python tests/mutate.py                       # 20 mutants, seed 0
     python tests/mutate.py --count 200 --seed 1 --under gncadeq/dynamics
+    python tests/mutate.py --count 200 --from 107   # go on where a run was ended
     python tests/mutate.py --list --count 50     # only show them
 
 A mutant is the package with one comparison, operator, constant, condition or returned value
@@ -39,9 +40,10 @@ FOLDERS = ("gncadeq/cells", "gncadeq/dynamics", "gncadeq/graph")
 # The test files about them: quick ones that need neither data nor another program.
 TESTS = (
     "right_values rows forms cells propagation ignn monotone micro growing automata equivariant "
-    "states sums attention wrap cascade cascade_randomness sweep torchdeq solver_verdicts start "
-    "solvers error_bound certificates gradients zero_gradients robust_forms bounded_perception "
-    "transforms maps models laws shortcuts self_classifying order_and_energy"
+    "states typed_input sums attention linear_step wrap from_conv cascade cascade_randomness sweep "
+    "torchdeq torchdeq_cells solver_verdicts solver_methods start solvers error_bound options "
+    "certificates gradients precision randomness checkpointing zero_gradients robust_forms "
+    "bounded_perception transforms maps models laws shortcuts self_classifying order_and_energy"
 )
 # Imported before a copy is: they are what takes long to import, and the same for every mutant.
 HEAVY = ("torch", "torch_geometric.nn", "torchdeq", "torchvision", "pytest", "hypothesis", "scipy")
@@ -256,6 +258,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=20, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="first", type=int, default=1, help="run from this one on")
     parser.add_argument("--under", default="", help="only files under this path")
     parser.add_argument("--seconds", type=float, default=60.0, help="of tests for a mutant")
     parser.add_argument("--least", type=float, default=0.0, help="share that must be killed")
@@ -270,6 +273,7 @@ def main() -> int:
     if args.list:
         print("\n".join(f"{file}:{line}: {what}" for file, line, what, _ in drawn))
         return 0
+    drawn = drawn[args.first - 1 :]
     for name in HEAVY:
         importlib.import_module(name)
     alive = 0
@@ -278,7 +282,7 @@ def main() -> int:
         skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "shared")
         shutil.copytree(ROOT, place, ignore=skip)
         recorded = record(place, args.record)
-        for number, (file, line, what, source) in enumerate(drawn, start=1):
+        for number, (file, line, what, source) in enumerate(drawn, start=args.first):
             target = place / file
             original = target.read_text()
             tests = tests_of(file, function_at(original, line), recorded, args.seconds)

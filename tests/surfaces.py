@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -31,3 +33,13 @@ def evenly_spread(data: Data, columns: slice, uniform: bool = False) -> Tensor:
     share = torch.linalg.eigvalsh(moment)
     least = share[:, -flat] / share.sum(1).clamp_min(1e-300)
     return (size < 3 * flat - 1e-6) & (least > 0.05 + 1e-6)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def square() -> Data:
+    """A square in the plane, of two triangles."""
+    pos = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    return Data(pos=pos, face=torch.tensor([[0, 2], [1, 1], [2, 3]]))

@@ -383,17 +383,3 @@ def test_resuming_looks_for_the_data_where_they_were(tmp_path, monkeypatch):
 def test_a_refused_run_leaves_nothing_behind(tmp_path, call):
     assert call("train", "digits", "--solver", "newtno", "--out", tmp_path / "run")[0] == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_import_is_light():
-    script = (
-        "import sys, gncadeq, gncadeq.export; [getattr(gncadeq, name) for name in gncadeq.__all__];"
-        "heavy = {'lightning', 'pytorch_lightning', 'torchvision', 'matplotlib', 'sklearn',"
-        "'trimesh', 'skimage', 'scipy.sparse', 'scipy.spatial', 'networkx', 'onnx', 'onnxscript',"
-        "'onnxruntime'};"
-        "print(heavy & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "set()"

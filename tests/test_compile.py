@@ -82,7 +82,6 @@ def automata() -> dict:
         "IGNN": (GraphNCA(IGNNCell(1, 4), STEPS), (data.x, data.edge_index)),
         "growing": (GraphNCA(growing, STEPS), (whole.x, whole.edge_index, whole.edge_attr)),
         "GCNConv": conv(pyg.GCNConv(4, 4)),
-        "SAGEConv": conv(pyg.SAGEConv(4, 4)),
         "GATConv": conv(pyg.GATConv(4, 4), contraction=None),
         "AGNNConv": conv(pyg.AGNNConv(), channels=4),
     }

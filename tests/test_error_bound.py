@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 import torch_geometric.nn as pyg
+from graphs import living_pixels, path_edges
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import to_undirected
 
@@ -26,16 +27,10 @@ from gncadeq import (
 from gncadeq.cells import prepare_neighborhood
 from gncadeq.certificate import Certificate
 from gncadeq.dynamics import Partition
-from gncadeq.transforms import ImageToGraph
 
 
 def draw(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def pixels(seed: int) -> Data:
-    data = ImageToGraph(living_threshold=0.4)(torch.rand(1, 7, 9, generator=draw(seed)))
-    return Data(x=data.x.double(), edge_index=data.edge_index, edge_attr=data.edge_attr)
 
 
 def weighted(seed: int, directed: bool = False) -> Data:
@@ -57,8 +52,8 @@ def wrap(conv):
 
 
 CELLS = {
-    "conv": (lambda: ConvCell(1, 4, contraction=0.9), pixels),
-    "monotone": (lambda: MonotoneCell(1, 4), pixels),
+    "conv": (lambda: ConvCell(1, 4, contraction=0.9), living_pixels),
+    "monotone": (lambda: MonotoneCell(1, 4), living_pixels),
     "propagation, sym": (lambda: PropagationCell(1, 0.2, "sym"), directed),
     "propagation, row": (lambda: PropagationCell(1, 0.2, "row"), directed),
     "propagation, metropolis": (lambda: PropagationCell(1, 0.2, "metropolis"), directed),
@@ -139,7 +134,7 @@ def without_an_edge(data: Data) -> Data:
 
 
 def von_neumann(seed: int) -> Data:
-    data = pixels(seed)
+    data = living_pixels(seed)
     keep = torch.isin(data.edge_attr, torch.tensor([1, 3, 4, 5, 7]))
     return Data(x=data.x, edge_index=data.edge_index[:, keep], edge_attr=data.edge_attr[keep])
 
@@ -157,8 +152,13 @@ def not_a_number(data: Data) -> Data:
 
 
 MIXED = {
-    "conv": lambda: [pixels(0), without_an_edge(pixels(1)), von_neumann(2), lone_pixel()],
-    "monotone": lambda: [von_neumann(2), pixels(0), without_an_edge(pixels(1))],
+    "conv": lambda: [
+        living_pixels(0),
+        without_an_edge(living_pixels(1)),
+        von_neumann(2),
+        lone_pixel(),
+    ],
+    "monotone": lambda: [von_neumann(2), living_pixels(0), without_an_edge(living_pixels(1))],
     "GCN": lambda: [weighted(0), weighted(1, directed=True), weighted(2)],
     "SAGE": lambda: [weighted(1, directed=True), weighted(0)],
     "propagation, sym": lambda: [directed(0), not_a_number(directed(1))],
@@ -207,7 +207,7 @@ def test_rates_of_a_batch_are_those_of_its_graphs():
 
 def test_the_error_criterion_solves_the_certified_graphs_of_a_batch():
     cell = ConvCell(1, 4, contraction=0.9).double()
-    good, bad = pixels(0), without_an_edge(pixels(1))
+    good, bad = living_pixels(0), without_an_edge(living_pixels(1))
     deq = GraphDEQ(cell, criterion="error")
     z, alone = deq(good.x, good.edge_index, good.edge_attr, return_solution=True)
     with pytest.raises(ValueError, match="nothing is proven"):
@@ -223,12 +223,8 @@ def test_the_error_criterion_solves_the_certified_graphs_of_a_batch():
     torch.testing.assert_close(solution.error_bound[1:], alone.error_bound)
 
 
-def path(n: int) -> torch.Tensor:
-    return to_undirected(torch.stack([torch.arange(n - 1), torch.arange(1, n)]))
-
-
 def test_a_small_residual_may_hide_a_large_error_and_the_criterion_bounds_it():
-    edge_index, x = path(200), torch.randn(200, 1, generator=draw(0)).double()
+    edge_index, x = path_edges(200), torch.randn(200, 1, generator=draw(0)).double()
     cell = PropagationCell(1, 0.001, "row")
     exact = GraphDEQ(cell, tol=1e-12, max_steps=5000)(x, edge_index)
     z, solution = GraphDEQ(cell, max_steps=5000)(x, edge_index, return_solution=True)
@@ -247,7 +243,7 @@ def test_a_small_residual_may_hide_a_large_error_and_the_criterion_bounds_it():
 
 @pytest.mark.parametrize("norm", ["sym", "row"])
 def test_rounding_counts_in_the_bound(norm):
-    edge_index, x = path(200), torch.rand(200, 2, generator=draw(0))
+    edge_index, x = path_edges(200), torch.rand(200, 2, generator=draw(0))
     cell = PropagationCell(2, 0.1, norm)
     exact = GraphDEQ(cell, tol=1e-14, max_steps=1000)(x.double(), edge_index)
     z, solution = GraphDEQ(cell, solver="picard", tol=1e-12, max_steps=1000, on_failure="ignore")(
@@ -263,7 +259,7 @@ def test_rounding_counts_in_the_bound(norm):
 
 
 def test_without_a_certificate_nothing_is_claimed():
-    edge_index, x = path(5), torch.rand(5, 3)
+    edge_index, x = path_edges(5), torch.rand(5, 3)
     deq = GraphDEQ.from_conv(pyg.ResGatedGraphConv(4, 4), 3)
     _, solution = deq(x, edge_index, return_solution=True)
     assert bool((solution.error_bound == float("inf")).all())
@@ -276,7 +272,7 @@ def test_without_a_certificate_nothing_is_claimed():
 
 
 def test_a_pixel_graph_with_a_missing_edge_has_no_certificate():
-    data, cell = pixels(0), ConvCell(1, 4, contraction=0.9).double()
+    data, cell = living_pixels(0), ConvCell(1, 4, contraction=0.9).double()
     n = data.num_nodes
     assert cell.certificate(data.edge_index, data.edge_attr, num_nodes=n).rate < 0.91
     hood = prepare_neighborhood(data.edge_index, data.edge_attr, n, 9)
@@ -286,7 +282,7 @@ def test_a_pixel_graph_with_a_missing_edge_has_no_certificate():
 
 
 def test_a_certificate_is_that_of_the_weights_that_were_solved_with():
-    data, cell = pixels(0), ConvCell(1, 4, contraction=0.9).double()
+    data, cell = living_pixels(0), ConvCell(1, 4, contraction=0.9).double()
     _, solution = GraphDEQ(cell)(data.x, data.edge_index, data.edge_attr, return_solution=True)
     again = pickle.loads(pickle.dumps(solution))
     with torch.no_grad():
@@ -302,7 +298,7 @@ def test_a_certificate_is_that_of_the_weights_that_were_solved_with():
 
 
 def test_a_solution_that_is_kept_keeps_nothing_of_autograd():
-    data, cell = pixels(0), ConvCell(2, 4, contraction=0.9).double()
+    data, cell = living_pixels(0), ConvCell(2, 4, contraction=0.9).double()
     encoder = torch.nn.Linear(1, 2).double()
     x = encoder(data.x)
     kept = weakref.ref(x)
@@ -314,7 +310,7 @@ def test_a_solution_that_is_kept_keeps_nothing_of_autograd():
 
 
 def test_the_bound_is_that_of_the_solve_wherever_it_is_read():
-    data, cell = pixels(0), ConvCell(1, 4, contraction=0.9)
+    data, cell = living_pixels(0), ConvCell(1, 4, contraction=0.9)
     data.x = data.x.float()
     deq = GraphDEQ(cell, tol=1e-6)
     arguments = (data.x, data.edge_index, data.edge_attr)
@@ -343,103 +339,3 @@ def test_norms_by_hand():
         torch.tensor([1]), torch.tensor([True])
     )
     torch.testing.assert_close(rest.norm(z[1:2], Partition(None, 1)), torch.tensor([10.0]))
-
-
-class Shaken(ConvCell):
-    """Draws new randomness in every call, and doesn't say so."""
-
-    def prepare(self, *args, **kwargs):
-        step = super().prepare(*args, **kwargs)
-        return lambda z: step(z) + torch.rand_like(z)
-
-
-def told(deq: GraphDEQ, data: Data) -> str:
-    with pytest.warns(ConvergenceWarning) as record:
-        deq(data.x, data.edge_index, data.edge_attr)
-    return str(record[0].message)
-
-
-def test_advice_looks_at_the_cause():
-    data = pixels(0)
-    said = told(GraphDEQ(ConvCell(1, 4, contraction=0.9).double(), "picard", max_steps=2), data)
-    assert "bound the cell" not in said
-    cell = PropagationCell(1, 0.1)
-    said = told(GraphDEQ(cell, "picard", max_steps=2), Data(x=torch.ones(5, 1), edge_index=path(5)))
-    assert "contraction by 0.9" in said
-    assert "plain steps from zeros need about 73" in said  # 0.9^73 < 1e-3 / 2 < 0.9^72
-    free = ConvCell(1, 4, contraction=None).double()
-    with torch.no_grad():
-        for parameter in free.parameters():
-            parameter.mul_(5.0)
-    said = told(GraphDEQ(free, "anderson", max_steps=2), data)
-    assert "bound the cell (contraction=0.95)" in said
-    assert "solver_options={'history': 20}" in said
-    said = told(GraphDEQ(Shaken(1, 4, contraction=0.9).double(), max_steps=5), data)
-    assert "two evaluations of it at one state differ" in said
-    assert "bound" not in said
-
-
-def test_negative_degrees_are_named():
-    """pytorch_geometric #795 and #10549: GCNConv with negative edge weights."""
-    edges = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
-    weight = torch.tensor([-3.0, -3.0, 1.0, 1.0])
-    deq = GraphDEQ.from_conv(pyg.GCNConv(4, 4), 3)
-    with pytest.warns(ConvergenceWarning, match="roots of degrees, .* negative") as record:
-        z, solution = deq(torch.rand(3, 3), edges, weight, return_solution=True)
-    assert solution.status.tolist() == [Status.NON_FINITE]
-    assert bool(z.isnan().all())
-    assert bool(solution.residual.isinf().all())
-    assert "bound the cell" not in str(record[0].message)
-
-
-def test_options_that_are_derived_follow():
-    deq = GraphDEQ(ConvCell(1, 4))
-    deq.tol, deq.max_steps = 1e-5, 200
-    assert (deq.backward_tol, deq.backward_max_steps) == (1e-5, 200)
-    deq.backward_tol = 1e-7
-    deq.tol = 1e-2
-    assert deq.backward_tol == 1e-7
-    deq.backward_tol = None
-    assert deq.backward_tol == 1e-2
-
-
-@pytest.mark.parametrize("made", [GraphDEQ(ConvCell(1, 4)), GraphDEQ(ConvCell(1, 4)).core])
-def test_options_are_checked_when_they_are_set(made):
-    for name, value in (
-        ("tol", -1), ("criterion", "nod"), ("phantom_damping", 2.0), ("solver_options", [3]),
-        ("compact", 1), ("check_every", 0), ("on_failure", "shout"), ("atol", -1.0),
-        ("backward_max_steps", 2.5), ("gradient", "bptt"),
-    ):  # fmt: skip
-        before = getattr(made, name)
-        with pytest.raises((TypeError, ValueError), match=f"'{name}'"):
-            setattr(made, name, value)
-        assert getattr(made, name) == before
-        setattr(made, name, before)
-    made.atol = None
-    made.solver_options["history"] = 3  # each core has a dictionary of its own
-    assert GraphDEQ(ConvCell(1, 4)).solver_options == {}
-    assert made.options.backward("auto").solver_options == {"history": 3}
-    assert made.options.backward("picard").solver_options == {}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tol": float("nan")}, "'tol' to be a finite number above 0"),
-        ({"tol": "1e-3"}, "'tol' to be a finite number"),
-        ({"max_steps": 2.5}, "'max_steps' to be a whole number"),
-        ({"max_steps": -1}, "'max_steps' to be a whole number"),
-        ({"backward_tol": 0.0}, "'backward_tol' to be a finite number above 0"),
-        ({"backward_max_steps": True}, "'backward_max_steps' to be a whole number"),
-        ({"solver": None}, "'solver' to be"),
-        ({"solver": 3}, "'solver' to be"),
-        ({"gradient": "bptt"}, "as_nca"),
-        ({"compact": "no"}, "'compact' to be True or False"),
-        ({"check_every": 0}, "'check_every' to be a whole number of at least 1"),
-        ({"phantom_damping": 1.5}, "'phantom_damping' to be a finite number above 0"),
-        ({"criterion": "nodes"}, "Did you mean 'node'"),
-    ],
-)
-def test_arguments_are_checked_when_they_are_given(options, message):
-    with pytest.raises((TypeError, ValueError), match=message):
-        GraphDEQ(ConvCell(1, 4), **options)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import killed
 from PIL import Image
 from torch_geometric.data import Data
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from gncadeq.cli import app
 from gncadeq.growth import Trial, color_error
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import Growth, grow, load_grown
+from gncadeq.training.grow_sweeps import SweepGrowth
 from gncadeq.training.targets import (
     anchor,
     load_target,
@@ -103,27 +105,14 @@ def test_a_flag_is_grown(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", ["bptt", "implicit"])
-def test_killed_and_resumed_gives_the_same_result(tmp_path, method, monkeypatch):
+def test_killed_and_resumed_gives_the_same_result(tmp_path, method):
     options = {"steps": 14, "save_every": 5, "method": method, "damage_from": 0.2, "max_steps": 9,
                "elders": 0.3, "fire_rate": 0.5}  # fmt: skip
     save_target(picture_target(flag()), tmp_path / "flag.safetensors")
     place = {"target": "color", "on": str(tmp_path / "flag.safetensors")}
     whole = grow(tiny(tmp_path, "whole", **place, **options), progress=False)
     part = tiny(tmp_path, "part", **place, **options)
-    step = Growth.train_step
-
-    def die(self):
-        if self.step == 8:
-            raise KeyboardInterrupt
-        return step(self)
-
-    if method == "implicit":
-        monkeypatch.setattr(Growth, "train_step", die)
-        with pytest.raises(KeyboardInterrupt):
-            grow(part, progress=False)
-        monkeypatch.undo()
-    else:
-        _kill_in_step(8, part)
+    _kill_in_step(8, part)
     assert not list((tmp_path / "part").rglob("*.tmp"))
     assert load_grown(tmp_path / "part")[3]["steps_done"] == 5
     resumed = grow(part, resume=True, progress=False)
@@ -150,7 +139,7 @@ def test_sweeps_grow_keep_and_mend(tmp_path, picture, on):
     config = GrowConfig(out=str(tmp_path / "whole"), **options)
     whole = grow(config, progress=False)
     part = GrowConfig(out=str(tmp_path / "part"), **options)
-    _kill_in_step(25, part, "SweepGrowth", "grow_sweeps")
+    _kill_in_step(25, part, SweepGrowth)
     assert load_grown(tmp_path / "part")[3]["steps_done"] == 20
     resumed = grow(part, resume=True, progress=False)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -217,19 +206,19 @@ def test_the_anchor_is_the_only_thing_that_knows_a_place(tmp_path):
         assert (float((one - two).abs().max()) < 1e-4) == (not anchored)
 
 
-def _kill_in_step(step, config, run="Growth", module="grow"):
-    script = (
-        "import os, signal; from gncadeq.training import GrowConfig;"
-        f"from gncadeq.training.grow import grow; from gncadeq.training.{module} import {run};"
-        f"step = {run}.train_step\n"
-        "def die(self):\n"
-        f"    if self.step == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self)\n"
-        f"{run}.train_step = die\n"
-        f"grow(GrowConfig(**{config.__dict__!r}), progress=False)"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)
-    assert done.returncode == -signal.SIGKILL
+def _kill_in_step(number, config, growth=Growth):
+    step = growth.train_step
+
+    def die(self):
+        if self.step == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self)
+
+    def run():
+        growth.train_step = die
+        grow(config, progress=False)
+
+    killed(run)
 
 
 def test_a_rule_that_blows_up_says_why(tmp_path):

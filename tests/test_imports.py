@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -88,3 +92,31 @@ def test_numbers_know_no_pictures():
         if module.split(".")[0] in ("analysis", "graph", "cell", "cells", "dynamics", "models"):
             drawn = {name.split(".")[0] for name in imported(path)} & {"matplotlib", "PIL"}
             assert not drawn, module
+
+
+FRESH = """
+import json, os, sys, torch
+def threads():
+    return dict(os.environ), torch.get_num_threads(), torch.get_num_interop_threads()
+before = threads()
+import gncadeq, gncadeq.export
+[getattr(gncadeq, name) for name in gncadeq.__all__]
+modules = list(sys.modules)
+import gncadeq.training.run, gncadeq.commands.threads
+print(json.dumps([modules, before == threads()]))
+"""
+
+
+def test_an_import_is_light_and_leaves_threads_alone():
+    """In a fresh process: all names of the package need none of the heavy packages."""
+    alone = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "MKL_"))}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FRESH],
+        capture_output=True, text=True, check=True, env=alone,
+    )  # fmt: skip
+    modules, same_threads = json.loads(done.stdout)
+    heavy = {"lightning", "pytorch_lightning", "torchvision", "matplotlib", "sklearn", "trimesh",
+             "skimage", "scipy.sparse", "scipy.spatial", "networkx", "onnx", "onnxscript",
+             "onnxruntime"}  # fmt: skip
+    assert not heavy & set(modules)
+    assert same_threads

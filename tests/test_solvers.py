@@ -1,3 +1,5 @@
+"""TODO"""
+
 from __future__ import annotations
 
 import math
@@ -8,12 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import GCNConv
+from toys import SOLVERS
 
 from gncadeq import ConvCell, ConvergenceError, ConvergenceWarning, GraphDEQ, Status
 from gncadeq.dynamics import Partition, Solver, register_solver, solve
 from gncadeq.transforms import ImageToGraph
-
-SOLVERS = ("picard", "anderson", "broyden")
 
 
 class Paths:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import time
 
 import pytest
 import torch
+from conftest import killed
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
 from gncadeq.models import ImageClassifier
 from gncadeq.training import TrainConfig
 from gncadeq.training.run import train
+from gncadeq.training.task import PixelClassification
 
 TINY = {"dataset": "digits", "channels": 6, "hidden_channels": 16, "train_limit": 320}
 
@@ -101,18 +104,18 @@ def test_resuming_gives_the_same_result(tmp_path, start):
     whole = tiny(tmp_path, "whole", epochs=3, start=start)
     model, _ = train(whole, progress=False)
     part = tiny(tmp_path, "part", epochs=3, start=start)
-    script = (
-        "from gncadeq.training import TrainConfig; from gncadeq.training.run import train;"
-        "from gncadeq.training import task; import os, signal;"
-        "step = task.PixelClassification.training_step;\n"
-        "def die(self, data, i):\n"
-        "    if self.current_epoch == 1 and i == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, data, i)\n"
-        "task.PixelClassification.training_step = die\n"
-        f"train(TrainConfig(**{part.__dict__!r}), progress=False)"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)
-    assert done.returncode == -signal.SIGKILL
+    step = PixelClassification.training_step
+
+    def die(self, data, i):
+        if self.current_epoch == 1 and i == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, data, i)
+
+    def run():
+        PixelClassification.training_step = die
+        train(part, progress=False)
+
+    killed(run)
     folder = tmp_path / "part"
     assert not list(folder.rglob("*.tmp"))
     PixelGraphClassifier.from_pretrained(str(folder / "model.safetensors"))

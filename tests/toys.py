@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gncadeq import Cell
+from gncadeq import Cell, ConvCell, Status
+from gncadeq.dynamics import Partition
 
 
 class EdgeCell(Cell):
@@ -67,3 +68,18 @@ class NoisyCell(Cell):
             return torch.tanh(z if self.norm is None else 0.5 * self.norm(z))
 
         return step
+
+
+def conv_cell(update: str = "direct", contraction: float = 0.6) -> ConvCell:
+    torch.manual_seed(1)
+    return ConvCell(2, 3, update=update, contraction=contraction).double()
+
+
+SOLVERS = ("picard", "anderson", "broyden")
+
+
+ONE = Partition(None, 3)
+
+
+def status(solution):
+    return [Status(int(code)).name for code in solution.status]
