@@ -39,11 +39,12 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("gncadeq/cells", "gncadeq/dynamics", "gncadeq/graph")
 # The test files about them: quick ones that need neither data nor another program.
 TESTS = (
-    "right_values rows forms cells propagation ignn monotone micro growing automata equivariant "
-    "states typed_input sums attention linear_step wrap from_conv cascade cascade_randomness sweep "
-    "torchdeq torchdeq_cells solver_verdicts solver_methods start solvers error_bound options "
-    "certificates gradients precision randomness checkpointing zero_gradients robust_forms "
-    "bounded_perception transforms maps models laws shortcuts self_classifying order_and_energy"
+    "right_values rows forms cells propagation ignn monotone micro growing automata "
+    "equivariant states typed_input sums attention linear_step wrap from_conv cascade "
+    "cascade_randomness sweep torchdeq torchdeq_cells solver_verdicts solver_methods start "
+    "solvers error_bound options criteria certificates gradients precision randomness "
+    "checkpointing zero_gradients robust_forms bounded_perception transforms maps models laws "
+    "situations shortcuts self_classifying order_and_energy"
 )
 # Imported before a copy is: they are what takes long to import, and the same for every mutant.
 HEAVY = ("torch", "torch_geometric.nn", "torchdeq", "torchvision", "pytest", "hypothesis", "scipy")

@@ -8,24 +8,19 @@ import sys
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
-from torch_geometric.data import Batch, Data
-from toys import SOLVERS, EdgeCell
+from torch_geometric.data import Batch
+from toys import SOLVERS, STENCIL_CELLS, stencil_cell
 
 from gncadeq import ConvCell, GraphDEQ, GraphNCA, Status
 from gncadeq.testing import (
     assert_batch_independent,
-    assert_deterministic,
     assert_gradients_close,
-    assert_gradients_exact,
     assert_honest_residual,
     assert_local,
     assert_one_rule,
     assert_permutation_equivariant,
     gradients,
     graph_of,
-    graphs_of,
 )
 from gncadeq.transforms import ImageToGraph
 
@@ -33,20 +28,6 @@ ALL = (*SOLVERS, "auto")
 
 
 STOCK = ("torchdeq:anderson", "torchdeq:broyden", "torchdeq:fixed_point_iter")
-
-
-def make_cell(name: str, contraction: float = 0.9) -> ConvCell:
-    torch.manual_seed(1)
-    cells = {
-        "direct": lambda: ConvCell(2, 6, contraction=contraction),
-        "additive": lambda: ConvCell(2, 2, injection="additive", contraction=contraction),
-        "residual": lambda: ConvCell(2, 6, update="residual", contraction=contraction),
-        "wide": lambda: ConvCell(2, 3, contraction=contraction, kernel_size=5),
-    }
-    return cells[name]().double()
-
-
-CELLS = ("direct", "additive", "residual")
 
 
 # 1. Grid law
@@ -87,14 +68,14 @@ def test_grid_law(shape, living, periodic, dtype):
     torch.testing.assert_close(mine[3], theirs[2], atol=scale * atol, rtol=0)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", STENCIL_CELLS)
 def test_both_forms_of_a_grid_agree(name):
     """The fast form is the plain form: values, gradients and gradients of gradients."""
     from gncadeq.cells.stencil import prepare_neighborhood
     from gncadeq.graph.neighborhood import Neighborhood
 
     graph = ImageToGraph().batch(torch.rand(2, 2, 6, 5, dtype=torch.double))
-    cell = make_cell(name)
+    cell = stencil_cell(name)
     fast = prepare_neighborhood(graph.edge_index, graph.edge_attr, graph.num_nodes, 9)
     e = fast.incoming
     plain = Neighborhood(
@@ -134,10 +115,10 @@ def test_gradcheck_on_a_multigraph():
 # 2. Permutation law, 7. Locality law
 
 
-@pytest.mark.parametrize("name", [*CELLS, "wide"])
+@pytest.mark.parametrize("name", [*STENCIL_CELLS, "wide"])
 def test_permutation_and_locality_laws(name):
     data = ImageToGraph(living_threshold=0.4)(torch.rand(2, 9, 8, dtype=torch.double))
-    cell = make_cell(name)
+    cell = stencil_cell(name)
     if name == "wide":
         data.edge_attr = torch.tensor([6, 7, 8, 11, 12, 13, 16, 17, 18])[data.edge_attr]
     assert_permutation_equivariant(cell, data)
@@ -147,11 +128,11 @@ def test_permutation_and_locality_laws(name):
 # 3. Batch law
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", STENCIL_CELLS)
 @pytest.mark.parametrize("solver", ALL)
 @pytest.mark.parametrize("compact", [True, False])
 def test_batch_law(name, solver, compact, ragged):
-    deq = GraphDEQ(make_cell(name), solver, tol=1e-9, max_steps=300, compact=compact)
+    deq = GraphDEQ(stencil_cell(name), solver, tol=1e-9, max_steps=300, compact=compact)
     assert_batch_independent(deq, ragged)
 
 
@@ -162,7 +143,7 @@ def test_batch_law_beside_nan_and_divergence(solver):
     graphs = [to_graph(torch.rand(2, 6, 6, dtype=torch.double)) for _ in range(3)]
     graphs[1].x[3] = float("nan")
     batch = Batch.from_data_list(graphs)
-    cell = make_cell("direct")
+    cell = stencil_cell("direct")
     deq = GraphDEQ(cell, solver, tol=1e-9, max_steps=200, on_failure="ignore")
 
     def run(data, nodes):
@@ -196,7 +177,7 @@ def test_the_same_graph_alone_and_in_a_batch(solver, count):
     others = [to_graph(torch.rand(2, 6, 5, dtype=torch.double)) for _ in range(count - 1)]
     others[0].x *= 0.01  # slower, since its tanh stays linear
     batch = Batch.from_data_list([first, *others])
-    deq = GraphDEQ(make_cell("direct"), solver, tol=1e-3, max_steps=200)
+    deq = GraphDEQ(stencil_cell("direct"), solver, tol=1e-3, max_steps=200)
     with torch.no_grad():
         alone, alone_solution = deq(*graph_of(first), return_solution=True)
         z, solution = deq(*graph_of(batch), batch.batch, return_solution=True)
@@ -205,112 +186,12 @@ def test_the_same_graph_alone_and_in_a_batch(solver, count):
     assert solution.num_evaluations[0] == alone_solution.num_evaluations[0]
 
 
-# The situations: graphs of all kinds together, made by hypothesis
-
-
-@st.composite
-def situations(draw, failing: bool = True):
-    """A batch of up to four graphs: pixels, loose, disconnected, none, one, diverging, NaN."""
-    kinds = ["pixels", "isolated", "disconnected", "one", "empty"]
-    kinds += ["diverging", "nan"] if failing else []
-    chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    graphs = []
-    for kind in chosen:
-        h, w = draw(st.integers(2, 5)), draw(st.integers(2, 5))
-        if kind in ("one", "empty"):
-            h, w = 1, int(kind == "one")
-        x = 0.1 + torch.rand(h * w, 2, dtype=torch.double, generator=generator)
-        row, col = torch.arange(h * w) // max(w, 1), torch.arange(h * w) % max(w, 1)
-        dr, dc = row[:, None] - row, col[:, None] - col
-        near = (dr.abs() <= 1) & (dc.abs() <= 1) & ((dr != 0) | (dc != 0))
-        if kind == "isolated":
-            near = near & False
-        if kind == "disconnected":
-            near = near & ((row < h // 2)[:, None] == (row < h // 2))
-        source, target = near.nonzero().T
-        relation = (dr[source, target] + 1) * 3 + dc[source, target] + 1
-        if kind == "diverging":
-            x[:, 0] = 100.0
-        if kind == "nan":
-            x[0] = float("nan")
-        graphs.append(
-            Data(x=x, edge_index=torch.stack([source, target]), edge_attr=relation, kind=kind)
-        )
-    return Batch.from_data_list(graphs)
-
-
-EXAMPLES = settings(
-    max_examples=3, deadline=None, derandomize=True, database=None,
-    phases=(Phase.explicit, Phase.generate),  # graphs of 25 nodes need no shrinking
-)  # fmt: skip
-
-
-def situation_cell(name: str, batch: Batch):
-    if name in CELLS:
-        return make_cell(name, contraction=0.6)
-    torch.manual_seed(1)
-    batch.edge_attr = 0.5 + batch.edge_attr.double() / 9  # weights, not relations
-    return EdgeCell(2, 3, bounded=False).double()
-
-
-@pytest.mark.parametrize("name", [*CELLS, "edges"])
-@pytest.mark.parametrize("solver", SOLVERS)
-@EXAMPLES
-@given(batch=situations())
-def test_batch_and_failure_laws_in_every_situation(name, solver, batch):
-    cell = situation_cell(name, batch)
-    deq = GraphDEQ(cell, solver, tol=1e-9, max_steps=150, on_failure="ignore")
-    expansive = [kind == "diverging" for kind in batch.kind]
-    assert_batch_independent(deq, batch, atol=1e-7, step_slack=2, expansive=expansive)
-    z, solution = deq(
-        *graph_of(batch), batch.batch, batch_size=batch.num_graphs, return_solution=True
-    )
-    gone = solution.status == Status.NON_FINITE
-    assert torch.equal(z.isnan().all(1), gone[batch.batch])
-    for kind, code, residual in zip(batch.kind, solution.status, solution.residual, strict=True):
-        if kind == "diverging":  # what has grown is not at rest, however small its residual
-            assert residual <= 1e-9 or code != Status.CONVERGED
-        else:
-            assert bool(residual <= 1e-9) == (code == Status.CONVERGED)
-        if kind == "nan":
-            assert code == Status.NON_FINITE
-        elif kind == "diverging" and name == "edges" and solver == "picard":
-            assert code == Status.DIVERGED
-        elif name == "edges" and kind != "diverging":
-            assert code == Status.CONVERGED
-
-
-@pytest.mark.parametrize("name", [*CELLS, "edges"])
-@pytest.mark.parametrize("solver", SOLVERS)
-@EXAMPLES
-@given(batch=situations(failing=False))
-def test_residual_gradient_and_determinism_laws_in_every_situation(name, solver, batch):
-    cell = situation_cell(name, batch)
-    deq = GraphDEQ(cell, solver, tol=1e-10, max_steps=500)
-    assert_honest_residual(deq, batch)
-    assert_deterministic(deq, batch)
-    # Graphs without a loss have no gradient, and those with one have theirs.
-    mine = (batch.batch % 2 == 0).nonzero().flatten()
-    assert_gradients_exact(deq, batch, nodes=mine, scale=1e-6, steps=80)
-    assert_gradients_close(gradients(deq, batch)[:1], [
-        torch.cat([gradients(deq, data)[0] for data in graphs_of(batch)])
-    ])  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [*CELLS, "edges"])
-@EXAMPLES
-@given(batch=situations(failing=False))
-def test_permutation_law_in_every_situation(name, batch):
-    assert_permutation_equivariant(situation_cell(name, batch), batch)
-
-
 # 4. One-rule law
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", STENCIL_CELLS)
 def test_one_rule_law(name, ragged):
-    deq = GraphDEQ(make_cell(name), "picard", tol=1e-10, max_steps=500)
+    deq = GraphDEQ(stencil_cell(name), "picard", tol=1e-10, max_steps=500)
     assert_one_rule(deq, ragged)
 
 
@@ -324,7 +205,7 @@ def unrolled():
 
     def of(name, ragged):
         if name not in known:
-            known[name] = ragged.x, gradients(GraphNCA(make_cell(name), steps=300), ragged)
+            known[name] = ragged.x, gradients(GraphNCA(stencil_cell(name), steps=300), ragged)
         x, found = known[name]
         assert torch.equal(x, ragged.x)
         return found
@@ -332,11 +213,11 @@ def unrolled():
     return of
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", STENCIL_CELLS)
 @pytest.mark.parametrize("solver", [*ALL, *STOCK])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_gradient_law(name, solver, mode, ragged, unrolled):
-    deq = GraphDEQ(make_cell(name), solver, tol=1e-10, max_steps=400)
+    deq = GraphDEQ(stencil_cell(name), solver, tol=1e-10, max_steps=400)
     getattr(deq, mode)()
     assert_gradients_close(gradients(deq, ragged), unrolled(name, ragged))
 
@@ -345,14 +226,14 @@ def test_gradient_law(name, solver, mode, ragged, unrolled):
 @pytest.mark.parametrize("nodes", [1, 10])
 def test_gradient_law_for_masked_losses_of_any_scale(solver, nodes, ragged):
     picked = torch.randperm(ragged.num_nodes)[:nodes]
-    deq = GraphDEQ(make_cell("direct"), solver, tol=1e-10, max_steps=400)
+    deq = GraphDEQ(stencil_cell("direct"), solver, tol=1e-10, max_steps=400)
     unrolled = gradients(deq.as_nca(steps=300), ragged, picked)
     for scale in (1.0, 1e-3, 1e-6):
         assert_gradients_close(gradients(deq, ragged, picked, scale), unrolled)
 
 
 def test_gradient_law_for_several_forwards_and_backwards(ragged):
-    deq = GraphDEQ(make_cell("direct"), tol=1e-10, max_steps=400)
+    deq = GraphDEQ(stencil_cell("direct"), tol=1e-10, max_steps=400)
     once = gradients(deq, ragged)[1:]
     deq.zero_grad()
     first, second = (deq(*graph_of(ragged), ragged.batch) for _ in range(2))
@@ -364,7 +245,7 @@ def test_gradient_law_for_several_forwards_and_backwards(ragged):
 
 
 def test_phantom_gradient_approaches_the_exact_one(ragged):
-    cell = make_cell("direct", contraction=0.5)
+    cell = stencil_cell("direct", contraction=0.5)
     exact = gradients(GraphDEQ(cell, tol=1e-10, max_steps=200), ragged)
 
     def error(**options):
@@ -382,7 +263,7 @@ def test_phantom_gradient_approaches_the_exact_one(ragged):
 
 def test_phantom_gradient_is_that_of_damped_steps_at_the_equilibrium(ragged):
     """Geng et al. 2022, eq. 7: y ← (1 − τ) y + τ f(y), from the equilibrium, is differentiated."""
-    deq = GraphDEQ(make_cell("direct", contraction=0.5), tol=1e-10, max_steps=200,
+    deq = GraphDEQ(stencil_cell("direct", contraction=0.5), tol=1e-10, max_steps=200,
                    gradient="phantom", phantom_steps=3, phantom_damping=0.4)  # fmt: skip
     x = ragged.x.clone().requires_grad_()
     z = deq(x, ragged.edge_index, ragged.edge_attr, ragged.batch)
@@ -397,7 +278,7 @@ def test_phantom_gradient_is_that_of_damped_steps_at_the_equilibrium(ragged):
 
 
 def test_no_gradient_where_none_is_wanted(ragged):
-    deq = GraphDEQ(make_cell("direct"))
+    deq = GraphDEQ(stencil_cell("direct"))
     with torch.no_grad():
         assert not deq(*graph_of(ragged), ragged.batch).requires_grad
 
@@ -405,11 +286,11 @@ def test_no_gradient_where_none_is_wanted(ragged):
 # 6. Honest-residual law
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", STENCIL_CELLS)
 @pytest.mark.parametrize("solver", [*SOLVERS, *STOCK])
 @pytest.mark.parametrize(("tol", "max_steps"), [(1e-6, 200), (1e-12, 4)])
 def test_honest_residual_law(name, solver, tol, max_steps, ragged):
-    deq = GraphDEQ(make_cell(name), solver, tol=tol, max_steps=max_steps, on_failure="ignore")
+    deq = GraphDEQ(stencil_cell(name), solver, tol=tol, max_steps=max_steps, on_failure="ignore")
     assert_honest_residual(deq, ragged)
 
 
@@ -417,7 +298,7 @@ def test_honest_residual_law(name, solver, tol, max_steps, ragged):
 
 
 def test_determinism_law(ragged):
-    deq = GraphDEQ(make_cell("direct"), start="normal", tol=1e-6)
+    deq = GraphDEQ(stencil_cell("direct"), start="normal", tol=1e-6)
     state = torch.get_rng_state()
     runs = [
         deq(*graph_of(ragged), ragged.batch, generator=torch.Generator().manual_seed(3))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch_geometric.nn import GCNConv
 
 from gncadeq import (
     Cell,
@@ -15,9 +17,13 @@ from gncadeq import (
     GraphDEQ,
     GraphNCA,
     GrowingCell,
+    HopfieldCell,
+    IGNNCell,
     MonotoneCell,
     NodeEdgeCell,
+    RelationCell,
     SweepCell,
+    WrappedConvCell,
 )
 from gncadeq.cells import StencilDrive, stencil, stencil_bound, stencil_norm
 from gncadeq.cells.pyg.conv_growth import stretch
@@ -265,3 +271,55 @@ def test_a_map_that_ignores_the_state_does_not_stretch():
     ones = torch.ones(3, 2)
     found = stretch(lambda z: ones, torch.rand(3, 2), torch.ones(3), torch.zeros(3).long(), 1, 4)
     assert found.tolist() == [0.0]
+
+
+def test_the_residual_form_starts_with_a_centre_that_pulls_back():
+    """K_z is -0.8 I at the centre, and half as random as in the direct form."""
+    most = 0.5 / math.sqrt(9 * 3)
+    weight = ConvCell(2, 3, update="residual").weight_z.detach().clone()
+    weight[4] += 0.8 * torch.eye(3)
+    assert 0.9 * most < float(weight.abs().max()) <= most + 1e-6
+
+
+def test_the_energy_is_infinite_outside_of_its_domain_alone():
+    """φ(z) = ((1 + z) ln(1 + z) + (1 - z) ln(1 - z)) / 2, which is ln 2 at both ends."""
+    cell = HopfieldCell(1, 1).double()
+    with torch.no_grad():
+        for p in cell.parameters():
+            p.zero_()
+    step = cell.prepare(torch.zeros(5, 1).double(), NO_EDGES)
+    z = torch.tensor([[1.0], [-1.0], [0.0], [1.5], [-1.01]]).double()
+    ends = math.log(2)
+    assert step.energy(z).tolist() == pytest.approx([ends, ends, 0.0, math.inf, math.inf])
+
+
+def test_a_normalised_drive_has_the_bound_of_the_folded_one_and_none_in_training():
+    """Where the statistics are those of the batch, a change of one node changes all others."""
+    data = ImageToGraph()(torch.rand(2, 4, 5, dtype=torch.double))
+    drive = StencilDrive(2, 3).double()
+    drive(data.x, data.edge_index, data.edge_attr)
+    graph = {"edge_index": data.edge_index, "edge_attr": data.edge_attr, "num_nodes": 20}
+    assert drive.bound(**graph) == math.inf
+    bound = drive.eval().bound(**graph)
+    matrix = torch.autograd.functional.jacobian(
+        lambda x: drive(x, data.edge_index, data.edge_attr), data.x
+    )
+    stretch = float(torch.linalg.matrix_norm(matrix.reshape(60, 40), 2))
+    drive.fold()
+    assert bound == pytest.approx(drive.bound(**graph))
+    assert 0.3 * bound < stretch <= bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ConvCell, 2, 3),
+        partial(IGNNCell, 2, 3),
+        partial(WrappedConvCell, GCNConv(3, 3), 2),
+        partial(RelationCell, {"a": 2}, 3, [("a", "to", "a")]),
+    ],
+    ids=lambda make: make.func.__name__,
+)
+def test_cells_have_a_bias_unless_told_otherwise(make):
+    count = [sum(p.numel() for p in cell.parameters()) for cell in (make(), make(bias=False))]
+    assert count[0] - count[1] == 3

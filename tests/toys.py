@@ -83,3 +83,17 @@ ONE = Partition(None, 3)
 
 def status(solution):
     return [Status(int(code)).name for code in solution.status]
+
+
+def stencil_cell(name: str, contraction: float = 0.9) -> ConvCell:
+    torch.manual_seed(1)
+    cells = {
+        "direct": lambda: ConvCell(2, 6, contraction=contraction),
+        "additive": lambda: ConvCell(2, 2, injection="additive", contraction=contraction),
+        "residual": lambda: ConvCell(2, 6, update="residual", contraction=contraction),
+        "wide": lambda: ConvCell(2, 3, contraction=contraction, kernel_size=5),
+    }
+    return cells[name]().double()
+
+
+STENCIL_CELLS = ("direct", "additive", "residual")
