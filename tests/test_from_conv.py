@@ -198,9 +198,16 @@ class Own(pyg.MessagePassing):
         return self.mlp(torch.cat([z_i, z_j], 1))
 
 
+class Misleading(Own):
+    """Not one of PyG's, whose names say nothing."""
+
+    out_channels = 7
+
+
 @pytest.mark.parametrize(
     ("build", "width"),
     [
+        (Misleading, 4),
         (lambda: pyg.GINConv(nn.Linear(4, 4)), 4),
         (lambda: pyg.GINConv(pyg.MLP([8, 16, 8], norm=None)), 8),
         (lambda: pyg.GINConv(nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(6))), 6),

@@ -62,8 +62,10 @@ def test_andersons_steps_are_those_of_least_squares():
         np.testing.assert_allclose(z.numpy(), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_newtons_directions_are_those_of_the_jacobian():
-    """Two Newton steps on a small nonlinear map, against the dense Jacobian."""
+@pytest.mark.parametrize("history", [4, 20])
+def test_newtons_directions_are_those_of_the_jacobian(history):
+    """Two Newton steps on a small nonlinear map, against the dense Jacobian; the Krylov space may
+    have just as many dimensions as the state."""
     torch.manual_seed(0)
     a = torch.randn(4, 4, dtype=torch.double)
     step = lambda z: (a @ z).sin() + 0.3  # noqa: E731
@@ -75,7 +77,7 @@ def test_newtons_directions_are_those_of_the_jacobian():
         return step(z)
 
     solve(watched, exact, Partition(None, 4), solver="newton", tol=1e-14, max_steps=5,
-          options={"accuracy": 1e-6})  # fmt: skip
+          options={"accuracy": 1e-6, "history": history})  # fmt: skip
     jacobian = torch.autograd.functional.jacobian(lambda z: step(z.unsqueeze(1)).squeeze(1) - z,
                                                   exact.squeeze(1))  # fmt: skip
     direction = torch.linalg.solve(jacobian, -(step(exact) - exact))
