@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from elastic import ElasticCell, distance_loss
+from many_pictures import TRAINED, Pictures
 from safetensors.torch import load_file
 
 from gncadeq import GraphNCA
+from gncadeq.cells import SweepGrower
 
 
 @pytest.mark.parametrize("target", ["grid", "torus", "cube"])
@@ -104,7 +106,7 @@ def test_voronoi_refuses(monkeypatch):
 
 
 BESIDE = ("binary_rules", "curvature", "elastic", "isosurface", "labelled_figures", "small_worlds",
-          "texture_formulas")  # fmt: skip
+          "small_pictures", "texture_formulas")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BESIDE)
@@ -113,3 +115,20 @@ def test_the_doctests_of_modules_beside_examples(name):
     found = doctest.testmod(importlib.import_module(name), optionflags=options)
     assert found.attempted
     assert not found.failed
+
+
+def test_pictures_differ_by_the_code_in_their_seed_alone():
+    """Only the seeds are marked, and every code is at rest after the sweeps, untrained as well."""
+    pictures = Pictures(TRAINED[:3], 12)
+    codes = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    x = pictures.injection(codes)
+    assert torch.equal(x.any(1).nonzero().flatten(), pictures.seeds)
+    assert torch.equal(x[pictures.seeds, 1:], codes)
+    torch.manual_seed(0)
+    cell = SweepGrower(3, 4, 3, 4, 8)
+    with torch.no_grad():
+        z, solution = pictures.run(GraphNCA(cell, 60), codes)
+        own = z.view(3, -1, cell.channels)
+    assert solution.residual.max() == 0
+    assert (own[0] - own[1]).abs().max() > 0.1
+    assert pictures.errors(torch.cat([pictures.color, z[:, 4:]], 1)).max() == 0
