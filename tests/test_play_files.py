@@ -12,10 +12,12 @@ import torch
 from page import decoded, run_node
 from test_play_kernel import shaken
 from torch_geometric.data import Data
+from typer.testing import CliRunner
 
 from gncadeq import GrowingCell, MicroCell
 from gncadeq.cells import SweepGrower
 from gncadeq.choices import AXES
+from gncadeq.cli import app
 from gncadeq.datasets import load_mesh, primitives
 from gncadeq.datasets.mesh_files import save_mesh
 from gncadeq.dynamics.rollout import advance
@@ -28,6 +30,7 @@ from gncadeq.training.grow_sweeps import blank_state, sweep_graph
 from gncadeq.training.shipped import load_shipped
 from gncadeq.training.surfaces import pattern_color, surface_target
 from gncadeq.training.targets import anchor, picture_target, seed_state
+from gncadeq.training.textures import texture_grid
 from gncadeq.transforms import MeshToGraph
 from gncadeq.viz.geometry import geometry
 from gncadeq.viz.play import digit_scene, grown_scene, life_scene
@@ -50,12 +53,12 @@ if (info.kind === "digits") {
   scene.automaton.z.fill(0);
   scene.young.fill(0);
 }
-const states = {};
+const states = {}, start = encode(scene.automaton.z);
 for (let t = 1; t <= 100; t++) {
   scene.step(1);
   if ([1, 10, 100].includes(t)) states[t] = encode(scene.automaton.z);
 }
-out({ states, n: scene.n, name: info.name, facts: info.facts, votes: scene.votes?.() });
+out({ states, start, n: scene.n, name: info.name, facts: info.facts, votes: scene.votes?.() });
 """
 
 
@@ -230,6 +233,25 @@ def test_weights_of_gncadeq_grow_run(on: str, tmp_path: Path) -> None:
     same_states(found, steps_of(cell, data, z))
 
 
+@pytest.mark.parametrize("kind", ["micro", "growing"])
+def test_weights_of_textures_run(kind: str, tmp_path: Path) -> None:
+    micro = kind == "micro"
+    cell = shaken(MicroCell(6, 3) if micro else GrowingCell(5, 1, 8, 0, None, bound=2.0), 0.05)
+    path = tmp_path / "a.safetensors"
+    save_pretrained(cell, path)
+    found = brought(path, life_scene())
+    data = texture_grid(96, "tangent" if micro else "isotropic")
+    data.x = data.x[:, :0]
+    z = decoded(found["start"], cell.channels)
+    assert 0.25 < float(z.std()) < 0.35
+    same_states(found, steps_of(cell, data, z))
+    assert CliRunner().invoke(
+        app, ["play", str(path), "-o", str(tmp_path / "a.html"), "--no-open"]
+    ).exit_code == 0  # fmt: skip
+    page = (tmp_path / "a.html").read_text()
+    assert '"kind": "texture"' in page
+
+
 @pytest.mark.parametrize("on", ["grid", "icosphere:2"])
 def test_a_run_says_what_its_rule_senses(on: str, tmp_path: Path) -> None:
     more = {} if on == "grid" else {"scale": 0.4, "kernels": "harmonics"}
@@ -285,8 +307,8 @@ def test_weights_of_gncadeq_train_run(kind: str, tmp_path: Path) -> None:
 
 def test_what_cannot_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
     _, scene = spots()
-    save_pretrained(MicroCell(4), tmp_path / "a.safetensors")
-    with pytest.raises(AssertionError, match="a scene of textures of 4 channels and 3 kernels"):
+    save_pretrained(MicroCell(4, 2), tmp_path / "a.safetensors")
+    with pytest.raises(AssertionError, match=r"a texture with one or three kernels \(got 2"):
         brought(tmp_path / "a.safetensors", scene)
 
     class Other(torch.nn.Module):

@@ -76,18 +76,20 @@ def gallery() -> list[Scene]:
 
 def _textures(source: str, on: str | None) -> Scene:
     """All shipped textures, or one alone, or the weights of one in a file."""
-    from gncadeq.cells import MicroCell
-    from gncadeq.files.weights import load_pretrained
+    from gncadeq.cells import GrowingCell, MicroCell
+    from gncadeq.files.weights import load_pretrained, read_header
     from gncadeq.training.shipped import load_texture, texture_names
     from gncadeq.training.surfaces import read_surface
     from gncadeq.viz.play import texture_scene
 
+    rules: dict[str, MicroCell | GrowingCell]
     if source == "textures":
         rules = {name: load_texture(name) for name in texture_names()}
     elif source in texture_names():
         rules = {source: load_texture(source)}
     else:
-        rules = {Path(source).stem: load_pretrained(MicroCell, source)}
+        kind: Any = MicroCell if read_header(source)[1] == "MicroCell" else GrowingCell
+        rules = {Path(source).stem: load_pretrained(kind, source)}
     surface = None if on is None else read_surface(on)
     kernels: Literal["isotropic", "tangent"]
     kernels = "isotropic" if next(iter(rules.values())).num_kernels == 1 else "tangent"
@@ -150,14 +152,15 @@ def _unknown(source: str) -> str:
 
 
 def _is_texture(source: str) -> bool:
+    """Whether a file holds a rule without seed and injection, in which all nodes live."""
     from gncadeq.files.weights import read_header
 
     weights = Path(source)
-    return (
-        weights.suffix == ".safetensors"
-        and weights.is_file()
-        and (read_header(weights)[1] == "MicroCell")
-    )
+    if weights.suffix != ".safetensors" or not weights.is_file():
+        return False
+    _, architecture, config, _ = read_header(weights)
+    lives = config.get("alive_channel", 3) is not None or config.get("in_channels")
+    return architecture == "MicroCell" or (architecture == "GrowingCell" and not lives)
 
 
 def _grown(run: str, on: str | None) -> Scene:

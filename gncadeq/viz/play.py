@@ -32,7 +32,7 @@ SCRIPTS = (
     "play_scenes.js", "play_digits.js", "play_textures.js", "play_voronoi.js", "play_gif.js",
 )  # fmt: skip
 """Those that run under node as well."""
-_OF_BROWSERS = ("viewer_gl.js", "viewer_camera.js", "play_stages.js", "play.js")
+_OF_BROWSERS = ("viewer_gl.js", "viewer_camera.js", "play_stages.js", "play_record.js", "play.js")
 MOST_EDGES = 400_000  # 16 bytes each, and more in base64
 _FAR = 200.0  # steps along edges that no seed is away
 _ROWS = 28  # cells of the paper, where the weights' card states no canvas

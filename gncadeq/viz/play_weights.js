@@ -125,14 +125,12 @@ const ARCHITECTURES = {
       kind: "growing", in_channels: c.in_channels, channels: c.channels, kernels: c.num_kernels, hidden: c.hidden_channels, bound: c.bound,
       alive: c.alive_channel, threshold: c.alive_threshold, inside: weight_z, bias, outside: weight_out, ...(weight_x && { weight_x }),
     };
-    return grownOn(weights, rule, page, current);
+    return c.alive_channel === null && !c.in_channels ? texturesOf(weights, rule, page, current) : grownOn(weights, rule, page, current);
   },
 
-  MicroCell({ config: { channels, num_kernels: kernels }, tensors: { weight, bias }, name }, page, current) {
-    const rule = { kind: "micro", in_channels: 0, channels, kernels, weight, bias };
-    const host = [current, ...page.scenes].find(scene => scene.kind === "texture" && scene.rule.channels === channels && scene.rule.rules[0].kernels === kernels)
-      ?? refuse(`a scene of textures of ${channels} channels and ${kernels} kernels in this page`, "none");
-    return { ...host, rule: { ...host.rule, rules: [rule, ...host.rule.rules] }, textures: [name, ...host.textures.filter(other => other !== name)].slice(0, 1 + host.rule.rules.length) };
+  MicroCell(weights, page, current) {
+    const { config: { channels, num_kernels: kernels }, tensors: { weight, bias } } = weights;
+    return texturesOf(weights, { kind: "micro", in_channels: 0, channels, kernels, weight, bias }, page, current);
   },
 
   SweepGrower(weights, page, current) {
@@ -150,6 +148,18 @@ const ARCHITECTURES = {
     return grownOn(weights, { kind: "cascade", in_channels: F, channels: 4 + 2 * width + H, levels: 1, parts }, page, current);
   },
 };
+
+// A texture beside those of a scene that has such rules, or alone on a torus of pixels
+function texturesOf({ name, card }, rule, page, current) {
+  const { channels, kernels } = rule, host = [current, ...page.scenes].find(scene => scene.kind === "texture" && scene.rule.channels === channels && scene.rule.rules[0].kernels === kernels);
+  if (host) return { ...host, rule: { ...host.rule, rules: [rule, ...host.rule.rules] }, textures: [name, ...host.textures.map(other => other === name ? `${name} before` : other)] };
+  if (kernels !== 1 && kernels !== 3) refuse("weights of a texture with one or three kernels", kernels);
+  const filters = FILTERS.map((v, k) => v * [0.754, -0.754, 1][k % 3]).filter((_, k) => k % 3 >= 3 - kernels);  // surface_filters
+  return {
+    kind: "texture", words: "A texture grows from noise, and can be painted.", noise: 0.3, fire_rate: card.fire_rate ?? 0.5, textures: [name],
+    rule: { kind: "grafted", in_channels: 0, channels, rules: [rule] }, graph: { pixels: { height: 96, width: 96, periodic: true, filters: shaped(filters, 9, kernels) } },
+  };
+}
 
 // A grown rule on what it was grown on: pixels, or a surface of the page
 function grownOn({ card, config }, rule, page, current) {
