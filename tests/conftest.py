@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -23,6 +24,18 @@ FLAGS = (
     "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+
+
+def run_page(name: str) -> dict:
+    """Run the Python blocks of a page of the documentation in turn; returns what they define."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (REPOSITORY / "docs" / f"{name}.md").read_text(), re.S
+    )
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, f"{name}.md", "exec"), names)
+    return names
 
 
 def killed(run: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_page
 
 from gncadeq.cli import app
 
@@ -71,9 +71,4 @@ def test_a_smoke_run_does_not_write_over_measurements(example):
 
 @pytest.mark.parametrize("page", ["graph_automata", "path_independence", "rest", "torchdeq"])
 def test_the_snippets_of_a_page_run(page):
-    names: dict = {}
-    text = (REPOSITORY / "docs" / f"{page}.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, f"{page}.md", "exec"), names)
+    run_page(page)

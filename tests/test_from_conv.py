@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torch_geometric.nn as pyg
-from conftest import REPOSITORY
+from conftest import run_page
 from conv_table import cell_of, plain, weighted, with_loops
 from graphs import dense
 from torch import nn
@@ -163,10 +162,7 @@ def test_edge_index_class_and_names_of_edges():
 
 
 def test_the_examples_of_the_page_run(capsys):
-    page = (REPOSITORY / "docs" / "from_convs_to_equilibrium.md").read_text()
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(block, "from_convs_to_equilibrium.md", "exec"), names)
+    names = run_page("from_convs_to_equilibrium")
     assert "converged=1" in capsys.readouterr().out
     assert names["h"].shape == (34, 16)
     assert float(names["conv"].cell.lipschitz_bound(names["data"])) <= 0.9 + 1e-6

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import run_page
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import (
@@ -238,10 +236,7 @@ def test_other_refusals():
 
 
 def test_the_examples_of_the_page_run(capsys):
-    page = (REPOSITORY / "docs" / "states.md").read_text()
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(block, "states.md", "exec"), names)
+    names = run_page("states")
     assert "converged=1" in capsys.readouterr().out
     assert {n: list(v.shape) for n, v in names["z"].items()} == {
         "level0": [256, 8], "level1": [64, 8], "level2": [16, 8],

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_page
 from torch import nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.datasets import KarateClub
@@ -23,9 +23,7 @@ PAGE = (REPOSITORY / "docs" / "works_with.md").read_text()
 def test_the_snippets_of_the_page_run(capsys):
     for name in ("lightning", "captum", "yacs"):
         pytest.importorskip(name, reason="the page shows all of it")
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE, re.S):
-        exec(compile(block, "works_with.md", "exec"), names)
+    run_page("works_with")
     output = capsys.readouterr().out
     assert "torch.bfloat16 torch.float32 True" in output
     assert "torch.Size([3, 3]) torch.Size([4])" in output
