@@ -33,7 +33,7 @@ from gncadeq.training.targets import anchor, picture_target, seed_state
 from gncadeq.training.textures import texture_grid
 from gncadeq.transforms import MeshToGraph
 from gncadeq.viz.geometry import geometry
-from gncadeq.viz.play import digit_scene, grown_scene, life_scene
+from gncadeq.viz.play import digit_scene, grown_scene, life_scene, texture_scene, voronoi_scene
 
 KERNELS = """
 const made = surface(unpack(task.position), unpack(task.face));
@@ -146,6 +146,24 @@ def test_a_rule_runs_on_a_mesh_that_is_brought(tmp_path: Path) -> None:
     data = surface_target(mesh, color, "tangent", 0.15 * geometry(mesh).size)
     data.x = anchor(data)
     same_states(found, steps_of(cell, data, seed_state(data, 16)))
+
+
+def test_meshes_go_to_a_scene_like_the_one_that_is_shown(tmp_path: Path) -> None:
+    textures = {"a": shaken(MicroCell(4, 1), 0.01)}
+    ring = texture_scene(textures, primitives.torus(12, 6))
+    save_mesh(primitives.icosphere(2), tmp_path / "a.ply")
+    pages = {
+        "grow": [spots()[1]], "voronoi": [voronoi_scene(), spots()[1]],
+        "texture": [texture_scene(textures), spots()[1], ring],
+    }  # fmt: skip
+    driver = """const file = bytes(task.file).buffer, [current] = task.scenes;
+    const info = bring("a.ply", file, { scenes: task.scenes }, current);
+    out({ kind: info.kind, n: new SCENES[info.kind](info).n });"""
+    file = base64.b64encode((tmp_path / "a.ply").read_bytes()).decode()
+    for kind, scenes in pages.items():
+        if kind == "grow":
+            scenes[0]["senses"]["scale"] = None  # of one ring, as the mesh is coarse
+        assert run_node(driver, {"file": file, "scenes": scenes}) == {"kind": kind, "n": 162}
 
 
 OBJ = """# a roof, whose ridge is there twice
@@ -317,6 +335,15 @@ def test_what_cannot_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
     save_pretrained(Other(), tmp_path / "f.safetensors")
     with pytest.raises(AssertionError, match=r"weights of PixelGraphClassifier, .*got Other\)"):
         brought(tmp_path / "f.safetensors", scene)
+    found = run_node(
+        """const damaged = "ply\\nformat binary_little_endian 1.0\\nelement vertex 9\\n" +
+          "property float x\\nend_header\\n", file = new TextEncoder().encode(damaged).buffer;
+        let said = "";
+        try { bring("a.ply", file, { scenes: [] }, {}); } catch (error) { said = error.message; }
+        out({ said });""",
+        {},
+    )
+    assert found["said"].startswith("Expected a file that can be read (got a.ply: ")
     cases = {
         "b.obj": (b"v 0 0 0\nv 1 0 0\n", "a mesh with faces (got none in b.obj)"),
         "c.ply": (b"ply\nformat ascii 1.0\n", "its header's end (got none)"),

@@ -152,7 +152,7 @@ const ARCHITECTURES = {
 // A texture beside those of a scene that has such rules, or alone on a torus of pixels
 function texturesOf({ name, card }, rule, page, current) {
   const { channels, kernels } = rule, host = [current, ...page.scenes].find(scene => scene.kind === "texture" && scene.rule.channels === channels && scene.rule.rules[0].kernels === kernels);
-  if (host) return { ...host, rule: { ...host.rule, rules: [rule, ...host.rule.rules] }, textures: [name, ...host.textures.map(other => other === name ? `${name} before` : other)] };
+  if (host) return { ...host, facts: "", rule: { ...host.rule, rules: [rule, ...host.rule.rules] }, textures: [name, ...host.textures.map(other => other === name ? `${name} before` : other)] };
   if (kernels !== 1 && kernels !== 3) refuse("weights of a texture with one or three kernels", kernels);
   const filters = FILTERS.map((v, k) => v * [0.754, -0.754, 1][k % 3]).filter((_, k) => k % 3 >= 3 - kernels);  // surface_filters
   return {
@@ -179,9 +179,11 @@ function seeded(rule, n, seed) {  // the injection and the first state
   return { z0, x: F ? rowsOf(n, F, new Map([[seed, new Array(F).fill(1)]])) : rowsOf(n, 0, new Map()) };
 }
 
+const meshOf = (position, face) => ({ position: unpack(position), face: unpack(face), edge: new Uint32Array(0), radius: 0, flat: false });
+
 // The rule of a scene on another surface
 function onMesh(info, { position, face }) {
-  const mesh = { position: unpack(position), face: unpack(face), edge: new Uint32Array(0), radius: 0, flat: false }, made = surface(mesh.position, mesh.face);
+  const mesh = meshOf(position, face), made = surface(mesh.position, mesh.face);
   const { trained = info.senses.scale } = info.senses;
   let scale = trained;
   if (scale) {
@@ -195,17 +197,29 @@ function onMesh(info, { position, face }) {
 
 // A new scene of a page, made of a file and of the scene that is shown
 function bring(name, buffer, page, current) {
-  const short = name.replace(/\.[^.]*$/, "");
-  if (/\.safetensors$/i.test(name)) {
-    const weights = readWeights(name, buffer), make = ARCHITECTURES[weights.architecture];
-    if (!make) refuse(`weights of ${Object.keys(ARCHITECTURES).join(", ")}`, weights.architecture);
-    const count = Object.entries(weights.tensors).reduce((sum, [key, v]) => sum + (/\.norm\.(running|num)/.test(key) ? 0 : v.length), 0);
-    const info = make({ ...weights, name: short }, page, current);
-    return { ...info, name: short, facts: `${count.toLocaleString("en")} parameters. ${info.facts ?? ""}`.trim() };
+  const make = /\.safetensors$/i.test(name) ? bringWeights : bringMesh;
+  try {
+    return { ...make(name, buffer, page, current), name: name.replace(/\.[^.]*$/, "") };
+  } catch (error) {  // whatever a damaged file brings about
+    if (error.message.startsWith("Expected")) throw error;
+    return refuse("a file that can be read", `${name}: ${error.message}`);
   }
-  const host = [current, ...page.scenes].find(scene => scene.senses) ?? refuse("a scene of a rule on a surface in this page, for a mesh", "none");
+}
+
+function bringWeights(name, buffer, page, current) {
+  const weights = readWeights(name, buffer), make = ARCHITECTURES[weights.architecture];
+  if (!make) refuse(`weights of ${Object.keys(ARCHITECTURES).join(", ")}`, weights.architecture);
+  const count = Object.entries(weights.tensors).reduce((sum, [key, v]) => sum + (/\.norm\.(running|num)/.test(key) ? 0 : v.length), 0);
+  const info = make({ ...weights, name: name.replace(/\.[^.]*$/, "") }, page, current);
+  return { ...info, facts: `${count.toLocaleString("en")} parameters. ${info.facts ?? ""}`.trim() };
+}
+
+function bringMesh(name, buffer, page, current) {
   const { position, face } = readMesh(name, buffer);
-  return { ...onMesh(host, { position: upright(position, host.senses.axes), face }), name: short };
+  if (current.kind === "voronoi") return { ...current, mesh: meshOf(upright(position, [0, 1, 2]), face) };
+  const likely = [current, ...page.scenes.filter(scene => scene.kind === current.kind), ...page.scenes];
+  const host = likely.find(scene => scene.senses) ?? refuse("a scene of a rule on a surface in this page, for a mesh", "none");
+  return onMesh(host, { position: upright(position, host.senses.axes), face });
 }
 
 if (typeof module !== "undefined") module.exports = { bring };
