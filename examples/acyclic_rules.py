@@ -9,7 +9,8 @@ equilibrium is reached from every start. Each is trained as an equilibrium, by i
 differentiation from the first step on, and measured as an automaton that updates all nodes at once.
 
 - ``mazes``: is a pixel on the way from start to goal? Messages that don't turn back
-  (``NonBacktracking``) on mazes of 9 × 9; tested on 25 × 25 and 59 × 59.
+  (``NonBacktracking``) on mazes of 9 × 9; tested on 25 × 25, 59 × 59 and, with ``--large``,
+  on four of 201 × 201.
 - ``loops``: the same where 10 or 20 % of the walls between rooms are open as well, so that there
   are loops. Two distances, to start and goal, are a part of the state (``DistanceCell``); they
   order the nodes for sweeps away from both and back.
@@ -158,24 +159,24 @@ def against_bptt(
     }
 
 
-def mazes(seed: int, smoke: bool) -> dict[str, Any]:
+def mazes(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Mazes that are trees: messages that don't turn back."""
     to_messages = NonBacktracking()
-    return ways(seed, smoke, MazeSolver(), to_messages, (0.0,), (0.0,))
+    return ways(seed, args, MazeSolver(), to_messages, (0.0,), (0.0,))
 
 
-def loops(seed: int, smoke: bool) -> dict[str, Any]:
+def loops(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Mazes with loops: distances order the nodes."""
-    return ways(seed, smoke, LoopSolver(), lambda data: data, (0.1, 0.2), (0.0, 0.1, 0.2))
+    return ways(seed, args, LoopSolver(), lambda data: data, (0.1, 0.2), (0.0, 0.1, 0.2))
 
 
 def ways(
-    seed: int, smoke: bool, model: nn.Module, prepare: Callable[[Data], Data],
+    seed: int, args: argparse.Namespace, model: nn.Module, prepare: Callable[[Data], Data],
     train_loops: tuple[float, ...], test_loops: tuple[float, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """Train on mazes of 9 × 9, test on larger ones."""
     generator = torch.Generator().manual_seed(seed)
-    kinds = train_loops * (8 if smoke else 1000 // len(train_loops))
+    kinds = train_loops * (8 if args.smoke else 1000 // len(train_loops))
     examples = [prepare(maze(9, generator, opened)) for opened in kinds]
 
     def loss() -> Tensor:
@@ -184,7 +185,7 @@ def ways(
         return F.cross_entropy(model(batch)[0], batch.y.long())
 
     row: dict[str, Any] = {"parameters": count(model)}
-    row["CPU s"] = train(loss, list(model.parameters()), 2 if smoke else 1000, 0.01, 1.0, 0.1)
+    row["CPU s"] = train(loss, list(model.parameters()), 2 if args.smoke else 1000, 0.01, 1.0, 0.1)
     model.eval()
     batch = Batch.from_data_list(examples[:32])
     deq, most = model.deq, int(model(batch)[1].num_steps.max())
@@ -195,7 +196,7 @@ def ways(
 
     row |= against_bptt(by, deq, most, [*model.parameters(), batch.x, batch.edge_index])
     model.deq = deq
-    sizes = ((9, 2),) if smoke else ((25, 32), (59, 64))
+    sizes = ((9, 2),) if args.smoke else ((25, 32), (59, 64), (201, 4))[: 3 if args.large else 2]
     for size, number, opened in ((*s, o) for s in sizes for o in test_loops):
         right, nodes, steps, residual = 0, [], 0, 0.0
         for _ in range(number):
@@ -213,23 +214,23 @@ def ways(
     return row
 
 
-def picture(seed: int, smoke: bool) -> dict[str, Any]:
+def picture(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Grow a picture from a seed in its middle."""
-    rgba = read_rgba(GECKO, 8 if smoke else 24)
+    rgba = read_rgba(GECKO, 8 if args.smoke else 24)
     height, width = rgba.shape[1:]
     data = Sweeps()(ImageToGraph()(torch.zeros(1, height, width)))
     data.x[(height // 2) * width + width // 2] = 1.0
     data.color = rgba.flatten(1).T.contiguous()
-    return grow(data, SweepGrower(1, 4, 3, 8), 2 if smoke else 2500)
+    return grow(data, SweepGrower(1, 4, 3, 8), 2 if args.smoke else 2500)
 
 
-def spots(seed: int, smoke: bool) -> dict[str, Any]:
+def spots(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Grow spots on a sphere from one vertex."""
-    mesh = primitives.icosphere(1 if smoke else 3)
+    mesh = primitives.icosphere(1 if args.smoke else 3)
     front = int(mesh.pos[:, 2].argmax())
-    data = SurfaceSweeps(0.6 if smoke else 0.15, [front])(mesh)
+    data = SurfaceSweeps(0.6 if args.smoke else 0.15, [front])(mesh)
     data.color = pattern_color("spots", mesh.pos)
-    return grow(data, SweepGrower(1, 1, 4, 16), 2 if smoke else 1000)
+    return grow(data, SweepGrower(1, 1, 4, 16), 2 if args.smoke else 1000)
 
 
 def grow(data: Data, cell: SweepGrower, steps: int) -> dict[str, Any]:
@@ -271,9 +272,9 @@ def grow(data: Data, cell: SweepGrower, steps: int) -> dict[str, Any]:
     return row
 
 
-def chains(seed: int, smoke: bool) -> dict[str, Any]:
+def chains(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The class stands in the first node of a chain; 5 % of the nodes are labelled."""
-    classes, length, each = (2, 10, 2) if smoke else (10, 400, 20)
+    classes, length, each = (2, 10, 2) if args.smoke else (10, 400, 20)
     generator = torch.Generator().manual_seed(seed)
     kind = torch.arange(classes).repeat_interleave(each)
     x = torch.zeros(len(kind), length, classes)
@@ -297,7 +298,7 @@ def chains(seed: int, smoke: bool) -> dict[str, Any]:
 
     parameters = [*deq.parameters(), *readout.parameters()]
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in parameters)}
-    row["CPU s"] = train(loss, parameters, 2 if smoke else 100, 0.01, 1.0, 0.3)
+    row["CPU s"] = train(loss, parameters, 2 if args.smoke else 100, 0.01, 1.0, 0.3)
     deq.eval()
     row |= against_bptt(loss, deq, length, [*parameters, x, edge_index])
     with torch.no_grad():
@@ -328,6 +329,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", default="runs/acyclic_rules")
+    parser.add_argument("--large", action="store_true", help="also test mazes of 201 × 201")
     parser.add_argument("--smoke", action="store_true", help="two training steps")
     args = parser.parse_args()
     if args.smoke and args.out == parser.get_default("out"):
@@ -337,7 +339,7 @@ def main() -> None:
         rows = []
         for seed in args.seeds[:1] if args.smoke else args.seeds:
             torch.manual_seed(seed)
-            rows.append({"seed": seed, **TASKS[name](seed, args.smoke)})
+            rows.append({"seed": seed, **TASKS[name](seed, args)})
             if len(rows) == 1:
                 print(f"\n**{name}**\n")
                 print("| " + " | ".join(rows[0]) + " |")
