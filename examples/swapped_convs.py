@@ -65,7 +65,7 @@ class GCNII(nn.Module):
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(inputs, 64), nn.Linear(64, classes)
-        self.convs = nn.ModuleList(GCN2Conv(64, 0.1, 0.5, layer=k + 1) for k in range(64))
+        self.convs = nn.ModuleList(GCN2Conv(64, 0.1, 0.5, k + 1, cached=True) for k in range(64))
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Return logits."""
