@@ -1,7 +1,7 @@
 "use strict";
 // Files that are brought: meshes as OBJ and PLY, and weights as safetensors.
 
-function refuse(expected, got) { throw new Error(`Expected ${expected} (got ${got})`); }
+function refuse(expected, got, remedy = "") { throw new Error(`Expected ${expected} (got ${got})${remedy}`); }
 
 // { position: numbers [3 n], polygons: lists of vertices }
 function readObj(text) {

@@ -181,16 +181,25 @@ function seeded(rule, n, seed) {  // the injection and the first state
 
 const meshOf = (position, face) => ({ position: unpack(position), face: unpack(face), edge: new Uint32Array(0), radius: 0, flat: false });
 
+// The length of kernels, or a shorter one of which the surface has no more edges than a page holds
+function fittingScale(made, trained, corners) {
+  const most = MOST_EDGES.toLocaleString("en"), tooMany = () => refuse(`a mesh whose kernels have at most ${most} edges`, `${made.n.toLocaleString("en")} vertices`, ". Simplify it");
+  if (!trained) return made.n + corners > MOST_EDGES ? tooMany() : trained;
+  const area = made.area.reduce((a, b) => a + b, 0), least = trained === "edge" ? made.edge : Math.min(trained, meanEdge(made));
+  let scale = trained === "edge" ? made.edge : Math.min(trained, 1.2 * Math.sqrt(MOST_EDGES * area / (9 * Math.PI)) / made.n);
+  for (;;) {
+    if (scale < least || 32 * made.n > 2 * MOST_EDGES) tooMany();
+    const edges = balls(made, CUTOFF * scale).reduce((sum, ball) => sum + ball.length, made.n);
+    if (edges <= MOST_EDGES) return trained === "edge" ? trained : scale;
+    scale *= 0.99 * Math.sqrt(MOST_EDGES / edges);
+  }
+}
+
 // The rule of a scene on another surface
 function onMesh(info, { position, face }) {
   const mesh = meshOf(position, face), made = surface(mesh.position, mesh.face);
   const { trained = info.senses.scale } = info.senses;
-  let scale = trained;
-  if (scale) {
-    const area = made.area.reduce((a, b) => a + b, 0), most = Math.sqrt(MOST_EDGES * area / (9 * Math.PI)) / made.n;
-    if (scale === "edge" ? most < made.edge : most < meanEdge(made)) refuse(`a mesh with kernels of at most ${MOST_EDGES.toLocaleString("en")} edges`, `${made.n.toLocaleString("en")} vertices. Simplify it`);
-    if (scale !== "edge") scale = Math.min(trained, most);
-  } else if (made.n + mesh.face.length > MOST_EDGES) refuse(`a mesh of at most ${MOST_EDGES.toLocaleString("en")} edges`, `${made.n.toLocaleString("en")} vertices. Simplify it`);
+  const scale = fittingScale(made, trained, mesh.face.length);
   const shorter = scale < trained ? ` Its kernels are ${Math.round(100 * scale / trained)} % as long as where it was trained.` : "";
   return { ...info, mesh, senses: { ...info.senses, scale, trained }, ...(info.kind === "grow" && seeded(info.rule, made.n, frontOf(made))), facts: `${made.n.toLocaleString("en")} vertices.${shorter}` };
 }
