@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import APPNP, GCNConv, GraphConv, LGConv, SAGEConv, SGConv, TAGConv
+from torch_geometric.nn import (
+    APPNP,
+    ChebConv,
+    GCNConv,
+    GraphConv,
+    LGConv,
+    SAGEConv,
+    SGConv,
+    TAGConv,
+)
 from torch_geometric.utils import remove_self_loops, to_undirected
 
 from gncadeq import GraphDEQ, WrappedConvCell
@@ -30,6 +39,9 @@ CONVS = {
     "SG": lambda: SGConv(4, 4, K=3),
     "TAG": lambda: TAGConv(4, 4, K=2),
     "TAG as it is": lambda: TAGConv(4, 4, K=2, normalize=False, bias=False),
+    "Cheb": lambda: ChebConv(4, 4, K=4),
+    "Cheb of one": lambda: ChebConv(4, 4, K=1, bias=False),
+    "Cheb rw": lambda: ChebConv(4, 4, K=3, normalization="rw"),
     "LG": lambda: LGConv(),
     "LG as it is": lambda: LGConv(normalize=False),
     "APPNP": lambda: APPNP(K=3, alpha=0.2),
@@ -63,6 +75,50 @@ def outcome(cell, data: Batch, weight) -> list[torch.Tensor]:
     inputs = [x, *given.values(), *(p for p in deq.parameters() if p.requires_grad)]
     grads = torch.autograd.grad((z * torch.arange(4)).sin().sum(), inputs, allow_unused=True)
     return [z.detach(), solution.num_steps, *(g for g in grads if g is not None)]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_sparse_injection_is_the_dense_one(layout, batched):
+    data = graphs()
+    x = torch.where(torch.rand(data.num_nodes, 3) < 0.4, torch.randn(data.num_nodes, 3), 0.0)
+    x = x.double()
+    batch = data.batch if batched else None
+    for conv, weight in ((GCNConv(4, 4), None), (SAGEConv(4, 4), None)):
+        torch.manual_seed(2)
+        cell = WrappedConvCell(conv, 3).double()
+        found = []
+        for given in (x, x.to_sparse(layout=layout)):
+            deq = GraphDEQ(cell, tol=1e-11, max_steps=300)
+            z, solution = deq(given, data.edge_index, weight, batch, return_solution=True)
+            grads = torch.autograd.grad(z.sin().sum(), list(cell.parameters()))
+            nca = deq.as_nca(steps=3)(given, data.edge_index, weight, batch)
+            bound = solution.error_bound
+            found.append([z.detach(), solution.num_steps, bound, nca.detach(), *grads])
+        for mine, whole in zip(*found, strict=True):
+            torch.testing.assert_close(mine, whole, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match=r"'x' of shape \[num_nodes, in_channels\] = \[\*, 3\]"):
+        deq(x[:, :2].to_sparse(layout=layout), data.edge_index)
+
+
+def test_a_graph_that_changes_in_place_is_another_graph():
+    torch.manual_seed(3)
+    data, deq = graphs(), GraphDEQ.from_conv(GCNConv(4, 4), 3, tol=1e-6)
+    x, edge_index = data.x, data.edge_index.clone()
+    weight = torch.rand(edge_index.size(1))
+
+    def fresh():
+        return copy.deepcopy(deq)(x, edge_index.clone(), edge_weight=weight.clone())
+
+    deq(x, edge_index, edge_weight=weight)
+    edge_index[1, :5] = edge_index[0, :5]
+    torch.testing.assert_close(deq(x, edge_index, edge_weight=weight), fresh())
+    weight.data[3] = 2.0  # of which its version doesn't tell
+    torch.testing.assert_close(deq(x, edge_index, edge_weight=weight), fresh())
+    deq.cell.conv.add_self_loops = False
+    torch.testing.assert_close(deq(x, edge_index, edge_weight=weight), fresh())
+    few = edge_index[:, (edge_index < 9).all(0)]
+    torch.testing.assert_close(deq(x[:9], few), copy.deepcopy(deq)(x[:9], few))
 
 
 @pytest.mark.parametrize("name", CONVS)

@@ -175,16 +175,44 @@ class Questions(TorchDispatchMode):
 @pytest.mark.parametrize("solver", ["picard", "anderson", "auto"])
 def test_a_step_reads_values_once(solver, monkeypatch):
     batch, counts = torch.tensor([0, 0, 1]), []
-    partition, z0 = Partition(batch, 3), torch.rand(3, 2)
-    for steps in (4, 8):
+    partition, z0 = Partition(batch, 3), torch.rand(3, 50)
+    slope = torch.linspace(0.8, 1.2, 50)  # so that auto goes on from plain steps at once
+    for steps in (8, 12):
         with Questions() as questions:
             monkeypatch.setattr(torch.Tensor, "tolist", lambda value, q=questions: q.tolist(value))
             solution = solve(
-                lambda z: 0.9 * z.cos(), z0, partition, solver=solver, tol=1e-30, max_steps=steps
+                lambda z: slope * z.cos(), z0, partition, solver=solver, tol=1e-30, max_steps=steps
             )
         assert not bool(solution.converged.any())
         counts.append(questions.count)
     assert counts[1] - counts[0] == 4
+
+
+def test_auto_takes_plain_steps_as_long_as_they_halve_the_residual():
+    """Each graph for itself: the fast one is where plain steps lead, the slow one where Anderson's
+    method leads, as each is alone."""
+    rate, batch = torch.tensor([[0.4], [0.4], [0.9]]).double(), torch.tensor([0, 0, 1])
+
+    def f(rows):
+        return lambda z: rate[rows] * z + 0.05 * z.sin() + torch.tensor([[0.1, 0.7]]).double()
+
+    def run(rows, solver):
+        p = Partition(batch[rows] - batch[rows][0], len(rows))
+        z0 = torch.zeros(len(rows), 2, dtype=torch.double)
+        options = {"history": 10} if solver == "anderson" else None
+        return solve(f(rows), z0, p, solver=solver, tol=1e-6, options=options)
+
+    fast, slow = [0, 1], [2]
+    both, plain = run(fast + slow, "auto"), run(fast, "picard")
+    anderson = run(slow, "anderson")
+    assert int(both.num_steps[0]) == int(plain.num_steps)
+    assert torch.equal(both.state[:2], plain.state)
+    assert int(both.num_steps[1]) == int(anderson.num_steps) < int(run(slow, "picard").num_steps)
+    torch.testing.assert_close(both.state[2:], anderson.state, rtol=0, atol=1e-9)
+    for rows, graph in ((fast, 0), (slow, 1)):
+        alone = run(rows, "auto")
+        assert int(alone.num_steps) == int(both.num_steps[graph])
+        torch.testing.assert_close(alone.state, both.state[rows], rtol=0, atol=1e-12)
 
 
 def test_distances_are_remembered_for_the_same_states_alone():

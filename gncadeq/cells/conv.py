@@ -22,7 +22,8 @@ from gncadeq.cells.window import present_relations, rows_rate, stencil_gain, win
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.choices import Injection, Update
-from gncadeq.graph.neighborhood import Neighborhood, Stencil, recorded
+from gncadeq.graph.neighborhood import Neighborhood, Stencil
+from gncadeq.graph.recording import recorded
 from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
 

@@ -16,7 +16,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from gncadeq.cell import check_graph
 from gncadeq.cells.separable import assign
 from gncadeq.check import check_count, check_flag, check_type
-from gncadeq.graph.neighborhood import Neighborhood, check_edge_index, transforms_active
+from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
+from gncadeq.graph.recording import transforms_active
 from gncadeq.graph.relations import weighted_relations
 from gncadeq.typing import Adj, OptTensor
 

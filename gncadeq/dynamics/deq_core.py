@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gncadeq.dynamics.core_options import to_torchdeq_options
 from gncadeq.dynamics.graph_core import GraphCore
 from gncadeq.dynamics.options import SolveOptions
-from gncadeq.graph.neighborhood import transforms_active
+from gncadeq.graph.recording import transforms_active
 
 _HALF = (torch.float16, torch.bfloat16)
 NO_GRAPH = (

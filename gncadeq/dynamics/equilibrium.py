@@ -65,10 +65,11 @@ class GraphDEQ(Dynamics, HasOptions):
 
     Args:
         cell: The rule; shared with every automaton made by :meth:`as_nca`.
-        solver: ``"auto"``, which begins with Anderson acceleration and changes where progress
-            stalls; ``"picard"``, ``"anderson"``, ``"broyden"``, ``"newton"``, ``"flow"``; a name
-            given to :func:`gncadeq.dynamics.register_solver`; or ``"torchdeq:NAME"`` for TorchDEQ's
-            own (``anderson``, ``broyden``, ``fixed_point_iter``), each graph packed into one row.
+        solver: ``"auto"``, which begins with plain steps where each at least halves the residual,
+            goes on with Anderson acceleration, and changes where progress stalls; ``"picard"``,
+            ``"anderson"``, ``"broyden"``, ``"newton"``, ``"flow"``; a name given to
+            :func:`gncadeq.dynamics.register_solver`; or ``"torchdeq:NAME"`` for TorchDEQ's own
+            (``anderson``, ``broyden``, ``fixed_point_iter``), each graph packed into one row.
         tol: Bound on each graph's relative residual
             :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert / \lVert f(\mathbf{z}) \rVert`; 1e-3
             unless given.

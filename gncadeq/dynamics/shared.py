@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gncadeq.cell import Cell
+from gncadeq.cell import Cell, check_tensor
 from gncadeq.check import check_type
 from gncadeq.dynamics.frozen import Frozen
 from gncadeq.dynamics.start import Start
@@ -26,11 +26,11 @@ def with_halo(
     """The injection and the tensors by name, of own nodes and of the halo.
 
     Raises:
-        TypeError: If ``halo`` isn't one, or the injection no tensor.
+        TypeError: If ``halo`` isn't one, or the injection no dense tensor.
         ValueError: If the cell can't run in parts, or rows are missing.
     """
     check_type("halo", halo, Halo)
-    check_type("x", x, Tensor)
+    check_tensor(x)
     name = type(cell).__name__
     if cell.hops is None:
         raise ValueError(

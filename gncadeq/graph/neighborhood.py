@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gncadeq.check import check_choice
 from gncadeq.graph.grid import GridShape, detect_grid
+from gncadeq.graph.recording import recorded, transforms_active
 from gncadeq.graph.relations import Convolve, RelationEdges, convolve
 
 Kind = Literal["grid", "canvas", "csr"]
@@ -284,17 +285,6 @@ class Stencil:
 def _varies(weight: Tensor | None) -> bool:
     """Whether there may be a derivative to the weights of edges."""
     return weight is not None and ((weight.requires_grad and recorded()) or transforms_active())
-
-
-def transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode differentiation is under way."""
-    active: bool = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
-    return active or torch.autograd.forward_ad._current_level >= 0
-
-
-def recorded() -> bool:
-    """Whether what is computed may be differentiated, and memory must not be used again."""
-    return torch.is_grad_enabled() or transforms_active()
 
 
 def check_edge_index(edge_index: object) -> None:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gncadeq.check import check_type
-from gncadeq.graph.neighborhood import check_range, recorded
+from gncadeq.graph.neighborhood import check_range
+from gncadeq.graph.recording import recorded
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, OptTensor
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gncadeq.graph.recording import recorded
+
 OptTensor = Tensor | None
 
 
@@ -64,6 +66,8 @@ class SparseRows:
         if torch.compiler.is_compiling():  # in operations that the compiler knows
             out = z.new_zeros(self.num_rows, z.size(1))
             return out.index_add(0, self.row, weight.unsqueeze(1) * z[self.col])
+        if not recorded():  # the function's own bookkeeping takes as long as a small product
+            return bag_sum(z, self.col, self.ptr, weight)
         return _Product.apply(z, weight, self)  # type: ignore[no-any-return]
 
     def blocks(self, most: int, whole: bool = False) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -196,7 +200,7 @@ class _Product(Bilinear):
         to_z = to_weight = None
         if ctx.needs_input_grad[0]:
             back, order = ctx.edges.transposed
-            to_z = _Product.apply(grad, weight[order], back)
+            to_z = back.matmul(grad, weight[order])
         if ctx.needs_input_grad[1]:
             to_weight = (grad[ctx.edges.row] * z[ctx.edges.col]).sum(1)
         return to_z, to_weight, None

@@ -33,4 +33,6 @@ def conv_hops(conv: nn.Module) -> int | None:
         return 1
     if is_exact(conv, _AS_SAID):
         return int(it.K)
-    return len(it.lins) - 1 if is_exact(conv, (pyg.ChebConv,)) else None
+    # Other Laplacians are scaled by the largest of all degrees.
+    cheb = is_exact(conv, (pyg.ChebConv,)) and it.normalization == "sym"
+    return len(it.lins) - 1 if cheb else None

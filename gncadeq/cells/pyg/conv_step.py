@@ -196,11 +196,11 @@ class WrappedConvStep:
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
         # σ(s · norm(conv(z)) + d),  d = x Uᵀ + b computed once
-        y = self.image(z)
-        if self.scale is not None:
-            y = y * self.scale
-        if not self.cell.signature.initial:
-            y = y + self.drive
+        y, initial = self.image(z), self.cell.signature.initial
+        if self.scale is None:
+            y = y if initial else y + self.drive
+        else:
+            y = y * self.scale if initial else torch.addcmul(self.drive, y, self.scale)
         return self.cell.activation(y)  # type: ignore[no-any-return]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch_geometric.nn as pyg
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 from torch.nn.utils import parametrize
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
@@ -16,6 +17,7 @@ from torch_geometric.nn.conv import gcn_conv
 from gncadeq.cells.pyg.conv_bounds import EXPLAINER, is_hooked, is_known
 from gncadeq.cells.pyg.conv_signature import is_lazy
 from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
+from gncadeq.graph.recording import transforms_active
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import OptTensor
 
@@ -52,6 +54,15 @@ def _tag(conv: Any, a: Multiply, z: Tensor) -> Tensor:
     return y if conv.bias is None else y + conv.bias
 
 
+def _cheb(conv: Any, a: Multiply, z: Tensor) -> Tensor:
+    y: Tensor = conv.lins[0](z)
+    before, now = z, z
+    for k, lin in enumerate(conv.lins[1:]):
+        before, now = now, a(now) if k == 0 else 2.0 * a(now) - before
+        y = y + lin(now)
+    return y if conv.bias is None else y + conv.bias
+
+
 def _lg(conv: Any, a: Multiply, z: Tensor) -> Tensor:
     return a(z)
 
@@ -69,6 +80,7 @@ _FORMS: dict[type, Callable[[Any, Multiply, Tensor], Tensor]] = {
     pyg.GraphConv: _graph,
     pyg.SGConv: _sg,
     pyg.TAGConv: _tag,
+    pyg.ChebConv: _cheb,
     pyg.LGConv: _lg,
     pyg.APPNP: _appnp,
 }
@@ -97,8 +109,10 @@ class LinearConvStep(RestrictableConvStep):
             return step
         if weight is not None and weight.dtype != step.drive.dtype:
             return step
+        if not step.drive.size(0):  # of which no Laplacian has a largest entry
+            return step
         new = cls(step.cell, step.edge_index, step.drive, step.arguments)
-        new.matrix = _matrix(step.conv, step.edge_index, weight, step.drive)
+        new.matrix = _remembered(step.conv, step.edge_index, weight, step.drive)
         return new
 
     def output(self, z: Tensor) -> Tensor:
@@ -142,10 +156,46 @@ def _is_replaced(conv: Any) -> bool:
     )
 
 
+def _remembered(
+    conv: nn.Module, edge_index: Tensor, weight: OptTensor, like: Tensor
+) -> SparseMatrix:
+    """The :func:`_matrix` of a conv, made once for the graph that it was called on last."""
+    if (weight is not None and weight.requires_grad) or transforms_active():
+        return _matrix(conv, edge_index, weight, like)
+    names = ("normalize", "normalization", "improved", "add_self_loops", "flow", "aggr_module")
+    options = (like.size(0), like.dtype, *(getattr(conv, name, None) for name in names))
+    known = _LAST.get(conv)
+    if known is not None and known[0] == options and _same(known[1], (edge_index, weight)):
+        return known[2]
+    matrix = _matrix(conv, edge_index, weight, like)
+    if not matrix.weight.is_inference():  # whose tensors autograd may not save
+        given = edge_index.clone(), None if weight is None else weight.clone()
+        _LAST[conv] = options, given, matrix
+    return matrix
+
+
+# Of convs: their options, edges and weights, compared because versions don't tell of all changes,
+# and the matrix that was made of them.
+_LAST: MutableMapping[nn.Module, tuple[Any, tuple[Tensor, OptTensor], SparseMatrix]] = (
+    WeakKeyDictionary()
+)
+
+
+def _same(known: tuple[OptTensor, ...], given: tuple[OptTensor, ...]) -> bool:
+    return all(
+        a is b or (a is not None and b is not None and a.device == b.device and torch.equal(a, b))
+        for a, b in zip(known, given, strict=True)
+    )
+
+
 def _matrix(conv: Any, edge_index: Tensor, weight: OptTensor, like: Tensor) -> SparseMatrix:
     """``[num_nodes, num_nodes]``, what a node sums of the others."""
     kind, n = type(conv), like.size(0)
-    if kind is pyg.SGConv or (kind is not pyg.SAGEConv and getattr(conv, "normalize", False)):
+    if kind is pyg.ChebConv:
+        edge_index, weight = conv.__norm__(
+            edge_index, n, weight, conv.normalization, None, like.dtype
+        )
+    elif kind is pyg.SGConv or (kind is not pyg.SAGEConv and getattr(conv, "normalize", False)):
         loops = kind not in (pyg.TAGConv, pyg.LGConv) and conv.add_self_loops
         improved = kind is pyg.GCNConv and conv.improved
         edge_index, weight = gcn_conv.gcn_norm(

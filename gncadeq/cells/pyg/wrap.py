@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from gncadeq.cells.pyg.conv_width import state_width
 from gncadeq.cells.pyg.modules import Activation, activation_of, norm_of
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.neighborhood import Neighborhood, check_range
 from gncadeq.graph.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
@@ -80,10 +82,10 @@ class WrappedConvCell(ScaledConvCell):
     (``ChebConv``, ``GCNConv`` and all that have ``cached``) is computed once a solve. The conv's
     own cache is never used, so graphs may change.
 
-    ``GCNConv``, ``SAGEConv`` (means and sums), ``GraphConv``, ``SGConv``, ``TAGConv``,
-    ``LGConv`` and ``APPNP`` run as products with one sparse matrix, which is made once a solve, to
-    the same results. A subclass, or a conv with hooks, replaced or parametrised parts, an explainer
-    or dropout, runs as it is.
+    ``GCNConv``, ``SAGEConv`` (means and sums), ``GraphConv``, ``ChebConv``, ``SGConv``,
+    ``TAGConv``, ``LGConv`` and ``APPNP`` run as products with one sparse matrix, to the same
+    results; it is made once for one and the same graph. A subclass, or a conv with hooks, replaced
+    or parametrised parts, an explainer or dropout, runs as it is.
 
     Args:
         conv: The conv.
@@ -119,8 +121,8 @@ class WrappedConvCell(ScaledConvCell):
             converged.
 
     Shapes:
-        - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, edge
-          indices :math:`(2, |\mathcal{E}|)`, what the conv wants of edges
+        - **input:** state :math:`(|\mathcal{V}|, C)`, injection :math:`(|\mathcal{V}|, F)`, dense
+          or sparse, edge indices :math:`(2, |\mathcal{E}|)`, what the conv wants of edges
         - **output:** state :math:`(|\mathcal{V}|, C)`
 
     Raises:
@@ -216,24 +218,39 @@ class WrappedConvCell(ScaledConvCell):
         self.growth.reset()
         self._reset_own()
 
+    def flatten(
+        self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, context: dict[str, Any]
+    ) -> FlatGraph:
+        """The graph as dynamics see it, where a sparse ``x`` has become what it injects."""
+        if not isinstance(x, Tensor) or x.layout == torch.strided:
+            return super().flatten(x, edge_index, edge_attr, batch, context)
+        check_graph(x, edge_index, self.in_channels, self.inject.weight.dtype)
+        drive = torch.sparse.mm(x, self.inject.weight.t())
+        drive = drive if self.inject.bias is None else drive + self.inject.bias
+        flat = super().flatten(drive, edge_index, edge_attr, batch, context)
+        rows: dict[str, Rows] = {**flat.rows, "drive": "node"}
+        return replace(flat, context={**flat.context, "drive": drive}, rows=rows)
+
     def prepare(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
     ) -> WrappedConvStep:
-        """Bind graph and injection; see :class:`gncadeq.Cell`.
+        r"""Bind graph and injection; see :class:`gncadeq.Cell`.
 
         Args:
             x: The injection ``[num_nodes, in_channels]``.
             edge_index: Edge indices ``[2, num_edges]``.
             edge_attr: What the conv calls ``edge_attr``, ``edge_weight`` or ``edge_type``.
-            context: What else the conv's forward takes, by its name.
+            context: What else the conv's forward takes, by its name; and ``drive``, which takes the
+                place of :math:`\mathbf{U} \mathbf{x} + \mathbf{b}` where it was computed before.
 
         Raises:
             ValueError: On shapes, indices or devices that don't fit, or where the conv needs what
                 it wasn't given.
             TypeError: On a wrong dtype.
         """
-        weight = self.inject.weight
-        check_graph(x, edge_index, self.in_channels, weight.dtype)
+        drive = context.pop("drive", None)
+        width = self.in_channels if drive is None else self.channels
+        check_graph(x, edge_index, width, self.inject.weight.dtype)
         if isinstance(edge_index, Neighborhood):
             if edge_attr is not None:
                 raise ValueError(
@@ -245,7 +262,8 @@ class WrappedConvCell(ScaledConvCell):
         nodes = edge_index[:1] if self.hypergraph else edge_index
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
-        step = WrappedConvStep.of(self, edge_index.long(), self.inject(x), arguments)
+        drive = self.inject(x) if drive is None else drive
+        step = WrappedConvStep.of(self, edge_index.long(), drive, arguments)
         if is_lazy(self.conv):
             with torch.inference_mode(False), torch.no_grad():  # whose weights can't be trained
                 step.recorded().image(step.drive)

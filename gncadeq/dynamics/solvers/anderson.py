@@ -9,6 +9,7 @@ from gncadeq.check import check_count, check_number
 from gncadeq.dynamics.solvers.base import Solver, columns
 from gncadeq.graph.partition import Partition
 from gncadeq.graph.precision import widest
+from gncadeq.typing import OptTensor
 
 _RIDGES = {  # by the types of states and of the systems of equations
     (torch.float64, torch.float64): 1e-12,
@@ -53,6 +54,7 @@ class Anderson(Solver):
         self._gram = z.new_zeros(b, m, m, dtype=widest(z.device))
         self._valid = torch.zeros(b, m, dtype=torch.bool, device=z.device)
         self._jumped = torch.zeros(b, dtype=torch.bool, device=z.device)
+        self._held: OptTensor = None
         self._ridge = self.ridge or _RIDGES[z.dtype, self._gram.dtype]
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
@@ -65,7 +67,9 @@ class Anderson(Solver):
         if not self._dg:
             return plain
         gamma = self._mixing(self.partition.dots(self._dg, g))
-        gamma = gamma.to(z.dtype)[self.partition.batch]
+        gamma = gamma.to(z.dtype)
+        if self.partition.num_graphs > 1:
+            gamma = gamma[self.partition.batch]
         out = plain.clone() if self.damping == 1.0 else plain
         for j, dx in enumerate(self._dx):
             out.addcmul_(dx, gamma[:, j, None], value=-1)
@@ -76,10 +80,9 @@ class Anderson(Solver):
         size = self.partition.norm(dg)
         valid = (size > 0) & size.isfinite() & ~self._jumped
         self._jumped = torch.zeros_like(self._jumped)
-        unit = columns(torch.where(valid, size, 1.0), self.partition)
-        keep = columns(valid, self.partition)
-        dx = torch.where(keep, torch.add(dz, dg, alpha=self.damping) / unit, 0.0)
-        dg = torch.where(keep, dg / unit, 0.0)
+        unit = columns(torch.where(valid, 1.0 / size, 0.0), self.partition)
+        dx = torch.add(dz, dg, alpha=self.damping).mul_(unit)
+        dg = dg.mul_(unit)
         if slot == len(self._dg):
             self._dg.append(dg)
             self._dx.append(dx)
@@ -95,6 +98,8 @@ class Anderson(Solver):
     def _mixing(self, rhs: Tensor) -> Tensor:
         k = rhs.size(1)
         valid = self._valid[:, :k]
+        if self._held is not None:
+            valid, self._held = valid & ~self._held.unsqueeze(1), None
         both = valid[:, :, None] & valid[:, None, :]
         gram = torch.where(both, self._gram[:, :k, :k], 0.0)
         gram = gram + torch.diag_embed(torch.where(valid, self._ridge, 1.0))
@@ -102,9 +107,17 @@ class Anderson(Solver):
         gamma = torch.linalg.solve_ex(gram, rhs.unsqueeze(-1))[0].squeeze(-1)
         return torch.where(gamma.isfinite().all(-1, keepdim=True), gamma, 0.0)
 
+    def forget(self, graphs: Tensor) -> None:
+        """Drop the differences of ``graphs``."""
+        self._valid = self._valid & ~graphs.unsqueeze(1)
+
+    def hold(self, graphs: OptTensor) -> None:
+        """Let the next proposal of ``graphs`` be the plain step."""
+        self._held = graphs
+
     def restart(self, graphs: Tensor) -> None:
         """Drop the differences of ``graphs``, and the next one, which would span the jump."""
-        self._valid = self._valid & ~graphs.unsqueeze(1)
+        self.forget(graphs)
         self._jumped = self._jumped | graphs
 
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:

@@ -83,5 +83,7 @@ class Picard(Solver):
 
 
 def columns(graphs: Tensor, partition: Partition) -> Tensor:
-    """A mask or number of each graph as a column ``[num_nodes, 1]`` for its nodes."""
+    """A mask or number of each graph for its nodes: ``[num_nodes, 1]``, or ``[1, 1]`` for all."""
+    if partition.num_graphs == 1:
+        return graphs.view(1, 1)
     return graphs[partition.batch].unsqueeze(1)
