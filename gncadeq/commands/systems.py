@@ -204,7 +204,7 @@ SYSTEMS = (
         "Anil et al. 2022",
         "https://arxiv.org/abs/2211.09961",
         "no number",
-        "63, 64 and 64 of 64 mazes of 59 × 59",
+        "63 or 64 of 64 mazes of 59 × 59, five seeds",
         "results",
         ("python examples/acyclic_rules.py --tasks mazes",),
     ),
