@@ -222,7 +222,7 @@ SCRIPTS = {
     ),
     "gcn2": Script(
         1000,
-        lambda m, d, e: classify(m, d, e, 0.01, {"convs": 0.01, "deq.cell.conv": 0.01, "": 5e-4}),
+        lambda m, d, e: classify(m, d, e, 0.01, {"convs": 0.01, "": 5e-4}),
         GCNII,
         {"": lambda i, c, w: Swapped(new(GCN2Conv, i, w, alpha=0.1), 0.6, nn.Linear(w, c))},
         "85.5 ± 0.5",
