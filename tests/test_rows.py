@@ -11,6 +11,7 @@ from torch_geometric.nn import GCN, GATConv, GCNConv, MessagePassing, SAGEConv
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 
 from gncadeq import Cell, GraphDEQ, GraphNCA
+from gncadeq.cells import PropagationCell
 from gncadeq.graph.rows import Part, rows_of
 from gncadeq.testing import assert_batch_independent, assert_permutation_equivariant
 
@@ -204,8 +205,12 @@ def test_a_layer_of_basic_gnn():
 def test_injections_in_other_forms_are_refused():
     data, deq = graphs()[0], deq_of(ROWS)
     given = {"knowledge": data.knowledge, "dist": data.dist}
+    sparse = data.x.to_sparse()  # what a linear map takes
+    torch.testing.assert_close(
+        deq(sparse, data.edge_index, **given), deq(data.x, data.edge_index, **given)
+    )
     with pytest.raises(TypeError, match=r"dense 'x' \(got a torch.sparse_coo one\).*to_dense"):
-        deq(data.x.to_sparse(), data.edge_index, **given)
+        GraphDEQ(PropagationCell(data.num_features))(sparse, data.edge_index)
     with pytest.raises(ValueError, match=r"\(got \[2, 5, 3\]\)\. For many signals .*Batch\."):
         deq(torch.stack([data.x, data.x]), data.edge_index, **given)
     many = Batch.from_data_list(

@@ -81,7 +81,7 @@ def solve(
     Example:
         >>> b = torch.tensor([[1.0], [2.0]])
         >>> p = Partition(torch.tensor([0, 1]), num_nodes=2)
-        >>> solve(lambda z: 0.5 * z + b, torch.zeros(2, 1), p, tol=1e-6).state
+        >>> solve(lambda z: 0.5 * z + b, torch.zeros(2, 1), p, tol=1e-6).state.round(decimals=4)
         tensor([[2.],
                 [4.]])
     """
