@@ -120,7 +120,7 @@ def graphs():
 
 
 @pytest.mark.parametrize(
-    "data", graphs(), ids=["delaunay", "karate", "small world", "tree", "multi"]
+    "data", list(graphs()), ids=["delaunay", "karate", "small world", "tree", "multi"]
 )
 def test_any_graph(data):
     """Bit for bit, for 1000 steps, against dictionaries of lists and exact fractions."""
