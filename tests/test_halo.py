@@ -234,8 +234,9 @@ def test_parts_by_coordinates_and_by_metis(monkeypatch):
     left, right = partition(edges, 50, 2, pos, "coordinates")
     a, b = pos[left, 0], pos[right, 0]
     assert a.max() < b.min() or b.max() < a.min()
-    with pytest.raises(ValueError, match="Expected 'pos' of shape"):
-        partition(edges, 50, 2, None, "coordinates")
+    for bad in (None, torch.zeros(50, 0), torch.full((50, 2), float("nan"))):
+        with pytest.raises(ValueError, match="Expected finite 'pos' of shape"):
+            partition(edges, 50, 2, bad, "coordinates")
     monkeypatch.setattr(typing, "WITH_METIS", False)
     with pytest.raises(ImportError, match="pyg-lib or torch-sparse"):
         partition(edges, 50, 2, None, "metis")
@@ -253,6 +254,19 @@ def test_parts_by_coordinates_and_by_metis(monkeypatch):
     assert {tuple(p.tolist()) for p in parts} == {
         tuple(sorted(perm[:20].tolist())), tuple(sorted(perm[20:].tolist()))
     }  # fmt: skip
+
+
+def test_parts_take_lists_and_short_integers():
+    line = Data(
+        x=torch.arange(4.0)[:, None], edge_index=torch.tensor([[0, 1, 2], [1, 2, 3]]).int(),
+        names=list("abcd"), kinds=["first", "second", "third"],
+    )  # fmt: skip
+    parts = split_graph(line, 2)
+    for part in parts:
+        assert part.names == ["abcd"[k] for k in part.node.tolist()]
+        assert part.edge_index.dtype == torch.long
+        assert len(part.kinds) == part.num_edges
+    assert sorted(n for part in parts for n in part.names) == list("abcd")
 
 
 def test_what_cannot_run_in_parts_is_refused():
@@ -278,8 +292,13 @@ def test_what_cannot_run_in_parts_is_refused():
         run(of(GATConv(4, 4, dropout=0.5)))
     with pytest.raises(ValueError, match="one of TorchDEQ's"):
         run(of(GCNConv(4, 4), solver="torchdeq:anderson"))
-    with pytest.raises(ValueError, match="Leave 'batch' out"):
+    with pytest.raises(ValueError, match=r"got 'batch'\). Leave it out"):
         run(of(GCNConv(4, 4)), batch=torch.zeros(90, dtype=torch.long))
+    for model in (of(GCNConv(4, 4)), of(GCNConv(4, 4)).as_nca()):
+        with pytest.raises(ValueError, match=r"got 'batch_size=3'\). Leave it out"):
+            run(model, batch_size=3)
+    with pytest.raises(ValueError, match="no certificate of the whole"):
+        run(of(GCNConv(4, 4), criterion="error"))
     with pytest.raises(ValueError, match="a row for each of 90 nodes"):
         of(GCNConv(4, 4))(part.x[:5], part.edge_index, halo=halo)
     with pytest.raises(ValueError, match=r"Expected part 0 of 1 .*got part 1 of 2"):

@@ -77,6 +77,15 @@ def outcome(cell, data: Batch, weight) -> list[torch.Tensor]:
     return [z.detach(), solution.num_steps, *(g for g in grads if g is not None)]
 
 
+def test_sparse_injections_in_half_precision_and_with_dense_dimensions():
+    deq = GraphDEQ.from_conv(GCNConv(4, 4), 6, contraction=0.8)
+    edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+    x = torch.rand(3, 6).half()
+    torch.testing.assert_close(deq(x.to_sparse(), edge_index), deq(x, edge_index))
+    with pytest.raises(ValueError, match="without dense dimensions"):
+        deq(torch.sparse_coo_tensor([[0, 2]], torch.rand(2, 6), (3, 6)), edge_index)
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_sparse_injection_is_the_dense_one(layout, batched):

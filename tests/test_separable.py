@@ -94,6 +94,25 @@ def test_a_separable_pyramid_is_folded_saved_and_loaded(tmp_path):
     )
 
 
+def test_a_stencil_of_zeros_can_be_trained():
+    cell = ConvCell(3, 3, injection="additive", contraction=0.9)
+    with torch.no_grad():
+        cell.weight_z.zero_()
+    separate(cell, "weight_z")
+    assert not cell.state_weight().detach().any()
+    data = ImageToGraph()(torch.rand(1, 4, 4))
+    z = GraphDEQ(cell)(torch.rand(16, 3), data.edge_index, data.edge_attr)
+    z.square().sum().backward()
+    gradients = {name: p.grad for name, p in cell.named_parameters() if "weight_z" in name}
+    assert any(bool(g.any()) for g in gradients.values() if g is not None)
+
+
+def test_stencils_in_half_precision_are_separated():
+    conv = StencilConv(2, 3).bfloat16()
+    separate(conv)
+    assert {p.dtype for p in conv.parameters()} == {torch.bfloat16}
+
+
 def test_what_is_no_stencil_is_refused():
     with pytest.raises(ValueError, match=r"stencil 'weight' of shape \[R, F, C\]"):
         separate(torch.nn.Linear(2, 3))

@@ -30,9 +30,12 @@ class Separable(nn.Module):
 
         It is ``weight`` itself, up to rounding, if that is separable.
         """
-        left, size, right = torch.linalg.svd(weight.transpose(0, 1), full_matrices=False)
+        wide = weight.transpose(0, 1).to(torch.promote_types(weight.dtype, torch.float32))
+        left, size, right = torch.linalg.svd(wide, full_matrices=False)
         root = size[:, :1].sqrt()
-        return (left[:, :, 0] * root).t().contiguous(), right[:, 0] * root
+        # Of a stencil of zeros one factor isn't zero: else neither would have a gradient.
+        window = left[:, :, 0] * torch.where(root > 0, root, 1.0)
+        return window.t().contiguous().to(weight.dtype), (right[:, 0] * root).to(weight.dtype)
 
 
 def assign(module: nn.Module, name: str, value: Tensor) -> None:

@@ -28,7 +28,7 @@ from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.options import HasOptions, SolveOptions
 from gncadeq.dynamics.rollout import GraphNCA
-from gncadeq.dynamics.shared import SharedStep, check_solver, with_halo
+from gncadeq.dynamics.shared import SharedStep, check_options, with_halo
 from gncadeq.dynamics.solution import OnFailure, Solution, Status
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.dynamics.substitution import solve_parts
@@ -199,8 +199,8 @@ class GraphDEQ(Dynamics, HasOptions):
         check_transforms()
         with full_precision(device_of(x)):
             if halo is not None:
-                check_solver(self.solver)
-                x, context = with_halo(self.cell, halo, self.start, x, batch, context)
+                check_options(self.options)
+                x, context = with_halo(self.cell, halo, self.start, x, batch, batch_size, context)
             graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
             z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, halo, trace)
             state = graph.unpack(z)

@@ -141,7 +141,7 @@ class GraphNCA(Dynamics):
         """
         steps = self.steps if steps is None else check_count("steps", steps)
         if halo is not None:
-            x, context = with_halo(self.cell, halo, self.start, x, batch, context)
+            x, context = with_halo(self.cell, halo, self.start, x, batch, batch_size, context)
         graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
         rows = graph.x if halo is None else halo.own(graph.x)
         if halo is None:

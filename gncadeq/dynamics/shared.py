@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gncadeq.cell import Cell, check_tensor
 from gncadeq.check import check_type
 from gncadeq.dynamics.frozen import Frozen
+from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.start import Start
 from gncadeq.graph.halo import Halo
 from gncadeq.graph.rows import check_rows, declared_rows
@@ -21,8 +22,9 @@ from gncadeq.typing import AdjointStep, OptTensor, PartialStep, Step
 
 
 def with_halo(
-    cell: Cell, halo: Halo, start: Start, x: Any, batch: Any, context: dict[str, OptTensor]
-) -> tuple[Tensor, dict[str, OptTensor]]:
+    cell: Cell, halo: Halo, start: Start, x: Any, batch: Any, batch_size: int | None,
+    context: dict[str, OptTensor],
+) -> tuple[Tensor, dict[str, OptTensor]]:  # fmt: skip
     """The injection and the tensors by name, of own nodes and of the halo.
 
     Raises:
@@ -53,8 +55,9 @@ def with_halo(
             "Expected start='zeros', 'normal' or a 'z0', to run one graph in parts (got a module). "
             "Pass what it predicts as 'z0'"
         )
-    if batch is not None:
-        raise ValueError("Expected one graph in parts (got 'batch'). Leave 'batch' out")
+    if batch is not None or batch_size not in (None, 1):
+        given = "batch" if batch is not None else f"batch_size={batch_size}"
+        raise ValueError(f"Expected one graph in parts (got {given!r}). Leave it out")
     check_rows("x", x, "node", halo.num_nodes)
     rows, filled = declared_rows(cell.context), dict(context)
     for key, value in context.items():
@@ -70,12 +73,17 @@ def with_halo(
     return halo.fill(x), filled
 
 
-def check_solver(name: str) -> None:
-    """Raise a ValueError if a solver knows nothing of other processes: TorchDEQ's own."""
-    if name.startswith("torchdeq:"):
+def check_options(options: SolveOptions) -> None:
+    """Raise a ValueError for what knows nothing of other processes."""
+    if options.solver.startswith("torchdeq:"):
         raise ValueError(
             "Expected a solver of this library, to run one graph in parts (got one of TorchDEQ's, "
-            f"{name!r}, which sees the nodes of one process). Use solver='auto'"
+            f"{options.solver!r}, which sees the nodes of one process). Use solver='auto'"
+        )
+    if options.criterion == "error":
+        raise ValueError(
+            "Expected another criterion, to run one graph in parts, whose parts have no "
+            "certificate of the whole (got 'error'). Use criterion='graph'"
         )
 
 

@@ -58,10 +58,15 @@ def partition(
     if method == "metis":
         parts = _metis(edge_index, num_nodes, num_parts)
     elif method == "coordinates":
-        if pos is None or pos.dim() != 2 or pos.size(0) != num_nodes:
+        found = "none" if pos is None else str(list(pos.shape))
+        if pos is not None and not bool(pos.isfinite().all()):
+            found = "NaN or infinity"
+        elif pos is not None and pos.dim() == 2 and pos.size(0) == num_nodes and pos.size(1):
+            found = ""
+        if pos is None or found:
             raise ValueError(
-                f"Expected 'pos' of shape [{num_nodes}, dimensions] for method='coordinates' (got "
-                f"{None if pos is None else list(pos.shape)}). Use method='breadth-first'"
+                f"Expected finite 'pos' of shape [{num_nodes}, dimensions] for "
+                f"method='coordinates' (got {found}). Use method='breadth-first'"
             )
         parts = _halved(pos, torch.arange(num_nodes, device=pos.device), num_parts)
     else:
@@ -149,7 +154,8 @@ def split_graph(data: Data, num_parts: int, hops: int = 1, method: Method = "aut
     hops = check_count("hops", hops, 1)
     if "batch" in data:
         raise ValueError("Expected one graph (got a batch). Split each graph of it by itself")
-    n, edge_index = int(data.num_nodes), data.edge_index
+    check_edge_index(data.edge_index)
+    n, edge_index = int(data.num_nodes), data.edge_index.long()
     owned = partition(edge_index, n, num_parts, data.pos, method)
     owner = torch.empty(n, dtype=torch.long, device=edge_index.device)
     place = owner.clone()
@@ -165,7 +171,7 @@ def split_graph(data: Data, num_parts: int, hops: int = 1, method: Method = "aut
         halos.append(around[owner[around].argsort(stable=True)])
     parts = []
     for rank, nodes in enumerate(owned):
-        part = _own(data, nodes, torch.cat([nodes, halos[rank]]))
+        part = _own(data, edge_index, nodes, torch.cat([nodes, halos[rank]]))
         part.part, part.num_parts, part.hops = rank, num_parts, hops
         part.halo_from = owner[halos[rank]]
         sent = [around[owner[around] == rank] for around in halos]
@@ -176,20 +182,22 @@ def split_graph(data: Data, num_parts: int, hops: int = 1, method: Method = "aut
     return parts
 
 
-def _own(data: Data, nodes: Tensor, local: Tensor) -> Data:
+def _own(data: Data, edge_index: Tensor, nodes: Tensor, local: Tensor) -> Data:
     """The rows of ``nodes``, and all edges of the ``local`` ones, which those are the first of."""
     place = local.new_full((int(data.num_nodes),), local.numel())
     place[local] = torch.arange(local.numel(), device=local.device)
-    ends = place[data.edge_index]
+    ends = place[edge_index]
     kept = (ends < local.numel()).any(0)
     part = Data(edge_index=ends[:, kept], node=nodes, num_nodes=nodes.numel())
     for key, value in data.to_dict().items():
         if key in ("edge_index", "num_nodes") or "index" in key or key == "face":
             continue
-        if data.is_node_attr(key):
-            value = value[nodes]
-        elif data.is_edge_attr(key):
-            value = value[kept]
+        rows = nodes if data.is_node_attr(key) else kept if data.is_edge_attr(key) else None
+        if rows is not None and isinstance(value, Tensor):
+            value = value[rows]
+        elif rows is not None:  # a list of names
+            chosen = rows if rows is nodes else kept.nonzero().flatten()
+            value = [value[k] for k in chosen.tolist()]
         part[key] = value
     return part
 

@@ -225,7 +225,13 @@ class WrappedConvCell(ScaledConvCell):
         if not isinstance(x, Tensor) or x.layout == torch.strided:
             return super().flatten(x, edge_index, edge_attr, batch, context)
         check_graph(x, edge_index, self.in_channels, self.inject.weight.dtype)
-        drive = torch.sparse.mm(x, self.inject.weight.t())
+        if x.dense_dim():
+            raise ValueError(
+                f"Expected a sparse 'x' without dense dimensions (got {x.dense_dim()}). Use "
+                "x.to_dense()"
+            )
+        # Half precision is widened, as that of a dense 'x' is.
+        drive = torch.sparse.mm(x.to(self.inject.weight.dtype), self.inject.weight.t())
         drive = drive if self.inject.bias is None else drive + self.inject.bias
         flat = super().flatten(drive, edge_index, edge_attr, batch, context)
         rows: dict[str, Rows] = {**flat.rows, "drive": "node"}
