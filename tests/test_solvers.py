@@ -1,4 +1,4 @@
-"""TODO"""
+"""Solvers: right states where the solution is known, registration, failures, what they read."""
 
 from __future__ import annotations
 

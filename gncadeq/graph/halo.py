@@ -75,11 +75,11 @@ class Halo:
 
     def fill(self, z: Tensor) -> Tensor:
         """Rows of own nodes ``[num_nodes, ...]``, followed by the halo's and a row of zeros."""
-        return _Fill.apply(z, self)  # type: ignore[no-any-return]
+        return _Exchange.apply(z, self, False)  # type: ignore[no-any-return]
 
     def collect(self, u: Tensor) -> Tensor:
         """The adjoint of :meth:`fill`: the halo's rows, added to those of their owners."""
-        return _Collect.apply(u, self)  # type: ignore[no-any-return]
+        return _Exchange.apply(u, self, True)  # type: ignore[no-any-return]
 
     def own(self, z: Tensor) -> Tensor:
         """The rows of own nodes."""
@@ -153,26 +153,17 @@ class Halo:
         )
 
 
-class _Fill(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, halo: Halo) -> Tensor:
-        ctx.halo = halo
-        return halo._filled(z)
+class _Exchange(torch.autograd.Function):
+    """Filling a halo, or its adjoint, which collects."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Collect.apply(grad, ctx.halo), None
-
-
-class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, halo: Halo) -> Tensor:
-        ctx.halo = halo
-        return halo._collected(u)
+    def forward(ctx: Any, rows: Tensor, halo: Halo, adjoint: bool) -> Tensor:
+        ctx.halo, ctx.adjoint = halo, adjoint
+        return halo._collected(rows) if adjoint else halo._filled(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Fill.apply(grad, ctx.halo), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _Exchange.apply(grad, ctx.halo, not ctx.adjoint), None, None
 
 
 class SharedPartition(Partition):
