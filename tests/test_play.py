@@ -11,7 +11,7 @@ import torch
 from torch_geometric.data import Data
 from typer.testing import CliRunner
 
-from gncadeq import GrowingCell, TotalisticCell
+from gncadeq import GrowingCell, MicroCell, TotalisticCell
 from gncadeq.cells import SweepGrower
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs, primitives
@@ -20,7 +20,7 @@ from gncadeq.files.weights import save_pretrained
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, SelfClassifier
 from gncadeq.training.shipped import grown_names, load_shipped, load_texture, texture_names
 from gncadeq.training.targets import anchor, seed_state
-from gncadeq.transforms import ImageToGraph, MeshToGraph, Sweeps
+from gncadeq.transforms import ImageToGraph, MeshToGraph, Sweeps, TurnKernels
 from gncadeq.viz import (
     digit_scene,
     grown_scene,
@@ -528,6 +528,51 @@ def test_textures_are_painted_into_each_other(show, tmp_path):
     until(page, "play.scene.info.name === 'mine'")
     assert page.evaluate("play.scene.names") == ["mine", *texture_names()]
     run(page, 2)
+
+
+def test_strokes_turn_the_pattern(show):
+    """A stroke gives nodes its direction, on pixels and as the camera sees a surface."""
+    textures = {"a": MicroCell(6, 3)}
+    scenes = [texture_scene(textures, mesh, "tangent", side=32)
+              for mesh in (None, primitives.icosphere(3))]  # fmt: skip
+    page = show(*scenes)
+    for k in range(2):
+        page.evaluate(f"play.show({k})")
+        page.locator("[data-name=direction]").click()
+        page.evaluate("play.setTurn(20)")
+        settled(page)
+        box = page.locator("#stage canvas:visible").bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.click(*middle)
+        assert not any(page.evaluate("Array.from(play.scene.angle)"))  # a click goes nowhere
+        page.mouse.move(middle[0] - 60, middle[1] + 60)
+        page.mouse.down()
+        page.mouse.move(middle[0] + 60, middle[1] - 60, steps=8)
+        page.mouse.up()
+        angle, weight, plain, ptr = (
+            torch.tensor(page.evaluate(f"Array.from(play.scene.{name})"))
+            for name in ("angle", "graph.weight", "plain", "graph.ptr")
+        )
+        painted = angle != 0
+        assert 10 < int(painted.sum()) < 0.7 * len(angle)
+        turned = angle + torch.tensor(20.0).deg2rad()
+        if k == 0:
+            assert float((turned[painted] - torch.pi / 4).abs().max()) < 0.05
+        else:  # turned into the direction of the stroke, as one sees it
+            axes = torch.tensor(page.evaluate("play.scene.graph.frames"))
+            way = turned[:, None].cos() * axes[:, 0] + turned[:, None].sin() * axes[:, 1]
+            seen = torch.tensor(page.evaluate(
+                "w => w.map(v => play.stage.turned(v))", way[painted].tolist()))  # fmt: skip
+            assert float((seen[:, 1] - seen[:, 0]).abs().max()) < 0.05
+            assert bool((seen[:, 0] > 0).all())
+        target = torch.arange(len(angle)).repeat_interleave(ptr.diff())
+        data = Data(edge_index=torch.stack([target, target]), edge_attr=plain.view(-1, 3),
+                    angle=turned, num_nodes=len(angle))  # fmt: skip
+        assert torch.allclose(weight.view(-1, 3), TurnKernels()(data).edge_attr, atol=1e-6)
+        page.evaluate("play.setColor('direction')")
+        settled(page)
+        page.locator("[data-name=straight]").click()
+        assert not any(page.evaluate("Array.from(play.scene.angle)"))
 
 
 def test_files_become_scenes(show, tmp_path):

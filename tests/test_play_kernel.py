@@ -26,7 +26,7 @@ from gncadeq.dynamics.rollout import advance
 from gncadeq.export.description import describe, packed
 from gncadeq.models import ImageClassifier, SelfClassifier
 from gncadeq.training.textures import texture_grid, texture_surface
-from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps
+from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, Sweeps, TurnKernels
 from gncadeq.viz.play import edge_graph, texture_scene
 
 DRIVER = """
@@ -279,7 +279,8 @@ def test_equilibria_of_the_kernel_stay_where_they_are_under_every_mask() -> None
 @pytest.mark.parametrize("kernels", ["isotropic", "tangent"])
 @pytest.mark.parametrize("on", ["pixels", "mesh"])
 def test_textures_are_grafted_as_by_pytorch(on: str, kernels: Any) -> None:
-    """Two rules, of which a field says which a node runs, and patterns of another size, turned."""
+    """Two rules, of which a field says which a node runs, and patterns of another size, turned
+    by a direction of all nodes and by each node's own."""
     count = {"isotropic": 1, "tangent": 3}[kernels]
     grown = GrowingCell(6, count, 10, 0, None, bound=2.0)
     cells = [shaken(MicroCell(6, count), 0.05), shaken(grown, 0.05)]
@@ -295,8 +296,10 @@ def test_textures_are_grafted_as_by_pytorch(on: str, kernels: Any) -> None:
     field = (torch.rand(data.num_nodes, generator=generator) < 0.5).byte()
     masks = torch.rand(100, data.num_nodes, generator=generator) < 0.5
     size, turn = 1.25, 30.0
+    angle = 6 * torch.rand(data.num_nodes, generator=generator)
     driver = """const scene = new TextureScene(task.scene), states = {};
     scene.graph.field = unpack(task.field);
+    scene.angle = unpack(task.angle);
     scene.setPattern(task.size, task.turn);
     scene.automaton.z = unpack(task.z);
     for (let t = 1; t <= 100; t++) {
@@ -306,15 +309,12 @@ def test_textures_are_grafted_as_by_pytorch(on: str, kernels: Any) -> None:
     out({ states });"""
     found = run_node(driver, {
         "scene": scene, "field": packed(field), "z": packed(z), "masks": packed(masks),
-        "size": size, "turn": turn,
+        "size": size, "turn": turn, "angle": packed(angle),
     })  # fmt: skip
-    weight = data.edge_attr.clone()
-    weight[:, -1] /= size**2
+    weight = data.edge_attr / size**2
     if count == 3:
-        angle = torch.tensor(turn).deg2rad()
-        right, up = data.edge_attr[:, 0] / size, data.edge_attr[:, 1] / size
-        weight[:, 0] = angle.cos() * right + angle.sin() * up
-        weight[:, 1] = angle.cos() * up - angle.sin() * right
+        data.angle = torch.tensor(turn).deg2rad() + angle
+        weight = TurnKernels(size)(data).edge_attr
     with torch.no_grad():
         steps = [cell.bind(z[:, :0], data.edge_index, weight) for cell in cells]
         for t in range(1, 101):

@@ -25,7 +25,8 @@ from gncadeq.training.textures import (
     texture_surface,
     train_texture,
 )
-from gncadeq.transforms import PixelKernels, surface_filters
+from gncadeq.transforms import ImageToGraph, PixelKernels, TurnKernels, surface_filters
+from gncadeq.transforms.kernels import PIXEL
 
 
 def shuffled(image):
@@ -181,6 +182,30 @@ def test_pixels_sense_as_a_surface_does(wavelength):
     )
     for k, part in ((0, 0), (1, 0), (2, 1)):  # derivatives of the sine, Laplacian of the cosine
         torch.testing.assert_close(by_mesh[k, part], by_pixels[k, part], rtol=0.04, atol=0)
+
+
+def test_turned_kernels_sense_along_each_nodes_own_axes():
+    """Of a linear field, nodes sense its slope along axes that are turned by their angles."""
+    data = PixelKernels(surface_filters("tangent"))(ImageToGraph()(torch.zeros(1, 9, 9)))
+    right, up = data.pos[:, 0], -data.pos[:, 1]
+    value, inner = 2 * right - 3 * up, (data.pos > 0).all(1) & (data.pos < 8).all(1)
+    data.angle = torch.linspace(-3, 3, 81)
+    turned = TurnKernels(size=2.0)(data)
+    assert turned.edge_index is data.edge_index
+    source, target = turned.edge_index
+    sensed = torch.zeros(81, 3).index_add(0, target, turned.edge_attr * value[source, None])
+    cos, sin = data.angle.cos(), data.angle.sin()
+    expected = torch.stack([2 * cos - 3 * sin, -3 * cos - 2 * sin, 0 * cos], 1) * PIXEL / 2
+    torch.testing.assert_close(sensed[inner], expected[inner], atol=1e-5, rtol=1e-5)
+    for bad, message in (
+        (Data(edge_attr=torch.rand(4, 1), num_nodes=2), r"\[num_edges, 3\].*got \[4, 1\]"),
+        (Data(edge_attr=torch.rand(4, 3), num_nodes=2), r"\[2\] in 'angle' \(got None"),
+        (Data(edge_attr=torch.rand(4, 3), angle=torch.ones(3), num_nodes=2), r"got \[3\] of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TurnKernels()(bad)
+    with pytest.raises(ValueError, match="'size' to be"):
+        TurnKernels(size=0)
 
 
 def test_surface_pixels_are_as_fine_as_the_mesh_allows():

@@ -5,7 +5,7 @@ from gncadeq.transforms.digits import FindDigits, FoundDigit, stroke_width
 from gncadeq.transforms.directions import SoftDirections
 from gncadeq.transforms.graph_laplacian import GraphLaplacian
 from gncadeq.transforms.image import ImageToGraph, graph_to_image, pixel_edges, window_mean
-from gncadeq.transforms.kernels import PixelKernels, surface_filters
+from gncadeq.transforms.kernels import PixelKernels, TurnKernels, surface_filters
 from gncadeq.transforms.mesh import MeshToGraph
 from gncadeq.transforms.neighbors import NeighborKernels
 from gncadeq.transforms.parts import halo, partition, split_graph
@@ -30,6 +30,7 @@ __all__ = [
     "SoftDirections",
     "SurfaceSweeps",
     "Sweeps",
+    "TurnKernels",
     "graph_to_image",
     "halo",
     "partition",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_type
+from gncadeq.check import check_choice, check_number, check_type
 
 FILTERS: dict[str, list[list[float]]] = {
     "identity": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
@@ -116,6 +116,64 @@ class PixelKernels(BaseTransform):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({', '.join(self.names)})"
+
+
+class TurnKernels(BaseTransform):  # type: ignore[misc]
+    r"""Turn the kernels ``"tangent"`` of every node by its own angle, and stretch them.
+
+    With the angles :math:`\theta_i` (radians, from right towards up) and the size :math:`s`, a node
+    senses
+
+    .. math::
+        \tfrac{1}{s} (\cos\theta_i \, \partial_\text{right} + \sin\theta_i \, \partial_\text{up}),
+        \quad
+        \tfrac{1}{s} (\cos\theta_i \, \partial_\text{up} - \sin\theta_i \, \partial_\text{right}),
+        \quad \tfrac{1}{s^2} \Delta .
+
+    A rule's pattern is then turned by the angle that a node has, and about :math:`s` times as large
+    as in its training.
+
+    Args:
+        size: :math:`s`.
+
+    Returns (when called with ``Data`` with three kernel weights an edge, and ``angle`` ``[N]``):
+        ``Data`` with turned weights in ``edge_attr``.
+
+    Raises:
+        ValueError: If the weights are not those of three kernels, or ``angle`` is not a
+            floating-point number a node.
+
+    Example:
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = PixelKernels(surface_filters("tangent"))(ImageToGraph()(torch.rand(1, 4, 5)))
+        >>> data.angle = torch.linspace(0, 3, 20)
+        >>> TurnKernels()(data).edge_attr.shape
+        torch.Size([130, 3])
+    """
+
+    def __init__(self, size: float = 1.0) -> None:
+        self.size = check_number("size", size, above=0.0)
+
+    def forward(self, data: Data) -> Data:
+        """Replace ``edge_attr``; everything else is kept."""
+        weight, angle = data.edge_attr, data.get("angle")
+        if weight is None or weight.dim() != 2 or weight.size(1) != 3:
+            raise ValueError(
+                "Expected the weights [num_edges, 3] of the kernels 'tangent' in 'edge_attr' (got "
+                f"{None if weight is None else list(weight.shape)}). Use "
+                "PixelKernels(surface_filters('tangent')) or MeshToGraph('tangent')"
+            )
+        if angle is None or not angle.is_floating_point() or angle.shape != (data.num_nodes,):
+            raise ValueError(
+                f"Expected floating-point numbers [{data.num_nodes}] in 'angle' (got "
+                f"{None if angle is None else f'{list(angle.shape)} of {angle.dtype}'})"
+            )
+        right, up, laplacian = weight.unbind(1)
+        turned = angle.to(weight)[data.edge_index[1]]
+        cos, sin = turned.cos() / self.size, turned.sin() / self.size
+        columns = [cos * right + sin * up, cos * up - sin * right, laplacian / self.size**2]
+        data.edge_attr = torch.stack(columns, 1)
+        return data
 
 
 def _check_window(data: Data, relation: Tensor, size: int) -> None:

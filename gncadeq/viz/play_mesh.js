@@ -101,6 +101,7 @@ function meshGraph(made, { kernels, scale: given, axes }) {
   const { n, at, normal, area, neighbors } = made, scale = given === "edge" ? made.edge : given, mean = meanEdge(made), rows = [];
   const spare = axes.indexOf(axes[1] === 1 ? 0 : 1), width = { isotropic: 1, tangent: 3, harmonics: 4 }[kernels];
   if (scale && scale < 0.5 * mean) throw new Error(`Expected a finer mesh for kernels of length ${scale.toPrecision(2)} (got edges of length ${mean.toPrecision(2)} on average)`);
+  const frames = kernels === "isotropic" ? null : Array.from(normal, v => frameOf(v, spare));
   const near = scale ? balls(made, CUTOFF * scale) : neighbors.map((list, i) => list.map(([j]) => [j, lengthOf(apart(at(j), at(i)))]));
   const cotangent = neighbors.map(list => list.map(([, half]) => Math.max(half, 0))), bare = cotangent.map(list => list.reduce((a, b) => a + b, 0) <= 1e-12);
   for (let i = 0; i < n; i++) {
@@ -109,8 +110,8 @@ function meshGraph(made, { kernels, scale: given, axes }) {
       : near[i].map(([j], e) => bare[i] || bare[j] ? byDistance[e] : cotangent[i][e]);
     const sum = Math.max(raw.reduce((a, b) => a + b, scale ? area[i] * (1 - FLOOR) : 0), 1e-300), laplacian = raw.map(w => w / sum);
     let columns = laplacian.map(w => [w]);
-    if (kernels !== "isotropic") {
-      const frame = frameOf(normal[i], spare), center = at(i), offset = near[i].map(([j]) => frame.map(axis => inner3(axis, apart(at(j), center))));
+    if (frames) {
+      const frame = frames[i], center = at(i), offset = near[i].map(([j]) => frame.map(axis => inner3(axis, apart(at(j), center))));
       const fitted = scale ? gradient(offset, far, laplacian, scale) : gradient(offset, far, byDistance, far.reduce((a, b) => a + b, 0) / Math.max(far.length, 1));
       columns = fitted.map(([east, north], e) => kernels === "tangent" ? [east, north, laplacian[e]]
         : [laplacian[e], ...[0, 1, 2].map(k => axes.indexOf(k)).map(k => east * frame[0][k] + north * frame[1][k])]);
@@ -123,7 +124,7 @@ function meshGraph(made, { kernels, scale: given, axes }) {
   rows.forEach((row, i) => { ptr[i + 1] = ptr[i] + row.length; });
   const source = new Int32Array(ptr[n]), weight = new Float32Array(ptr[n] * width);
   rows.forEach((row, i) => row.forEach(([j, column], e) => { source[ptr[i] + e] = j; weight.set(column, (ptr[i] + e) * width); }));
-  return { n, ptr, source, weight, width };
+  return { n, ptr, source, weight, width, frames };
 }
 
 // Where a pattern begins: in the largest part, the vertex that is nearest to the middle of the front

@@ -16,6 +16,13 @@ function sparse({ shape, rows, values }) {  // a matrix of few rows that are not
   return out;
 }
 
+// Where a stroke goes that went `way` before, by its last piece of about so much length
+function bent(way, from, to, length) {
+  if (!way) return [0, 0];
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]], kept = Math.exp(-Math.hypot(dx, dy) / length);
+  return [kept * way[0] + dx, kept * way[1] + dy];
+}
+
 class Scene {
   constructor(info) {
     this.info = info;
@@ -122,8 +129,9 @@ class GridScene extends Scene {
   }
 
   touch(place, last, tool, brush) {
-    const cells = this.cellsAlong(place, last, tool === "seed" ? 0 : brush / 2);
-    this.touchNodes(cells.map(cell => this.patches[0].nodes[cell]).filter(i => i >= 0), tool);
+    const cells = this.cellsAlong(place, last, tool === "seed" ? 0 : brush / 2), way = this.way = bent(last && this.way, last, place, 2);
+    const angle = Math.atan2(-way[1], way[0]);
+    this.touchNodes(cells.map(cell => this.patches[0].nodes[cell]).filter(i => i >= 0), tool, way.some(v => v) ? () => angle : null);
   }
 }
 

@@ -96,33 +96,52 @@ class MeshStage {
     this.normal = normals(position, face);
     this.camera = new Camera();
     this.camera.reset(flat);
-    this.mesh = scene.mesh;
+    [this.mesh, this.frames] = [scene.mesh, scene.graph.frames];
+    let [way, last] = [null, null];
     const touch = event => {
       if (pen.tool === "turn" || event.shiftKey || event.buttons !== 1) return false;
-      scene.touchNodes(this.under(event, pen.tool === "seed" ? 0 : pen.brush), pen.tool);
+      const place = [event.clientX, event.clientY];
+      const from = way ? last : place;
+      way = bent(way, last, place, 12);
+      last = place;
+      scene.touchNodes(this.under(place, pen.tool === "seed" ? 0 : pen.brush, from), pen.tool, way.some(v => v) ? i => this.angleOf(i, way) : null);
       return true;
     };
-    canvas.addEventListener("pointerdown", touch);
+    canvas.addEventListener("pointerdown", event => {
+      way = null;
+      touch(event);
+    });
     this.camera.listen(canvas, () => { scene.changed = true; }, touch);
-    canvas.addEventListener("dblclick", event => scene.touchNodes(this.under(event, 0), "seed"));
+    canvas.addEventListener("dblclick", event => scene.touchNodes(this.under([event.clientX, event.clientY], 0), "seed"));
+  }
+
+  turned(v, k = 0) {  // as the camera sees it
+    const { azimuth, elevation } = this.camera;
+    const [ca, sa, ce, se] = [Math.cos(azimuth), Math.sin(azimuth), Math.cos(elevation), Math.sin(elevation)];
+    return [ca * v[k] - sa * v[k + 2], -se * sa * v[k] + ce * v[k + 1] - se * ca * v[k + 2], ce * sa * v[k] + se * v[k + 1] + ce * ca * v[k + 2]];
+  }
+
+  // The direction in a vertex's tangent plane that goes the same way on the canvas, from east towards north
+  angleOf(i, [right, down]) {
+    const [[ex, ey], [nx, ny]] = this.frames[i].map(axis => this.turned(axis)), area = ex * ny - ey * nx;
+    return Math.atan2((-ex * down - ey * right) / area, (right * ny + down * nx) / area);
   }
 
   // Where the vertices are on the canvas, and whether they face it
   projected(i) {
-    const { azimuth, elevation, distance, pan } = this.camera, { position } = this.mesh;
-    const [ca, sa, ce, se] = [Math.cos(azimuth), Math.sin(azimuth), Math.cos(elevation), Math.sin(elevation)];
-    const turn = (v, k) => [ca * v[k] - sa * v[k + 2], -se * sa * v[k] + ce * v[k + 1] - se * ca * v[k + 2], ce * sa * v[k] + se * v[k + 1] + ce * ca * v[k + 2]];
-    const p = turn(position, 3 * i), normal = turn(this.normal, 3 * i), z = p[2] - distance;
+    const { distance, pan } = this.camera, { position } = this.mesh;
+    const p = this.turned(position, 3 * i), normal = this.turned(this.normal, 3 * i), z = p[2] - distance;
     const { clientWidth: w, clientHeight: h } = this.canvas, unit = LENS * Math.min(w, h) / 2 / -z;
     return { x: w / 2 + (p[0] + pan[0]) * unit, y: h / 2 - (p[1] + pan[1]) * unit, unit, front: !this.mesh.face.length || normal[0] * (p[0] + pan[0]) + normal[1] * (p[1] + pan[1]) + normal[2] * z < 0 };
   }
 
-  // The vertices under a pointer, with the one that is nearest first
-  under(event, brush) {
-    const box = this.canvas.getBoundingClientRect(), found = [];
+  // The vertices under a pointer on its way, with the one that is nearest first
+  under(place, brush, last = place) {
+    const box = this.canvas.getBoundingClientRect(), found = [], [dx, dy] = [place[0] - last[0], place[1] - last[1]];
     for (let i = 0; i < this.normal.length / 3; i++) {
       const { x, y, unit, front } = this.projected(i);
-      const away = Math.hypot(event.clientX - box.left - x, event.clientY - box.top - y);
+      const [u, v] = [x + box.left - last[0], y + box.top - last[1]], t = clamp((u * dx + v * dy) / (dx * dx + dy * dy || 1), 0, 1);
+      const away = Math.hypot(u - t * dx, v - t * dy);
       if (front && away < (brush ? Math.max(0.04 * brush, 0.06) : 0.2) * unit) found.push([away, i]);
     }
     return found.sort((a, b) => a[0] - b[0]).map(pair => pair[1]).slice(0, brush ? undefined : 1);

@@ -23,18 +23,20 @@ class TextureScene extends GridScene {
   constructor(info) {
     super(info);
     this.names = info.textures;
-    this.tools = [...(this.mesh ? ["turn"] : []), ...this.names, "erase"];
-    this.actions = { noise: "Noise", halves: "Halves" };
+    this.directed = this.graph.width > 1;
+    this.tools = [...(this.mesh ? ["turn"] : []), ...this.names, ...(this.directed ? ["direction"] : []), "erase"];
+    this.actions = { noise: "Noise", halves: "Halves", ...(this.directed && { straight: "Straight" }) };
     [this.rate, this.size, this.turn, this.rest] = [info.fire_rate, 1, 0, 1e-3];
     this.automaton = new Automaton(this.rule, this.graph, null);
     this.plain = this.graph.weight;
     for (const patch of this.patches ?? []) patch.seamless = true;
-    this.directed = this.graph.width > 1;
+    this.graph.weight = this.plain.slice();
+    this.angle = new Float32Array(this.n);  // of every node, in radians from right towards up
     this.reset();
     this.halves();
   }
 
-  colors() { return ["pattern", ...(this.names.length > 1 ? ["rules"] : []), ...super.colors()]; }
+  colors() { return ["pattern", ...(this.names.length > 1 ? ["rules"] : []), ...(this.directed ? ["direction"] : []), ...super.colors()]; }
 
   noise(nodes = null) {
     const { z } = this.automaton, C = this.channels;
@@ -52,24 +54,39 @@ class TextureScene extends GridScene {
     this.changed = true;
   }
 
-  // Patterns `size` times as large as in training, whose directions are turned by so many degrees: a
-  // derivative is divided by the size, and the Laplacian by its square.
+  // Patterns `size` times as large as in training, turned by so many degrees and by every node's own angle
   setPattern(size, turn) {
     [this.size, this.turn] = [size, turn];
-    const { plain } = this, { width: K } = this.graph, weight = this.graph.weight = new Float32Array(plain.length), s = 1 / size;
-    const [cos, sin] = [Math.cos(turn * Math.PI / 180) * s, Math.sin(turn * Math.PI / 180) * s];
-    for (let e = 0; e < plain.length; e += K) {
-      if (K > 1) {
-        weight[e] = cos * plain[e] + sin * plain[e + 1];
-        weight[e + 1] = cos * plain[e + 1] - sin * plain[e];
+    this.turnKernels(Array(this.n).keys());
+  }
+
+  // gncadeq.transforms.TurnKernels: derivatives are divided by the size, the Laplacian by its square.
+  turnKernels(nodes) {
+    const { plain, graph: { width: K, weight, ptr } } = this, s = 1 / this.size;
+    for (const i of nodes) {
+      const angle = this.turn * Math.PI / 180 + this.angle[i], [cos, sin] = [Math.cos(angle) * s, Math.sin(angle) * s];
+      for (let e = ptr[i] * K; e < ptr[i + 1] * K; e += K) {
+        if (K > 1) {
+          weight[e] = cos * plain[e] + sin * plain[e + 1];
+          weight[e + 1] = cos * plain[e + 1] - sin * plain[e];
+        }
+        weight[e + K - 1] = s * s * plain[e + K - 1];
       }
-      weight[e + K - 1] = s * s * plain[e + K - 1];
     }
     this.changed = true;
   }
 
-  touchNodes(nodes, tool) {
-    if (tool === "erase") this.noise(nodes);
+  straight() {
+    this.angle.fill(0);
+    this.setPattern(this.size, this.turn);
+  }
+
+  touchNodes(nodes, tool, angleOf) {
+    if (tool === "direction") {  // that of the stroke, which a click has none of
+      if (!angleOf) return;
+      for (const i of nodes) this.angle[i] = angleOf(i) - this.turn * Math.PI / 180;
+      this.turnKernels(nodes);
+    } else if (tool === "erase") this.noise(nodes);
     else if (this.names.includes(tool)) for (const i of nodes) this.graph.field[i] = this.names.indexOf(tool);
     this.changed = true;
   }
@@ -77,7 +94,9 @@ class TextureScene extends GridScene {
   paintOwn(name, put, paper) {
     const { z } = this.automaton, C = this.channels, { field } = this.graph;
     if (name === "rules") for (let i = 0; i < this.n; i++) put(i, TABLES.labels[field[i]]);
-    else for (let i = 0; i < this.n; i++) put(i, [0, 1, 2].map(c => 255 * (z[i * C + c] + 0.5)));
+    else if (name === "direction") {
+      for (let i = 0; i < this.n; i++) put(i, [0, 1, 2].map(c => 255 * (0.5 + 0.5 * Math.cos(this.angle[i] + this.turn * Math.PI / 180 - 2 * Math.PI * c / 3))));
+    } else for (let i = 0; i < this.n; i++) put(i, [0, 1, 2].map(c => 255 * (z[i * C + c] + 0.5)));
   }
 
   sentence() {
