@@ -10,6 +10,7 @@ from torch_geometric.nn import MLP
 
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status
 from gncadeq.cells import FeedForwardCell, StencilDrive
+from gncadeq.cells.conv import ConvStep
 from gncadeq.dynamics import Partition
 from gncadeq.graph.levels import Pyramid
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, PyramidClassifier
@@ -114,6 +115,17 @@ def test_a_graph_of_nan_leaves_the_others_and_their_gradient_alone(case):
     ]  # fmt: skip
     for a, b in zip(expected, found, strict=True):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_no_part_is_evaluated_but_by_its_solver(monkeypatch):
+    calls, take = [], ConvStep.__call__
+    monkeypatch.setattr(ConvStep, "__call__", lambda self, z: (calls.append(1), take(self, z))[1])
+    torch.manual_seed(0)
+    parts = [ConvCell(1, 3, contraction=0.6), ConvCell(4, 4, contraction=0.5)]
+    deq, data = GraphDEQ(CascadeCell(parts, in_channels=1)), ImageToGraph()(images(torch.float)[0])
+    with torch.no_grad():
+        solution = deq(*arguments(data), return_solution=True)[1]
+    assert len(calls) == int(solution.num_evaluations)
 
 
 def test_second_order_gradient():

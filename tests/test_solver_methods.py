@@ -138,6 +138,20 @@ def test_auto_is_never_far_behind_plain_steps():
             assert count[1] <= 2 * count[0]
 
 
+@pytest.mark.parametrize("rate", [-2.5, -5.0])
+def test_auto_evaluates_no_state_twice_where_it_leaves_its_plain_steps(rate):
+    seen = []
+
+    def step(z):
+        seen.append(float(z[0]))
+        return rate * z + 1
+
+    z0 = torch.zeros(3, 1, dtype=torch.double)
+    solution = solve(step, z0, Partition(None, 3), tol=1e-9)
+    assert status(solution) == ["CONVERGED"]
+    assert len(seen) == len(set(seen)) == int(solution.num_evaluations)
+
+
 def test_a_solver_may_evaluate_the_map_and_that_counts():
     class Heun(Solver):
         def propose(self, z, fz):

@@ -158,7 +158,7 @@ class _Loop:
         # The outcome
         self.state = z0.clone()
         self.residual = z0.new_full((b,), float("inf"))
-        self.residual_abs = self.residual.clone()
+        self.residual_abs, self.image_norm = self.residual.clone(), self.residual.clone()
         self.status = torch.full((b,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
         self.steps = torch.zeros(b, dtype=torch.long, device=device)
         self.evaluations = torch.zeros(b, dtype=torch.long, device=device)
@@ -171,7 +171,8 @@ class _Loop:
         self.count = partition.sum(torch.ones_like(partition.batch))
         self.left, self.left_nodes = b, partition.num_nodes  # without an end
         self.wasted = 0.0  # steps spent on the others
-        self.best, self.best_rel, self.best_abs = z0, self.residual, self.residual_abs
+        self.best, self.best_rel = z0, self.residual
+        self.best_abs, self.best_norm = self.residual_abs, self.image_norm
         self.first_size = partition.norm(z0)
         self.peak = torch.zeros_like(self.first_size)  # the largest step seen
         self.progress = torch.zeros_like(self.steps)  # the step of the last
@@ -217,18 +218,19 @@ class _Loop:
         any_ended, any_worse, self.left, self.left_nodes, *unusual = counts.tolist()
         self.method.calm = not unusual[0] if unusual else None
         if any_worse:
-            self._keep_best(rel, diff, better)
+            self._keep_best(better, rel, diff, size)
         else:
-            self.best, self.best_rel, self.best_abs = z, rel, diff
+            self.best, self.best_rel, self.best_abs, self.best_norm = z, rel, diff, size
         self.open = left
         if any_ended:
             grown = p.norm(self.best).maximum(size) > _GROWN * self.first_size
             self._end(ended, k, self._verdict(k, converged, finite, grown))
 
-    def _keep_best(self, rel: Tensor, diff: Tensor, better: Tensor) -> None:
+    def _keep_best(self, better: Tensor, rel: Tensor, diff: Tensor, size: Tensor) -> None:
         rows = better[self.partition.batch].unsqueeze(1)
         self.best = torch.where(rows, self.z, self.best)
         self.best_abs = torch.where(better, diff, self.best_abs)
+        self.best_norm = torch.where(better, size, self.best_norm)
         self.best_rel = torch.where(better, rel, self.best_rel)
 
     def _verdict(self, k: int, converged: Tensor, finite: Tensor, grown: Tensor) -> Tensor:
@@ -244,6 +246,7 @@ class _Loop:
             "status": code, "steps": k, "evaluations": self.f.calls,
             "residual": torch.where(gone, float("inf"), self.best_rel),
             "residual_abs": torch.where(gone, float("inf"), self.best_abs),
+            "image_norm": torch.where(gone, float("inf"), self.best_norm),
         }  # fmt: skip
         for name, value in values.items():
             setattr(self, name, _put(getattr(self, name), self.graphs, ended, value))
@@ -269,8 +272,10 @@ class _Loop:
         graphs = self.open.nonzero().flatten()
         self.graphs = graphs if self.graphs is None else self.graphs[graphs]
         self.z, self.best = self.z[keep], self.best[keep]
-        kept = ("best_rel", "best_abs", "first_size", "peak", "progress", "goal", "lost", "count")
-        for name in kept:
+        for name in (
+            "best_rel", "best_abs", "best_norm", "first_size", "peak", "progress", "goal", "lost",
+            "count",
+        ):  # fmt: skip
             setattr(self, name, getattr(self, name)[graphs])
         self.scale = None if self.scale is None else self.scale[graphs]
         self.open = self.open[graphs]
@@ -302,8 +307,8 @@ class _Loop:
         """The outcome."""
         del self.method  # which knows this loop: nothing is left for the garbage collector
         return Solution(
-            self.state, self.residual, self.residual_abs, self.steps, self.evaluations,
-            self.status, self.tol, no_trace(self.history),
+            self.state, self.residual, self.residual_abs, self.image_norm, self.steps,
+            self.evaluations, self.status, self.tol, no_trace(self.history),
         )  # fmt: skip
 
 

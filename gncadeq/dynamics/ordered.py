@@ -20,10 +20,10 @@ def substituted(step: OrderedStep, partition: Partition, tol: float) -> Solution
         tol: The relative residual that counts as converged; it is zero but for rounding.
     """
     z = step.substitute()
-    residual, diff, _ = Residual("graph", 0.0)(z, step(z), partition)
+    residual, diff, size = Residual("graph", 0.0)(z, step(z), partition)
     finite = residual.isfinite()
     status = torch.where(residual <= tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
     status = status.masked_fill(~finite, int(Status.NON_FINITE))
     z = z.masked_fill(~finite[partition.batch].unsqueeze(1), float("nan"))
     steps = torch.zeros_like(status).scatter_reduce(0, partition.batch, step.depth, "amax")
-    return Solution(z, residual, diff, steps, steps + 1, status, tol)
+    return Solution(z, residual, diff, size, steps, steps + 1, status, tol)

@@ -214,7 +214,7 @@ class GraphNCA(Dynamics):
         status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
         status = torch.where(diff.isfinite() & size.isfinite(), status, int(Status.NON_FINITE))
         count = torch.full_like(status, steps)
-        return Solution(z.detach(), residual, diff, count, count + 1, status, self.tol)
+        return Solution(z.detach(), residual, diff, size, count, count + 1, status, self.tol)
 
     def as_deq(self, **options: Any) -> GraphDEQ:
         """The same cell object, solved to equilibrium, by the same ``tol`` and ``criterion``.

@@ -66,6 +66,7 @@ class Solution:
             error. The denominator is at least
             ``atol / tol``, which lets a state come to rest at zero.
         residual_abs: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert`.
+        image_norm: ``[num_graphs]``, :math:`\lVert f(\mathbf{z}) \rVert`.
         num_steps: ``[num_graphs]``, solver steps from the start to the end of a graph's solve.
         num_evaluations: ``[num_graphs]``, evaluations of the cell that the graph's solve took: one
             more than steps, with every solver that doesn't evaluate the cell itself.
@@ -86,6 +87,7 @@ class Solution:
     state: Tensor
     residual: Tensor
     residual_abs: Tensor
+    image_norm: Tensor
     num_steps: Tensor
     num_evaluations: Tensor
     status: Tensor

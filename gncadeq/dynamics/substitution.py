@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import OrderedStep, StagedStep
+from gncadeq.typing import OptTensor, OrderedStep, StagedStep
 
 # From the worst to the best.
 _RANK = (
@@ -30,7 +31,7 @@ def solve_parts(
     inputs: Sequence[Tensor],
     gates: Gates,
     frozen: Frozen | None = None,
-) -> tuple[Tensor, Tensor, Solution]:
+) -> tuple[Tensor, OptTensor, Solution]:
     """Solve a block-triangular system by substitution: each part with the solutions before it.
 
     The gradient is that of the whole: each part's implicit gradient goes on to the parts that drive
@@ -46,13 +47,13 @@ def solve_parts(
         frozen: Randomness and statistics that stand still.
 
     Returns:
-        The state, with its gradient where autograd is on; its image by one more step; and the
-        solution of all parts together.
+        The state, with its gradient where autograd is on; its image by one more step, where the
+        criterion needs more of it than its norms; and the solution of all parts together.
     """
     states: list[Tensor] = []
-    images: list[Tensor] = []
+    images: list[Any] = []
     solutions: list[Solution] = []
-    sizes: list[tuple[Tensor, Tensor]] = []
+    by_norms = core.criterion == "graph"  # those that each part's solution knows
     for stage in step.stages:
         own = partition
         if stage.rows is not None:
@@ -80,46 +81,46 @@ def solve_parts(
             if torch.is_grad_enabled():
                 known = [*inputs, *(s for s in states if s.requires_grad)]
                 z = core.attach(part, z, own, known, gates)
+            elif frozen is not None and frozen.norms:
+                part(z)
             with torch.no_grad():
-                image = part(z.detach())
-        if core.criterion == "graph":
-            value = z.detach()
-            sizes.append((own.norm(image - value), own.norm(image)))
+                image = None if by_norms else part(z.detach())
         states.append(gates(z))
         images.append(image)
         solutions.append(solution)
-    state, image = step.join(states), step.join(images)
-    return state, image, _together(state.detach(), image, partition, core, solutions, sizes)
+    state = step.join(states)
+    image = None if by_norms else step.join(images)
+    return state, image, _together(state.detach(), image, partition, core, solutions)
 
 
 @torch.no_grad()
 def _together(
     state: Tensor,
-    image: Tensor,
+    image: OptTensor,
     partition: Partition,
     core: GraphCore,
     solutions: Sequence[Solution],
-    sizes: Sequence[tuple[Tensor, Tensor]],
 ) -> Solution:
     """The parts' solutions as one, with the residual of the whole state.
 
     Its norms are those of the parts together, as the drives are those of the solutions.
     """
     floor = core.options.floor
-    if sizes:
-        diff, size = (torch.stack(part).square().sum(0).sqrt() for part in zip(*sizes, strict=True))
-        size = size if floor is None else size.clamp(min=floor)
+    evaluations = torch.stack([s.num_evaluations for s in solutions]).sum(0)
+    if image is None:
+        diff = torch.stack([s.residual_abs for s in solutions]).square().sum(0).sqrt()
+        norm = torch.stack([s.image_norm for s in solutions]).square().sum(0).sqrt()
+        size = norm if floor is None else norm.clamp(min=floor)
         rel = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
     else:
         measure = Residual(core.criterion, 0.0 if floor is None else floor)
-        rel, diff, _ = measure(state, image, partition)
+        rel, diff, norm = measure(state, image, partition)
+        evaluations = evaluations + 1
     rank = {status: number for number, status in enumerate(_RANK)}
     order = torch.tensor([rank[s] for s in Status], device=state.device)
     worst = torch.stack([order[s.status] for s in solutions]).amin(0)
     back = torch.tensor([int(s) for s in _RANK], device=state.device)
     return Solution(
-        state, rel, diff,
-        torch.stack([s.num_steps for s in solutions]).sum(0),
-        torch.stack([s.num_evaluations for s in solutions]).sum(0) + 1,
+        state, rel, diff, norm, torch.stack([s.num_steps for s in solutions]).sum(0), evaluations,
         back[worst], core.tol,
     )  # fmt: skip

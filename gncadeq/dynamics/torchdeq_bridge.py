@@ -80,19 +80,20 @@ class _Watched:
         self.measure.start(z0, partition)
         self.state, self.calls = z0, 0
         self.residual = z0.new_full((partition.num_graphs,), float("inf"))
-        self.residual_abs = self.residual
+        self.residual_abs = self.image_norm = self.residual
         self.finite = torch.ones_like(self.residual, dtype=torch.bool)
 
     def __call__(self, rows: Tensor) -> Tensor:
         z = self.packing.unpack(rows, self.channels)
         fz = self.step(z).to(z.dtype)
         self.calls += 1
-        rel, diff, _ = self.measure(z, fz, self.partition)
+        rel, diff, size = self.measure(z, fz, self.partition)
         self.finite = rel.isfinite()
         better = self.finite & (rel <= self.residual)
         self.state = torch.where(better[self.partition.batch].unsqueeze(1), z, self.state)
         self.residual = torch.where(better, rel, self.residual)
         self.residual_abs = torch.where(better, diff, self.residual_abs)
+        self.image_norm = torch.where(better, size, self.image_norm)
         return self.packing.pack(fz)
 
 
@@ -123,8 +124,9 @@ def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partit
     status = torch.where(watched.residual <= tol, int(Status.CONVERGED), status)
     count = torch.full_like(status, watched.calls)
     return Solution(
-        watched.state, watched.residual, watched.residual_abs, count - 1, count, status, tol
-    )
+        watched.state, watched.residual, watched.residual_abs, watched.image_norm, count - 1,
+        count, status, tol,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,9 @@ class Auto(Solver):
     def __init__(self, history: int = 10, patience: int = 30) -> None:
         self.patience = check_count("patience", patience, least=1)
         self._anderson = Anderson(history)
+        self._guard = Safeguard(self._anderson)
         self._methods: tuple[Safeguard | Newton | Flow, ...] = (
-            Safeguard(self._anderson), Safeguard(Picard()), Newton(), Flow(),
+            self._guard, Safeguard(Picard()), Newton(), Flow(),
         )  # fmt: skip
 
     def begin(self, z: Tensor, partition: Partition) -> None:
@@ -125,7 +126,7 @@ class Auto(Solver):
                 method.begin(z, p)
                 self._begun[k] = True
                 if k == _ANDERSON and before is not None:
-                    method.propose(*before)  # of which it makes its first difference
+                    self._guard.begin_after(*before)  # its first difference begins there
             if k == _ANDERSON:
                 self._anderson.hold(starts)
             proposal = method.propose(z, fz)

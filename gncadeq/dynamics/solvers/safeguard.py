@@ -73,6 +73,11 @@ class Safeguard(Solver):
         plain = torch.lerp(z_kept, fz_kept, columns(self._part, p))
         return torch.where(rows, plain, out)
 
+    def begin_after(self, z: Tensor, fz: Tensor) -> None:
+        """Take in the first state, from which the plain step was taken already."""
+        self.propose(z, fz)
+        self._part = torch.ones_like(self._part)
+
     def restart(self, graphs: Tensor) -> None:
         """Go on from the next state whatever it is."""
         self.method.restart(graphs)
