@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.resources import files
 
-from gncadeq.viz.play import SCRIPTS
+from gncadeq.viz.page import SCRIPTS
 
 
 def run_node(driver: str, text: str) -> str:

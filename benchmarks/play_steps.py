@@ -19,7 +19,7 @@ from gncadeq.commands.play import gallery
 from gncadeq.datasets import primitives
 from gncadeq.training.targets import anchor, picture_target
 from gncadeq.transforms import MeshToGraph
-from gncadeq.viz.play import grown_scene, write_play
+from gncadeq.viz import grown_scene, write_play
 
 DRIVER = """
 let seed = 1;

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gncadeq.viz.play import SCRIPTS
+from gncadeq.viz.page import SCRIPTS
 
 _BEFORE = """
 const task = JSON.parse(require("fs").readFileSync(0, "utf8"));

@@ -17,17 +17,17 @@ from PIL import Image
 from surfaces import sphere
 from torch_geometric.data import Data
 
-from gncadeq.viz import ColorScale, write_viewer
+from gncadeq.viz import ColorScale, life_scene, recording_scene, write_play, write_viewer
 
 
 def scene(page: str) -> dict:
     found = re.search(r'<script type="application/json" id="scene">(.*?)</script>', page, re.S)
-    return json.loads(found[1])
+    (recording,) = json.loads(found[1])["scenes"]
+    return recording
 
 
-def block(page: str, name: str, dtype: str = "u1") -> np.ndarray:
-    found = re.search(rf'<script type="text/plain" id="{name}">([^<]*)</script>', page)
-    return np.frombuffer(gzip.decompress(base64.b64decode(found[1])), dtype)
+def array(zipped: dict) -> np.ndarray:
+    return np.frombuffer(gzip.decompress(base64.b64decode(zipped["gzip"])), zipped["type"].lower())
 
 
 def test_values_come_back_from_the_file_to_half_a_level(tmp_path):
@@ -35,20 +35,20 @@ def test_values_come_back_from_the_file_to_half_a_level(tmp_path):
     z[2, 5, 1], z[3, 6, 1] = float("nan"), float("-inf")
     page = write_viewer(tmp_path / "a.html", data, z).read_text()
     info = scene(page)
-    assert (info["nodes"], info["frames"], info["faces"]) == (42, 7, 80)
+    assert (info["nodes"], info["frames"]) == (42, 7)
     for c in range(4):
         plane = info["planes"][c]
-        codes = np.cumsum(block(page, f"plane{c}").reshape(7, 42), 0, dtype=np.uint8)
+        codes = np.cumsum(array(plane["zip"]).reshape(7, 42), 0, dtype=np.uint8)
         value = plane["low"] + codes / 254 * (plane["high"] - plane["low"])
         finite = z[..., c].isfinite().numpy()
         half = (plane["high"] - plane["low"]) / 254 / 2
         assert np.abs(value - z[..., c].numpy())[finite].max() <= half * 1.001
         assert np.array_equal(codes == 255, ~finite)
         assert plane["missing"] == (c == 1)
-    pos = block(page, "position", "<u2").reshape(42, 3) / 65535 * 2 - 1
+    pos = array(info["mesh"]["position"]).reshape(42, 3) / 65535 * 2 - 1
     unit = data.pos - (data.pos.max(0).values + data.pos.min(0).values) / 2
     assert np.abs(pos - (unit / unit.norm(dim=1).max()).numpy()).max() < 2e-5
-    assert np.array_equal(block(page, "face", "<u4").reshape(80, 3), data.face.T.numpy())
+    assert np.array_equal(array(info["mesh"]["face"]).reshape(80, 3), data.face.T.numpy())
 
 
 def test_fields_are_offered_by_name_and_share_their_data(tmp_path):
@@ -65,9 +65,9 @@ def test_fields_are_offered_by_name_and_share_their_data(tmp_path):
     assert info["fields"][0]["planes"] == [0, 1, 2]
     assert [f["planes"] for f in info["fields"][-3:]] == [[0], [1], [2]]
     labels = info["fields"][2]
-    codes = block(page, f"plane{labels['planes'][0]}")
+    codes = array(info["planes"][labels["planes"][0]]["zip"])
     assert [labels["labels"][c] for c in codes] == label.tolist()
-    assert page.count('id="plane') == 3 + 1 + 1 + 3
+    assert len(info["planes"]) == 3 + 1 + 1 + 3
 
 
 def test_nothing_in_a_text_can_run_or_load(tmp_path):
@@ -78,7 +78,7 @@ def test_nothing_in_a_text_can_run_or_load(tmp_path):
     ).read_text()  # fmt: skip
     assert "<script>alert" not in page
     assert "<img" not in page
-    assert page.count("<script") == page.count("</script>") == 7
+    assert page.count("<script") == page.count("</script>") == 2
     assert scene(page)["fields"][1]["name"] == bad
     assert not re.search(r"https?:|src=\"|import\(|@import|url\(", page.replace("src=x", ""))
     assert "default-src 'none'" in page
@@ -119,7 +119,7 @@ def show(browser, tmp_path):
     """Opens a page, and afterwards sees to it that nothing went wrong and nothing was loaded."""
     opened, troubles = [], []
 
-    def open_page(*args, width=540, height=240, setup=None, expect_errors=False, **options):
+    def open_page(*args, width=860, height=300, setup=None, expect_errors=False, **options):
         path = write_viewer(tmp_path / f"{len(opened)}.html", *args, **options)
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
         page.set_default_timeout(10_000)
@@ -131,14 +131,14 @@ def show(browser, tmp_path):
         if setup:
             page.add_init_script(setup)
         page.goto(path.as_uri())
-        page.evaluate("viewer.loaded")
+        page.evaluate("play.loaded")
         opened.append((page, expect_errors))
         return page
 
     yield open_page
     for page, expect_errors in opened:
         if not expect_errors:
-            assert page.evaluate("viewer.errors") == []
+            assert page.evaluate("play.errors") == []
         page.close()
     assert troubles == []
 
@@ -146,13 +146,8 @@ def show(browser, tmp_path):
 def picture(page) -> np.ndarray:
     """What the canvas shows, two drawn frames later."""
     page.evaluate("new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))")
-    box = page.locator("#view").bounding_box()
-    shot = page.screenshot(clip=box)
+    shot = page.locator("#stage canvas").screenshot()
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
-
-
-def close_panel(page):
-    page.locator("summary").click()
 
 
 def test_page_loads_draws_and_plays(show):
@@ -161,18 +156,18 @@ def test_page_loads_draws_and_plays(show):
     page = show(data, z)
     first = picture(page)
     assert ((first != 255).any(-1)).mean() > 0.1
-    assert page.evaluate("viewer.frame") == 0
-    assert page.locator("#counter").inner_text() == "0 / 11"
-    page.evaluate("viewer.setSpeed(30)")
+    assert page.evaluate("play.scene.frame") == 0
+    assert page.locator("#frame-now").inner_text() == "0 / 11"
+    page.evaluate("play.setSpeed(play.scene.speeds.indexOf(30))")
     page.locator("#play").click()
     page.wait_for_timeout(700)
-    assert page.evaluate("viewer.playing")
+    assert page.evaluate("play.state.playing")
     page.locator("#play").click()
-    assert not page.evaluate("viewer.playing")
-    assert page.evaluate("viewer.drawn") > 2
-    page.evaluate("viewer.setFrame(7)")
-    assert page.locator("#counter").inner_text() == "7 / 11"
+    assert not page.evaluate("play.state.playing")
+    assert page.evaluate("play.state.drawn") > 2
+    page.evaluate("play.scene.setFrame(7)")
     assert np.abs(picture(page) - first).mean() > 3
+    assert page.locator("#frame-now").inner_text() == "7 / 11"
 
 
 @pytest.mark.parametrize("kind", ["scalar", "rgb", "labels"])
@@ -188,10 +183,9 @@ def test_colours_are_those_of_the_pictures(show, kind):
         page = show(data, frames)
     else:
         page = show(data, torch.rand(2, 4, 1), fields={"labels": frames})
-    close_panel(page)
     scale = ColorScale.fit(frames, kind)
     for t in range(2):
-        page.evaluate(f"viewer.setFrame({t})")
+        page.evaluate(f"play.scene.setFrame({t})")
         seen = picture(page)
         middle = seen[seen.shape[0] // 2, seen.shape[1] // 2]
         meant = scale(frames[t])[0] * 255
@@ -203,86 +197,106 @@ def test_range_colour_map_and_missing_values(show):
     data = Data(pos=pos, face=torch.tensor([[0, 2], [1, 1], [2, 3]]))
     z = torch.tensor([0.0, 1.0, 0.5, float("nan")])[:, None, None].expand(4, 4, 1)
     page = show(data, z)
-    close_panel(page)
     center = (picture(page).shape[0] // 2, picture(page).shape[1] // 2)
     page.evaluate("document.getElementById('map').value = 'gray'")
     page.evaluate("document.getElementById('map').onchange({target: {value: 'gray'}})")
-    page.evaluate("viewer.setFrame(2)")
+    page.evaluate("play.scene.setFrame(2)")
     assert np.abs(picture(page)[center] - 128).max() <= 2
-    page.evaluate("viewer.setRange(0.25, 0.5)")
+    page.evaluate("play.scene.setRange(0.25, 0.5)")
     assert (picture(page)[center] == 255).all()
-    page.evaluate("viewer.setFrame(3)")
+    page.evaluate("play.scene.setFrame(3)")
     assert picture(page)[center].tolist() == [255, 0, 255]
-    close_panel(page)
     assert page.locator("#gone").is_visible()
     page.locator("#auto").click()
-    assert page.evaluate("viewer.range") == [0, 1]
+    assert page.evaluate("[play.scene.low, play.scene.high]") == [0, 1]
 
 
 def test_mouse_and_keys_do_what_the_page_says(show):
-    page = show(sphere(1), torch.rand(5, 42, 3), width=700)
-    start = page.evaluate("viewer.camera")
-    page.mouse.move(500, 150)
+    page = show(sphere(1), torch.rand(5, 42, 3))
+    start = page.evaluate("({ ...play.stage.camera })")
+    page.mouse.move(200, 150)
     page.mouse.down()
-    page.mouse.move(560, 180, steps=2)
+    page.mouse.move(260, 180, steps=2)
     page.mouse.up()
-    turned = page.evaluate("viewer.camera")
+    turned = page.evaluate("({ ...play.stage.camera })")
     assert turned["azimuth"] < start["azimuth"]
     assert turned["elevation"] > start["elevation"]
     assert turned["pan"] == [0, 0]
     page.keyboard.down("Shift")
     page.mouse.down()
-    page.mouse.move(580, 160, steps=2)
+    page.mouse.move(280, 160, steps=2)
     page.mouse.up()
     page.keyboard.up("Shift")
-    moved = page.evaluate("viewer.camera")
+    moved = page.evaluate("({ ...play.stage.camera })")
     assert moved["azimuth"] == turned["azimuth"]
     assert moved["pan"][0] > 0
     assert moved["pan"][1] > 0
     page.mouse.wheel(0, -100)
     page.evaluate("new Promise(f => setTimeout(f, 50))")
-    assert page.evaluate("viewer.camera")["distance"] < start["distance"]
+    assert page.evaluate("({ ...play.stage.camera })")["distance"] < start["distance"]
     page.keyboard.press("r")
-    assert page.evaluate("viewer.camera") == start
+    assert page.evaluate("({ ...play.stage.camera })") == start
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
-    assert page.evaluate("viewer.frame") == 1
-    assert page.locator("#counter").inner_text() == "1 / 4"
+    assert page.evaluate("play.scene.frame") == 1
+    picture(page)
+    assert page.locator("#frame-now").inner_text() == "1 / 4"
     page.keyboard.press("End")
-    assert page.evaluate("viewer.frame") == 4
+    assert page.evaluate("play.scene.frame") == 4
     page.keyboard.press("Space")
-    assert page.evaluate("viewer.playing")
+    assert page.evaluate("play.state.playing")
     page.keyboard.press("Space")
-    assert not page.evaluate("viewer.playing")
+    assert not page.evaluate("play.state.playing")
 
 
 def test_the_page_counts_steps_where_it_knows_them(show):
     page = show(sphere(1), torch.rand(3, 42, 3), steps=[0, 40, 200])
     page.keyboard.press("ArrowRight")
-    assert page.locator("#counter").inner_text() == "step 40"
+    picture(page)
+    assert page.locator("#frame-now").inner_text() == "step 40"
 
 
 def test_fields_are_chosen_in_the_menu(show):
     z = torch.rand(3, 42, 3)
     fields = {"labels": torch.arange(42) % 4, "residual": torch.rand(3, 42)}
     page = show(sphere(1), z, fields=fields, height=400)
-    assert page.evaluate("viewer.field") == "channels 0, 1, 2 as colours"
+    assert page.evaluate("play.state.color") == "channels 0, 1, 2 as colours"
     assert not page.locator("#maps").is_visible()
-    page.select_option("#field", label="labels")
+    page.select_option("#color", label="labels")
     page.locator("#swatches span").first.wait_for()
     assert page.locator("#swatches").inner_text().split() == ["0", "1", "2", "3"]
     assert not page.locator("#range").is_visible()
-    page.select_option("#field", label="residual")
+    page.select_option("#color", label="residual")
     page.locator("#maps").wait_for()
-    low, high = page.evaluate("viewer.range")
+    low, high = page.evaluate("[play.scene.low, play.scene.high]")
     assert (low, high) == pytest.approx((float(fields["residual"].min()),
                                          float(fields["residual"].max())))  # fmt: skip
 
 
+def test_recordings_stand_beside_rules(browser, tmp_path):
+    recording = recording_scene(sphere(1), torch.rand(4, 42, 3), name="Seen")
+    alone = write_play(tmp_path / "a.html", [recording]).read_text()
+    both = write_play(tmp_path / "b.html", [life_scene(side=8), recording])
+    assert "RULES.cascade" in both.read_text()
+    assert "RULES.cascade" not in alone
+    page = browser.new_page()
+    page.goto(both.as_uri())
+    assert page.locator("#rate").is_visible()
+    page.keyboard.press("2")
+    assert page.locator("#frame").is_visible()
+    assert not page.locator("#rate").is_visible()
+    for _ in range(5):
+        page.locator("#step").click()
+    assert page.evaluate("play.scene.frame") == 1  # after the last comes the first
+    page.keyboard.press("1")
+    assert page.locator("#rate").is_visible()
+    assert page.evaluate("play.errors") == []
+    page.close()
+
+
 def test_dark_and_narrow(show):
     page = show(sphere(1), torch.rand(2, 42, 3), width=340, height=300)
-    assert not page.locator("#field").is_visible()  # the panel is folded
     assert picture(page)[-5, 5].tolist() == [255, 255, 255]
     page.keyboard.press("t")
     assert picture(page)[-5, 5].max() < 40
@@ -296,8 +310,7 @@ def test_points_and_graphs_are_drawn(show, kind):
     shape = Data(pos=data.pos, edge_index=edge_index if kind == "graph" else None)
     red = torch.tensor([1.0, 0.0, 0.0]).expand(1, 42, 3)
     page = show(shape, red)
-    close_panel(page)
-    seen = picture(page)[80:].reshape(-1, 3)  # below the folded panel
+    seen = picture(page).reshape(-1, 3)
     reds = (seen[:, 0] > 120) & (seen[:, 1] < 10) & (seen[:, 2] < 10)
     greys = (np.ptp(seen, 1) < 4) & (seen[:, 0] < 230)
     assert reds.sum() > 500
@@ -315,7 +328,7 @@ def test_points_and_graphs_are_drawn(show, kind):
 def test_a_browser_that_lacks_something_is_told(show, setup, message):
     page = show(sphere(0), torch.rand(12, 3), setup=setup, expect_errors=True)
     assert message in page.locator("#message").inner_text()
-    assert len(page.evaluate("viewer.errors")) == 1
+    assert len(page.evaluate("play.errors")) == 1
 
 
 def diffusion(data: Data):
@@ -363,21 +376,20 @@ def test_size_and_frame_rate_at_40962_vertices_and_100_frames(browser, tmp_path,
     data = sphere(6)
     assert data.num_nodes == 40_962
     start = time.perf_counter()
-    path = write_viewer(tmp_path / "a.html", data, rule(data, 100))
+    path = write_viewer(tmp_path / "a.html", data, rule(data, 100), steps_per_second=1000)
     megabytes = path.stat().st_size / 1e6
     page = browser.new_page(viewport={"width": 900, "height": 640})
     opened = time.perf_counter()
     page.goto(path.as_uri())
-    page.evaluate("viewer.loaded")
+    page.evaluate("play.loaded")
     loaded = time.perf_counter() - opened
-    page.evaluate("viewer.setSpeed(1000)")
-    page.evaluate("viewer.play()")
-    drawn, since = page.evaluate("[viewer.drawn, performance.now()]")
+    page.evaluate("play.setPlaying(true)")
+    drawn, since = page.evaluate("[play.state.drawn, performance.now()]")
     page.wait_for_timeout(5000)
-    later, now = page.evaluate("[viewer.drawn, performance.now()]")
+    later, now = page.evaluate("[play.state.drawn, performance.now()]")
     upload = page.evaluate(
         """(() => { const start = performance.now();
-           for (let t = 0; t < 300; t++) viewer.setFrame(t % 100);
+           for (let t = 0; t < 300; t++) play.scene.setFrame(t % 100);
            return (performance.now() - start) / 300; })()"""
     )
     rate = 1000 * (later - drawn) / (now - since)
@@ -385,7 +397,7 @@ def test_size_and_frame_rate_at_40962_vertices_and_100_frames(browser, tmp_path,
         f"\n{rule.__name__}: {megabytes:.2f} MB, made in {opened - start:.1f} s, loaded in "
         f"{loaded:.1f} s, {rate:.1f} frames/s in software, {upload:.1f} ms to send a frame"
     )
-    assert page.evaluate("viewer.errors") == []
+    assert page.evaluate("play.errors") == []
     assert megabytes < limit
     assert later - drawn >= 2
     page.close()

@@ -15,7 +15,7 @@ from gncadeq.commands.options import folder_name
 from gncadeq.commands.printing import busy, say
 
 if TYPE_CHECKING:
-    from gncadeq.viz.play import Scene
+    from gncadeq.viz.page import Scene
 
 _RULESTRING = re.compile(r"[bB]\d*/[sS]\d*")
 
@@ -48,7 +48,7 @@ def play(
     ] = True,
 ) -> None:
     """Write a page in which a trained rule runs, to draw on and to wound: one file, no network."""
-    from gncadeq.viz.play import write_play
+    from gncadeq.viz.page import write_play
 
     with busy("writing the page"):
         if source is None and on is not None:

@@ -2,6 +2,7 @@
 
 from gncadeq.files.trajectories import load_trajectory, save_trajectory
 from gncadeq.viz.colors import ColorScale, StateColors, paint
+from gncadeq.viz.page import write_play
 from gncadeq.viz.play import (
     digit_scene,
     grown_scene,
@@ -9,8 +10,8 @@ from gncadeq.viz.play import (
     maze_scene,
     texture_scene,
     voronoi_scene,
-    write_play,
 )
+from gncadeq.viz.recording import recording_scene, write_viewer
 from gncadeq.viz.rendering import render_file
 from gncadeq.viz.surface import (
     SurfaceRenderer,
@@ -19,7 +20,6 @@ from gncadeq.viz.surface import (
     render_strip,
     render_surface,
 )
-from gncadeq.viz.viewer import write_viewer
 
 __all__ = [
     "ColorScale",
@@ -31,6 +31,7 @@ __all__ = [
     "load_trajectory",
     "maze_scene",
     "paint",
+    "recording_scene",
     "render_file",
     "render_frames",
     "render_gif",

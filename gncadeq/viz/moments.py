@@ -19,8 +19,8 @@ from gncadeq.transforms import graph_to_image
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.images import png, write_gif
 from gncadeq.viz.legend import tile
+from gncadeq.viz.recording import write_viewer
 from gncadeq.viz.surface import SurfaceRenderer
-from gncadeq.viz.viewer import write_viewer
 
 _ON_WHITE = ColorScale("rgba")
 

@@ -3,6 +3,7 @@
 
 const $ = id => document.getElementById(id), css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const errors = [], page = JSON.parse($("scene").textContent);
+$("scene").remove();  // its text may be as large as all data
 
 function fail(text) {
   errors.push(text);

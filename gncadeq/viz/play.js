@@ -24,6 +24,7 @@ function columnsFor(info) {  // the paper is as wide as the stage
 
 function show(index) {
   if (shots?.length) gif();
+  const { kind } = page.scenes[index], recorded = kind === "recording";
   const info = page.scenes[index];
   if (info.kind === "digits") info.columns = columnsFor(info);
   if (!made.has(index)) {
@@ -37,17 +38,24 @@ function show(index) {
   for (const one of made.values()) one.canvas.hidden = true;
   ({ scene, canvas, stage } = made.get(index));
   canvas.hidden = false;
-  Object.assign(state, { index, history: [], residual: NaN, due: 0, tool: scene.tools[0], brush: scene.paper ? info.find?.stroke ?? 2.4 : 5 });
+  Object.assign(state, { index, history: [], residual: NaN, due: 0, brush: scene.paper ? info.find?.stroke ?? 2.4 : 5 });
   [...$("scenes").children].forEach((button, i) => button.setAttribute("aria-current", i === index));
   $("scenes").children[index].scrollIntoView({ inline: "nearest", block: "nearest" });
   setButtons("tools", scene.tools, tool => setTool(tool));
   setButtons("actions", Object.keys(scene.actions), action => act(action), action => scene.actions[action]);
   $("color").replaceChildren(...scene.colors().map(name => new Option(name, name)));
+  $("tools").hidden = scene.tools.length === 1;
+  $("of-rules").hidden = $("keys").hidden = recorded;
+  $("of-recordings").hidden = $("timeline").hidden = !recorded;
+  $("play").hidden = $("step").hidden = $("player").hidden = scene.frames === 1;
+  $("reset").textContent = recorded ? "Reset view" : "Start again";
   $("of-digits").hidden = $("votes").hidden = !scene.paper;
-  $("brushes").hidden = Boolean(scene.plant);
+  $("brushes").hidden = recorded || Boolean(scene.plant);
   $("of-textures").hidden = !scene.setPattern;
-  $("solvers").hidden = ["totalistic", "grafted"].includes(scene.rule.kind);
+  $("solvers").hidden = ["totalistic", "grafted"].includes(scene.rule?.kind);
   $("solved").textContent = "";
+  $("speed").max = (scene.speeds ?? SPEEDS).length - 1;
+  if (recorded) $("frame").max = scene.frames - 1;
   if (scene.paper) $("fit").disabled = !scene.info.find;
   setColor(scene.colors()[0]);
   setTool(scene.tools[0]);
@@ -69,7 +77,7 @@ function setButtons(place, names, chosen, word = name => name[0].toUpperCase() +
 }
 
 function act(name) {
-  scene[name]();
+  scene[name](stage);
   state.history = [];
   $("solved").textContent = "";
 }
@@ -87,9 +95,10 @@ function setting(id, value, words) {
   remember();
 }
 
-const setSpeed = index => { state.speed = scene.speed = index; state.due = 0; setting("speed", index, index === SPEEDS.length - 1 ? "as many as it can" : SPEEDS[index]); };
+const speedNow = () => (scene.speeds ?? SPEEDS)[state.speed];
+const setSpeed = index => { state.speed = scene.speed = index; state.due = 0; setting("speed", index, speedNow() < Infinity ? speedNow() : "as many as it can"); };
 const setRate = rate => { scene.rate = rate; setting("rate", rate, `${Math.round(100 * rate)} %`); };
-const setColor = name => { state.color = name; setting("color", name); };
+const setColor = name => { state.color = name; scene.setField?.(name); setting("color", name); };
 const setBrush = width => { state.brush = width; setting("brush", width, Number(width.toFixed(1))); };
 const setInk = ink => { scene.ink = ink; setting("ink", ink, `${Math.round(100 * ink)} %`); };
 const setSize = size => { scene.setPattern(size, scene.turn); setting("size", size, `${Math.round(100 * size)} %`); };
@@ -124,7 +133,7 @@ function step() {
 }
 
 function jump(method) {
-  if (scene.n === 0) return;
+  if (scene.n === 0 || !scene.automaton) return;
   const found = scene.solve(method), moved = found.moved < 1e-4 ? "where it was already" : `${found.moved.toFixed(found.moved < 0.01 ? 4 : 2)} of its size away`;
   $("solved").textContent = found.converged
     ? `${method === "anderson" ? "Anderson" : "Picard"}: ${found.steps} evaluations to a residual of ${found.residual.toExponential(1)}, ${moved}. The rule leaves this state alone: nothing moves.`
@@ -136,6 +145,7 @@ function jump(method) {
 
 function look() {  // measure the residual of the state, and write it down
   scene.update?.();
+  if (!scene.automaton) { $("sentence").textContent = scene.sentence(); return; }
   state.residual = scene.n ? scene.automaton.residual().relative : NaN;
   state.history.push(state.residual);
   if (state.history.length > 240) state.history.shift();
@@ -182,6 +192,7 @@ function plot() {
 function draw() {
   scene.paint(state.color, hex(css("--paper")).map(v => 255 * v));
   stage.draw(scene);
+  scene.legend?.();
   state.drawn++;
 }
 
@@ -191,7 +202,7 @@ function tick(now) {
   scene.update?.();
   const still = state.residual <= STILL && !scene.changed, before = state.taken;
   if (state.playing && !still) {
-    state.due += passed * SPEEDS[state.speed];
+    state.due += passed * speedNow();
     const until = performance.now() + 13;
     while (state.due >= 1 && performance.now() < until) { step(); state.due--; }
     if (state.due >= 1) state.due = 0;  // slower than was asked for
@@ -210,7 +221,7 @@ function tick(now) {
     const seconds = (now - state.since) / 1000;
     state.rates = { steps: state.taken / seconds, frames: state.frames / seconds };
     [state.taken, state.frames, state.since] = [0, 0, now];
-    $("facts").textContent = `${scene.info.facts} ${Math.round(state.rates.steps)} steps a second.`;
+    if (scene.automaton) $("facts").textContent = `${scene.info.facts} ${Math.round(state.rates.steps)} steps a second.`;
     look();
   }
   requestAnimationFrame(tick);
@@ -231,7 +242,7 @@ function recall() {
     return Number.isFinite(v) ? clamp(v, low, high) : usual;
   };
   show(Math.round(number("rule", 0, page.scenes.length - 1, 0)));
-  setSpeed(Math.round(number("speed", 0, SPEEDS.length - 1, scene.speed)));
+  setSpeed(Math.round(number("speed", 0, $("speed").max, scene.speed)));
   setRate(number("rate", 0.1, 1, scene.rate));
   if (scene.colors().includes(words.get("colour"))) setColor(words.get("colour"));
   if (scene.paper) {
@@ -241,6 +252,7 @@ function recall() {
 }
 
 async function openFile(file) {  // a mesh or weights become another scene, a picture lies on the paper
+  if (typeof bring === "undefined") return;  // a page of recordings
   try {
     if (/\.(obj|ply|safetensors)$/i.test(file.name)) {
       page.scenes.push(bring(file.name, await file.arrayBuffer(), page, scene.info));
@@ -269,6 +281,12 @@ function setScenes() {
 
 function listen() {
   setScenes();
+  $("open").hidden = typeof bring === "undefined";
+  $("map").append(...Object.keys(page.colormaps).map(name => new Option(name, name)));
+  $("map").onchange = event => scene.setMap(event.target.value);
+  $("low").onchange = $("high").onchange = () => scene.setRange(parseFloat($("low").value), parseFloat($("high").value));
+  $("auto").onclick = () => scene.setField(state.color);
+  $("frame").oninput = () => { setPlaying(false); scene.setFrame(Number($("frame").value)); };
   $("play").onclick = () => setPlaying(!state.playing);
   $("step").onclick = () => { setPlaying(false); step(); };
   $("reset").onclick = () => act("reset");
@@ -289,11 +307,11 @@ function listen() {
   };
   window.addEventListener("keydown", event => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
-    if (event.key === " " && event.target.tagName === "BUTTON") return;
+    if (event.key === " " ? event.target.tagName === "BUTTON" : event.target.type === "number") return;
     const next = scene.tools[(scene.tools.indexOf(state.tool) + 1) % scene.tools.length];
     const action = {
       " ": () => setPlaying(!state.playing), ".": () => { setPlaying(false); step(); }, r: () => act("reset"), s: () => jump("anderson"),
-      e: () => setTool(next), c: () => scene.clear && act("clear"), n: () => act("noise"), t: () => $("theme").click(),
+      e: () => setTool(next), c: () => scene.clear && act("clear"), n: () => scene.noise && act("noise"), t: () => $("theme").click(), ...scene.keys?.(stage),
     }[event.key.toLowerCase()] ?? (page.scenes[event.key - 1] && (() => { show(event.key - 1); remember(); }));
     if (!action) return;
     event.preventDefault();
@@ -319,9 +337,12 @@ window.play = {  // what programs may use
   errors, state, get scene() { return scene; }, get canvas() { return canvas; }, get stage() { return stage; },
   show, setSpeed, setRate, setColor, setTool, setBrush, setInk, setFit, setSize, setTurn, setTheme, setPlaying, step, jump, look, openFile,
 };
-setTables(page);
-listen();
-recall();
-state.ready = true;
-if (page.scenes[state.index].paused) setPlaying(false);
-requestAnimationFrame(tick);
+window.play.loaded = (async () => {
+  for (const info of page.scenes) await SCENES[info.kind].load?.(info);
+  setTables(page);
+  listen();
+  recall();
+  state.ready = true;
+  if (page.scenes[state.index].paused) setPlaying(false);
+  requestAnimationFrame(tick);
+})().catch(error => fail(error.message));

@@ -1,9 +1,8 @@
-"""A page in which a rule runs: one file, no network."""
+"""What a page shows of rules that run in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,7 +12,6 @@ from torch_geometric.data import Data
 from gncadeq.cells import Cell, DistanceCell, GrowingCell, MicroCell, TotalisticCell
 from gncadeq.choices import AXES, UPRIGHT, Up
 from gncadeq.export.description import dense, describe, packed
-from gncadeq.files.atomic import write_atomically
 from gncadeq.models import (
     ImageClassifier,
     PixelGraphClassifier,
@@ -21,55 +19,12 @@ from gncadeq.models import (
     SelfClassifier,
 )
 from gncadeq.transforms import MeshToGraph, PixelKernels, surface_filters
-from gncadeq.viz.colors import LABEL_COLORS, color_table
 from gncadeq.viz.geometry import Geometry, geometry
-from gncadeq.viz.page import fill_page
+from gncadeq.viz.page import Scene
 
-Scene = dict[str, Any]
-SCRIPTS = (
-    "base64.js", "play_product.js", "play_kernel.js", "play_cascade.js", "play_automaton.js",
-    "play_graph.js", "play_mesh.js", "play_files.js", "play_weights.js", "play_paper.js",
-    "play_scenes.js", "play_digits.js", "play_textures.js", "play_voronoi.js", "play_gif.js",
-)  # fmt: skip
-"""Those that run under node as well."""
-_OF_BROWSERS = ("viewer_gl.js", "viewer_camera.js", "play_stages.js", "play_record.js", "play.js")
 MOST_EDGES = 400_000  # 16 bytes each, and more in base64
 _FAR = 200.0  # steps along edges that no seed is away
 _ROWS = 28  # cells of the paper, where the weights' card states no canvas
-
-
-def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq") -> Path:
-    """Write a page in which rules run, to be drawn on, wounded and watched in any browser.
-
-    The page is one file and loads nothing. Its steps are those of PyTorch up to rounding.
-
-    Args:
-        path: The HTML file, which is written atomically.
-        scenes: What :func:`digit_scene`, :func:`grown_scene`, :func:`texture_scene`,
-            :func:`life_scene`, :func:`voronoi_scene` and :func:`maze_scene` return, one or more.
-        title: Heading of the page.
-
-    Raises:
-        ValueError: If there is no scene.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = write_play(f"{folder}/a.html", [life_scene(), maze_scene()]).read_text()
-        >>> "http:" in page or "https:" in page
-        False
-    """
-    if not scenes:
-        raise ValueError("Expected at least one scene (got none)")
-    data = {
-        "scenes": list(scenes), "labels": list(LABEL_COLORS),
-        "colormaps": {
-            name: packed((color_table(name) * 255).round().to(torch.uint8))
-            for name in ("coolwarm", "viridis")
-        },
-    }  # fmt: skip
-    write_atomically(path, fill_page("play.html", title, data, SCRIPTS + _OF_BROWSERS).encode())
-    return Path(path)
 
 
 def digit_scene(model: ImageClassifier, name: str = "Digits") -> Scene:

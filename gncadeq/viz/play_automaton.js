@@ -116,5 +116,3 @@ function solve(f, z0, { method = "anderson", tol = 1e-5, maxSteps = 400, history
   }
   return { ...best, steps: maxSteps, converged: false };
 }
-
-if (typeof module !== "undefined") module.exports = { Automaton, solve, norm, minus };

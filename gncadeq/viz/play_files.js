@@ -102,5 +102,3 @@ function readWeights(name, buffer) {
   }
   return { architecture, config: JSON.parse(config), card: JSON.parse(card ?? "{}"), tensors };
 }
-
-if (typeof module !== "undefined") module.exports = { readObj, readPly, readMesh, upright, readWeights };

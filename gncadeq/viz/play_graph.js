@@ -130,5 +130,3 @@ function joined(graphs) {
   });
   return { n, levels };
 }
-
-if (typeof module !== "undefined") module.exports = { pixelGraph, withKernels, sweepTable, pixelPyramid, withHalo, withLoops, readGraph, joined, MOORE };

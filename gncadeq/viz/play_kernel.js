@@ -3,15 +3,6 @@
 // A graph is { n, ptr, source } with the edges into node i from ptr[i] to ptr[i + 1], and of every edge
 // a relation (Uint8Array) or weights (Float32Array, `width` an edge); a pyramid has `levels` as well.
 
-function unpack(packed) {  // an array as gncadeq.export.description.packed writes it; others stay
-  if (ArrayBuffer.isView(packed)) return packed;
-  const raw = bytes(packed.f32 ?? packed.i32 ?? packed.u8);
-  const out = packed.f32 !== undefined ? new Float32Array(raw.buffer)
-    : packed.i32 !== undefined ? new Int32Array(raw.buffer) : raw;
-  out.shape = packed.shape;
-  return out;
-}
-
 const ACTIVATIONS = { tanh: Math.tanh, relu: v => v > 0 ? v : v === v ? 0 : v, identity: v => v };
 
 // out[i] += sum over edges of Wᵣᵀ y[source], W of shape [relations, in, out]
@@ -295,5 +286,3 @@ function makeRule(description) {
   if (!RULES[description.kind]) throw new Error(`Expected one of the rules ${Object.keys(RULES)} (got ${description.kind})`);
   return { ...RULES[description.kind](description), ...description };
 }
-
-if (typeof module !== "undefined") module.exports = { unpack, stencil, dense, layers, makeRule, ACTIVATIONS };

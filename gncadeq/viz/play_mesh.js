@@ -145,5 +145,3 @@ function frontOf({ n, at, neighbors }) {
   const least = far.reduce((a, b) => Math.min(a, b)) + 1e-4 * Math.max(...box.map(([low, high]) => high - low));
   return far.findIndex(d => d <= least);
 }
-
-if (typeof module !== "undefined") module.exports = { surface, meshGraph, frontOf, meanEdge };

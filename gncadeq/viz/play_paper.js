@@ -215,5 +215,3 @@ function bilinear(value, height, width, y, x) {
   const v = Math.floor(y), u = Math.floor(x), at = v * width + u, [b, a] = [y - v, x - u];
   return (1 - b) * ((1 - a) * value[at] + a * value[at + 1]) + b * ((1 - a) * value[at + width] + a * value[at + width + 1]);
 }
-
-if (typeof module !== "undefined") module.exports = { Paper, FINE, group, fitted, strokeWidth, distanceTo };

@@ -1,8 +1,6 @@
 "use strict";
 // What a page shows: a rule on a graph, what pointers do to it, and its colours.
 
-const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
-
 const gaussian = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 
 function softmax(logits) {
@@ -301,4 +299,4 @@ class MazeScene extends GridScene {
   }
 }
 
-const SCENES = { grow: GrowScene, life: LifeScene, maze: MazeScene };
+Object.assign(SCENES, { grow: GrowScene, life: LifeScene, maze: MazeScene });

@@ -9,7 +9,8 @@ function setTables({ colormaps, labels }) {
     const raw = unpack(packed);
     return unit => raw.subarray(3 * Math.round(255 * unit), 3 * Math.round(255 * unit) + 3);
   };
-  [TABLES.channel, TABLES.rest] = [table(colormaps.coolwarm), table(colormaps.viridis)];
+  TABLES.maps = Object.fromEntries(Object.entries(colormaps).map(([name, packed]) => [name, table(packed)]));
+  [TABLES.channel, TABLES.rest] = [TABLES.maps.coolwarm, TABLES.maps.viridis];
   TABLES.labels = labels.map(text => hex(text).map(v => 255 * v));
 }
 
@@ -88,15 +89,13 @@ class FlatStage {
 
 class MeshStage {
   constructor(canvas, scene, pen) {
-    const { position, face, edge, radius, flat } = scene.mesh, n = position.length / 3;
     this.canvas = canvas;
-    this.painter = new Painter(canvas, { nodes: n, missing: "#ff00ff", flat, radius, planes: Array(3).fill({ low: 0, high: 1 }) });
-    this.painter.setGeometry(position, face, edge);
-    this.painter.codes = [0, 1, 2].map(() => new Uint8Array(n));
-    this.normal = normals(position, face);
+    this.painter = new Painter(canvas, scene.mesh);
+    this.normal = this.painter.normal;
     this.camera = new Camera();
-    this.camera.reset(flat);
-    [this.mesh, this.frames] = [scene.mesh, scene.graph.frames];
+    this.camera.reset(scene.mesh.flat);
+    [this.mesh, this.frames] = [scene.mesh, scene.graph?.frames];
+    canvas.addEventListener("webglcontextlost", () => fail("The browser dropped the picture. Reload the page"));
     let [way, last] = [null, null];
     const touch = event => {
       if (pen.tool === "turn" || event.shiftKey || event.buttons !== 1) return false;
@@ -112,7 +111,7 @@ class MeshStage {
       touch(event);
     });
     this.camera.listen(canvas, () => { scene.changed = true; }, touch);
-    canvas.addEventListener("dblclick", event => scene.touchNodes(this.under([event.clientX, event.clientY], 0), "seed"));
+    canvas.addEventListener("dblclick", event => scene.tools.includes("seed") && scene.touchNodes(this.under([event.clientX, event.clientY], 0), "seed"));
   }
 
   turned(v, k = 0) {  // as the camera sees it
@@ -148,10 +147,6 @@ class MeshStage {
   }
 
   draw(scene) {
-    const { painter } = this, { rgba } = scene;
-    for (let i = 0; i < scene.n; i++) for (let k = 0; k < 3; k++) painter.codes[k][i] = rgba[4 * i + k] / 255 * 254;
-    painter.sendFrame(0);
-    const field = { kind: "rgb", planes: [0, 1, 2] };
-    painter.draw({ ...this.camera, field, low: 0, high: 1 }, getComputedStyle(document.documentElement), 0);
+    this.painter.draw(this.camera, scene.rgba);
   }
 }

@@ -230,5 +230,3 @@ function bringMesh(name, buffer, page, current) {
   const host = likely.find(scene => scene.senses) ?? refuse("a scene of a rule on a surface in this page, for a mesh", "none");
   return onMesh(host, { position: upright(position, host.senses.axes), face });
 }
-
-if (typeof module !== "undefined") module.exports = { bring };

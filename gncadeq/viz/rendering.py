@@ -18,8 +18,8 @@ from gncadeq.files.content import suffix_of
 from gncadeq.files.trajectories import Trajectory, check_steps, load_trajectory
 from gncadeq.viz.colors import ColorScale, Kind
 from gncadeq.viz.images import png
+from gncadeq.viz.recording import write_viewer
 from gncadeq.viz.surface import render_frames, render_gif, render_strip, render_surface
-from gncadeq.viz.viewer import write_viewer
 
 _MESHES = (".ply", ".glb", ".obj")
 _OF_PICTURES = ("size", "azimuth", "elevation", "zoom", "background", "node_size", "supersample")

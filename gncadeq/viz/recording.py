@@ -1,4 +1,4 @@
-"""An interactive page for a trajectory on a mesh, point cloud or graph: one file, no network."""
+"""What a page shows of a trajectory on a mesh, point cloud or graph."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.choices import Up
-from gncadeq.files.atomic import write_atomically
 from gncadeq.files.trajectories import check_steps
-from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale, color_table
+from gncadeq.viz.colors import LABEL_COLORS, NO_VALUE, ColorScale
 from gncadeq.viz.geometry import geometry
-from gncadeq.viz.page import fill_page
+from gncadeq.viz.page import Scene, write_play
 
-COLORMAPS = ("viridis", "magma", "cividis", "coolwarm", "twilight", "gray")
 _MISSING = 255  # the code of NaN and infinity; finite values have 0 to 254
 
 
@@ -39,11 +36,48 @@ def write_viewer(
 ) -> Path:
     """Write a page that plays a trajectory, to be turned, zoomed and coloured in any browser.
 
-    The page is one file and loads nothing. A channel has 255 levels between its least and its
-    greatest value; a file takes one byte a node, channel and frame before compression.
+    It is the page of :func:`write_play` with one scene, of :func:`recording_scene`, which tells of
+    the other arguments and of errors.
 
     Args:
         path: The HTML file, which is written atomically.
+        title: Heading of the page.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from gncadeq.transforms import ImageToGraph
+        >>> data = ImageToGraph()(torch.rand(1, 8, 8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_viewer(f"{folder}/a.html", data, torch.rand(5, 64, 3)).read_text()
+        >>> "http:" in page or "https:" in page
+        False
+    """
+    scene = recording_scene(
+        data, trajectory, names=names, fields=fields, name=title, up=up, edges=edges, steps=steps,
+        steps_per_second=steps_per_second,
+    )  # fmt: skip
+    return write_play(path, [scene], title)
+
+
+def recording_scene(
+    data: Any,
+    trajectory: Tensor,
+    *,
+    names: Sequence[str] | None = None,
+    fields: Mapping[str, Tensor] | None = None,
+    name: str = "Recording",
+    up: Up = "y",
+    edges: bool = True,
+    steps: Sequence[int] | None = None,
+    steps_per_second: float = 10.0,
+) -> Scene:
+    """A trajectory on a mesh, a graph or points, whose frames are played.
+
+    A channel has 255 levels between its least and its greatest value; a file takes one byte a node,
+    channel and frame before compression.
+
+    Args:
         data: A graph with ``pos`` and ``face`` (mesh), ``edge_index`` (graph) or neither (points).
         trajectory: States ``[T, num_nodes, C]``, or one frame ``[num_nodes, C]``. Three
             channels or more are shown as colours at first.
@@ -51,7 +85,7 @@ def write_viewer(
         fields: More that can be shown, by name, such as residuals: ``[T, num_nodes]`` or
             ``[num_nodes]`` scalars, integer labels of the same shapes, or colours
             ``[T, num_nodes, 3]``.
-        title: Heading of the page.
+        name: Of the scene.
         up: The axis of ``pos`` that points up.
         edges: Whether to draw edges where there are no faces.
         steps: The step of every frame, which the page shows; by default it counts frames.
@@ -61,13 +95,11 @@ def write_viewer(
         ValueError: If shapes don't fit each other, or if a field has more than 255 labels.
 
     Example:
-        >>> import tempfile
+        >>> import torch
         >>> from gncadeq.transforms import ImageToGraph
-        >>> data = ImageToGraph()(torch.rand(1, 8, 8))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = write_viewer(f"{folder}/a.html", data, torch.rand(5, 64, 3)).read_text()
-        >>> "http:" in page or "https:" in page
-        False
+        >>> scene = recording_scene(ImageToGraph()(torch.rand(1, 8, 8)), torch.rand(5, 64, 3))
+        >>> scene["kind"], scene["frames"]
+        ('recording', 5)
     """
     shape = geometry(data, up, edges)
     if trajectory.dim() == 2:
@@ -81,36 +113,33 @@ def write_viewer(
     frames, _, channels = trajectory.shape
     if names is not None and len(names) != channels:
         raise ValueError(f"Expected names of {channels} channels (got {len(names)})")
-    page = _Page()
-    planes = [page.plane(trajectory[..., c]) for c in range(channels)]
+    found = _Fields()
+    planes = [found.plane(trajectory[..., c]) for c in range(channels)]
     if channels >= 3:
-        page.colors("channels 0, 1, 2 as colours", trajectory[..., :3], planes[:3])
-    for name, value in (fields or {}).items():
-        page.add(name, _field(name, value.detach().cpu(), frames, shape.num_nodes))
+        found.colors("channels 0, 1, 2 as colours", trajectory[..., :3], planes[:3])
+    for field, value in (fields or {}).items():
+        found.add(field, _field(field, value.detach().cpu(), frames, shape.num_nodes))
     for c, plane in enumerate(planes):
-        page.scalar(names[c] if names else f"channel {c}", plane)
-    page.array("position", ((shape.pos + 1) / 2 * 65535).round().astype("<u2"))
-    page.array("face", shape.face.astype("<u4"))
-    page.array("edge", shape.edge.astype("<u4"))
-    scene = {
-        "nodes": shape.num_nodes, "frames": frames, "faces": len(shape.face),
-        "edges": len(shape.edge), "radius": shape.radius, "flat": shape.flat,
-        "fields": page.fields, "planes": page.planes, "missing": NO_VALUE,
-        "speed": steps_per_second,
+        found.scalar(names[c] if names else f"channel {c}", plane)
+    return {
+        "kind": "recording", "name": name, "words": "Frames of a trajectory.", "facts": "",
+        "paused": True, "nodes": shape.num_nodes, "frames": frames, "fields": found.fields,
+        "planes": found.planes, "missing": NO_VALUE, "speed": steps_per_second,
         "steps": None if steps is None else check_steps(steps, trajectory),
-        "colormaps": {n: _base64(_bytes(color_table(n))) for n in COLORMAPS},
+        "mesh": {
+            "position": _zipped(((shape.pos + 1) / 2 * 65535).round().astype("<u2")),
+            "face": _zipped(shape.face.astype("<u4")), "edge": _zipped(shape.edge.astype("<u4")),
+            "radius": shape.radius, "flat": shape.flat,
+        },
     }  # fmt: skip
-    write_atomically(path, page.html(title, scene).encode())
-    return Path(path)
 
 
-class _Page:
-    """Collects what goes into the file."""
+class _Fields:
+    """Collects what can be shown."""
 
     def __init__(self) -> None:
         self.fields: list[dict[str, Any]] = []
         self.planes: list[dict[str, Any]] = []
-        self.blocks: list[str] = []
 
     def add(self, name: str, value: Tensor) -> None:
         """Add a field ``[T, N]`` or ``[T, N, 3]``."""
@@ -150,22 +179,15 @@ class _Page:
         return self._encode(codes, scale.low, scale.high, not finite.all())
 
     def _encode(self, codes: NDArray[np.uint8], low: float, high: float, missing: bool) -> int:
-        number = len(self.planes)
-        self.planes.append({"frames": len(codes), "low": low, "high": high, "missing": missing})
         # Differences in time, modulo 256: what changes slowly becomes zeros, which gzip folds.
-        self.array(f"plane{number}", np.diff(codes, axis=0, prepend=np.zeros_like(codes[:1])))
-        return number
-
-    def array(self, name: str, value: NDArray[Any]) -> None:
-        text = _base64(gzip.compress(np.ascontiguousarray(value).tobytes(), 6, mtime=0))
-        self.blocks.append(f'<script type="text/plain" id="{name}">{text}</script>')
-
-    def html(self, title: str, scene: dict[str, Any]) -> str:
-        scripts = ("base64.js", "viewer_gl.js", "viewer_camera.js", "viewer.js")
-        return fill_page("viewer.html", title, scene, scripts, "\n".join(self.blocks))
+        changes = np.diff(codes, axis=0, prepend=np.zeros_like(codes[:1]))
+        self.planes.append({"low": low, "high": high, "missing": missing, "zip": _zipped(changes)})
+        return len(self.planes) - 1
 
     def _field(self, name: str, kind: str, planes: Sequence[int], **more: Any) -> None:
-        self.fields.append({"name": str(name), "kind": kind, "planes": list(planes), **more})
+        same = sum(field["name"] == name for field in self.fields)
+        found = {"name": f"{name} ({same + 1})" if same else str(name), "kind": kind}
+        self.fields.append({**found, "planes": list(planes), **more})
 
 
 def _field(name: str, value: Tensor, frames: int, nodes: int) -> Tensor:
@@ -181,9 +203,6 @@ def _field(name: str, value: Tensor, frames: int, nodes: int) -> Tensor:
     )
 
 
-def _bytes(unit: Tensor) -> bytes:
-    return (unit * 255).round().to(torch.uint8).numpy().tobytes()
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def _zipped(value: NDArray[Any]) -> dict[str, str]:
+    content = gzip.compress(np.ascontiguousarray(value).tobytes(), 6, mtime=0)
+    return {"gzip": base64.b64encode(content).decode(), "type": value.dtype.name.capitalize()}

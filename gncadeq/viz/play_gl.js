@@ -1,26 +1,19 @@
 "use strict";
-// One frame of values is a few bytes a node: the only thing sent to the GPU when the frame changes.
-// The shader turns values into colours, so that ranges and colour maps change without new data.
+// A surface, a graph or points: three bytes of colour a node are all that is sent when they change.
 
 const VERTEX = `#version 300 es
-in vec3 position; in vec3 normal; in float c0; in float c1; in float c2;
+in vec3 position; in vec3 normal; in vec3 paint;
 uniform mat3 turn; uniform vec3 shift; uniform vec2 lens; uniform vec2 depth;
-uniform float aside; uniform float lift;
-uniform vec3 scale; uniform vec3 offset; uniform bool lookup; uniform vec3 missing;
-uniform sampler2D table; uniform float size; uniform float minimum; uniform bool lines; uniform vec3 edge;
+uniform float lift; uniform float size; uniform float minimum; uniform bool lines; uniform vec3 edge;
 out vec3 color; out vec3 direction;
 void main() {
   vec3 p = turn * position + shift;
   // A ball is as near as its nearest point, so that edges end at it.
   float z = min(p.z + lift, -0.001);
-  gl_Position = vec4(p.xy * lens - vec2(aside * p.z, 0.0), -(depth.x + depth.y / z) * p.z, -p.z);
+  gl_Position = vec4(p.xy * lens, -(depth.x + depth.y / z) * p.z, -p.z);
   gl_PointSize = max(size / -p.z, minimum);
   direction = turn * normal;
-  vec3 code = 255.0 * vec3(c0, c1, c2);
-  vec3 unit = clamp(code * scale + offset, 0.0, 1.0);
-  bool gone = lookup ? code.x > 254.5 : max(code.x, max(code.y, code.z)) > 254.5;
-  color = lines ? edge : gone ? missing
-    : lookup ? texelFetch(table, ivec2(int(unit.x * 255.0 + 0.5), 0), 0).rgb : unit;
+  color = lines ? edge : paint;
 }`;
 
 const FRAGMENT = `#version 300 es
@@ -63,8 +56,8 @@ function normals(position, face) {
 }
 
 class Painter {
-  constructor(canvas, scene) {
-    this.scene = scene;
+  constructor(canvas, mesh) {
+    this.mesh = mesh;
     const gl = this.gl = canvas.getContext("webgl2", { antialias: pixelRatio() < 2 });
     if (!gl) throw new Error("Expected a browser with WebGL 2 (got none). Turn on hardware acceleration, or use another browser");
     this.program = gl.createProgram();
@@ -84,45 +77,23 @@ class Painter {
       this.uniform[name] = gl.getUniformLocation(this.program, name);
     }
     gl.enable(gl.DEPTH_TEST);
-    if (scene.flat) gl.depthFunc(gl.LEQUAL);  // nodes lie upon edges
-    gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.NEAREST);
-    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
-    this.codes = [];
+    if (mesh.flat) gl.depthFunc(gl.LEQUAL);  // nodes lie upon edges
+    const { position, face, edge } = mesh;
+    this.normal = normals(position, face);
+    this.nodes = position.length / 3;
+    this.attribute("position", position, gl.FLOAT, 0);
+    this.attribute("normal", this.normal, gl.FLOAT, 0);
+    this.attribute("paint", new Uint8Array(4 * this.nodes), gl.UNSIGNED_BYTE, 4);  // stays bound
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, face.length ? face : edge, gl.STATIC_DRAW);
   }
 
-  attribute(name, content, size, type, normalized) {
+  attribute(name, content, type, stride) {
     const { gl } = this, buffer = gl.createBuffer(), place = gl.getAttribLocation(this.program, name);
     gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
     gl.bufferData(gl.ARRAY_BUFFER, content, type === gl.FLOAT ? gl.STATIC_DRAW : gl.DYNAMIC_DRAW);
     gl.enableVertexAttribArray(place);
-    gl.vertexAttribPointer(place, size, type, normalized, 0, 0);
-    return buffer;
-  }
-
-  setGeometry(position, face, edge) {
-    const { gl } = this;
-    this.attribute("position", position, 3, gl.FLOAT, false);
-    this.attribute("normal", normals(position, face), 3, gl.FLOAT, false);
-    const empty = new Uint8Array(this.scene.nodes);
-    this.buffers = ["c0", "c1", "c2"].map(c => this.attribute(c, empty, 1, gl.UNSIGNED_BYTE, true));
-    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
-    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, face.length ? face : edge, gl.STATIC_DRAW);
-    this.faces = face.length;
-    this.edges = face.length ? 0 : edge.length;
-  }
-
-  sendFrame(frame) {
-    const { gl, scene: { nodes } } = this;
-    this.codes.forEach((values, i) => {
-      gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[i]);
-      gl.bufferSubData(gl.ARRAY_BUFFER, 0, values, values.length === nodes ? 0 : frame * nodes, nodes);
-    });
-  }
-
-  setTable(table) {
-    const { gl } = this;
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, table);
+    gl.vertexAttribPointer(place, 3, type, true, stride, 0);
   }
 
   fit() {
@@ -133,58 +104,42 @@ class Painter {
     this.gl.viewport(0, 0, width, height);
   }
 
-  // What is seen: from where, and on which part of the canvas (the panel covers `covered` of it).
-  setCamera({ azimuth, elevation, distance, pan }, covered) {
+  setCamera({ azimuth, elevation, distance, pan }) {
     const { gl, uniform } = this, { width, height } = gl.canvas;
     const [ca, sa, ce, se] = [Math.cos(azimuth), Math.sin(azimuth), Math.cos(elevation), Math.sin(elevation)];
     // Columns: where the object's axes point to, seen from the camera.
     gl.uniformMatrix3fv(uniform.turn, false, [ca, -se * sa, ce * sa, 0, ce, se, -sa, -se * ca, ce * ca]);
     gl.uniform3f(uniform.shift, pan[0], pan[1], -distance);
-    const free = width * (1 - covered), unit = LENS * Math.min(free, height);
+    const unit = LENS * Math.min(width, height);
     gl.uniform2f(uniform.lens, unit / width, unit / height);
-    gl.uniform1f(uniform.aside, covered);
     const far = distance + 1.1, near = Math.max(distance - 1.1, 0.01);
     gl.uniform2f(uniform.depth, (far + near) / (far - near), 2 * far * near / (far - near));
-    gl.uniform1f(uniform.size, this.scene.radius * unit);
+    gl.uniform1f(uniform.size, this.mesh.radius * unit);
     gl.uniform1f(uniform.minimum, 2 * pixelRatio());
   }
 
-  setColors({ field, low, high }) {
-    const { gl, uniform, scene } = this, labels = field.kind === "labels", span = high - low || 1;
-    const scale = [0, 0, 0], offset = [0, 0, 0];
-    field.planes.forEach((i, k) => {
-      const plane = scene.planes[i];
-      scale[k] = labels ? 1 / 255 : (plane.high - plane.low) / 254 / span;
-      offset[k] = labels ? 0 : (plane.low - low) / span;
-    });
-    gl.uniform3fv(uniform.scale, scale);
-    gl.uniform3fv(uniform.offset, offset);
-    gl.uniform1i(uniform.lookup, field.kind !== "rgb");
-    gl.uniform3fv(uniform.missing, hex(scene.missing));
-  }
-
-  draw(view, style, covered) {
-    const { gl, uniform, scene } = this;
+  draw(camera, rgba) {
+    const { gl, uniform, mesh } = this;
     this.fit();
-    gl.clearColor(...hex(style.getPropertyValue("--paper").trim()), 1);
+    gl.bufferSubData(gl.ARRAY_BUFFER, 0, rgba);
+    gl.clearColor(...hex(css("--paper")), 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-    this.setCamera(view, covered);
-    this.setColors(view);
+    this.setCamera(camera);
     const kind = (lines, balls) => {
       gl.uniform1i(uniform.lines, lines);
       gl.uniform1i(uniform.balls, balls);
-      gl.uniform1f(uniform.lift, balls ? scene.radius : 0);
-      gl.uniform1i(uniform.lit, !lines && !scene.flat);
+      gl.uniform1f(uniform.lift, balls ? mesh.radius : 0);
+      gl.uniform1i(uniform.lit, !lines && !mesh.flat);
     };
-    if (this.faces) {
+    if (mesh.face.length) {
       kind(false, false);
-      gl.drawElements(gl.TRIANGLES, this.faces, gl.UNSIGNED_INT, 0);
+      gl.drawElements(gl.TRIANGLES, mesh.face.length, gl.UNSIGNED_INT, 0);
       return;
     }
-    gl.uniform3fv(uniform.edge, hex(style.getPropertyValue("--edge").trim()));
+    gl.uniform3fv(uniform.edge, hex(css("--edge")));
     kind(true, false);
-    if (this.edges) gl.drawElements(gl.LINES, this.edges, gl.UNSIGNED_INT, 0);
+    if (mesh.edge.length) gl.drawElements(gl.LINES, mesh.edge.length, gl.UNSIGNED_INT, 0);
     kind(false, true);
-    gl.drawArrays(gl.POINTS, 0, scene.nodes);
+    gl.drawArrays(gl.POINTS, 0, this.nodes);
   }
 }
