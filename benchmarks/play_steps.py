@@ -17,6 +17,7 @@ from benchmarks._node import run_node
 from gncadeq import GrowingCell
 from gncadeq.commands.play import gallery
 from gncadeq.datasets import primitives
+from gncadeq.export.description import describe, packed
 from gncadeq.training.targets import anchor, picture_target
 from gncadeq.transforms import MeshToGraph
 from gncadeq.viz import grown_scene, write_play
@@ -36,6 +37,35 @@ let steps = 0;
 while (spent() < seconds) { scene.step(1); steps++; }
 console.log(JSON.stringify({ cells: scene.n, rate: steps / spent() }));
 """
+
+
+KERNELS = """
+const { info, seconds } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const { position, face } = info.mesh, made = surface(unpack(position), unpack(face));
+const spent = () => process.cpuUsage().user / 1e6, began = spent();
+const graph = meshGraph(made, info.senses), ready = spent();
+const z = new Float32Array(graph.n * info.rule.channels).fill(0.2);
+const automaton = new Automaton(makeRule(info.rule), graph, new Float32Array(graph.n), z);
+let steps = 0;
+while (spent() - ready < seconds) { automaton.step(); steps++; }
+console.log(JSON.stringify({ edges: graph.source.length, "seconds to make": ready - began,
+  "MB of memory": process.memoryUsage().rss / 1e6, "steps a second": steps / (spent() - ready) }));
+"""
+
+
+def kernels(seconds: float) -> list[dict[str, float]]:
+    """What longer kernels cost on 10,242 vertices: made in the page, and a step with them."""
+    mesh = primitives.icosphere(5)
+    info: dict[str, Any] = {
+        "rule": describe(GrowingCell(16, 3, 96, 1, alive_channel=None, bound=2.5)),
+        "mesh": {"position": packed(mesh.pos), "face": packed(mesh.face.T.contiguous())},
+    }
+    rows: list[dict[str, float]] = []
+    for scale in (0.02, 0.04, 0.06, 0.085):
+        info["senses"] = {"kernels": "tangent", "axes": [0, 1, 2], "scale": scale}
+        rows.append(json.loads(run_node(KERNELS, json.dumps({"info": info, "seconds": seconds}))))
+        print(rows[-1], flush=True)
+    return rows
 
 
 def scenes() -> dict[str, dict[str, Any]]:
@@ -91,7 +121,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of processor time, each")
     parser.add_argument("--kernel", action="store_true", help="leave the browser out")
     parser.add_argument("--plain", action="store_true", help="without WebAssembly's vectors")
+    parser.add_argument("--edges", action="store_true", help="of longer kernels on a mesh alone")
     args = parser.parse_args()
+    if args.edges:
+        found = kernels(args.seconds)
+        show("kernels of a mesh", found, dict.fromkeys(list(found[0])[1:], ".1f"))
+        save("play_edges", found)
+        return
     rows = []
     for name, info in scenes().items():
         info["rule"]["vectors"] = not args.plain

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from gncadeq import GrowingCell, MicroCell
 from gncadeq.cells import SweepGrower
-from gncadeq.choices import AXES
+from gncadeq.choices import AXES, UPRIGHT
 from gncadeq.cli import app
 from gncadeq.datasets import load_mesh, primitives
 from gncadeq.datasets.mesh_files import save_mesh
@@ -58,7 +58,9 @@ for (let t = 1; t <= 100; t++) {
   scene.step(1);
   if ([1, 10, 100].includes(t)) states[t] = encode(scene.automaton.z);
 }
-out({ states, start, n: scene.n, name: info.name, facts: info.facts, votes: scene.votes?.() });
+out({ states, start, n: scene.n, name: info.name, facts: info.facts, votes: scene.votes?.(),
+      position: scene.mesh && encode(scene.mesh.position),
+      face: scene.mesh && Array.from(scene.mesh.face) });
 """
 
 
@@ -255,6 +257,43 @@ def test_weights_of_gncadeq_grow_run(on: str, tmp_path: Path) -> None:
     save_pretrained(cell, tmp_path / "a.safetensors", {"senses": senses, "fire_rate": 0.5})
     found = brought(tmp_path / "a.safetensors", scene)
     same_states(found, steps_of(cell, data, z))
+
+
+@pytest.mark.parametrize("scale", [None, 0.35, 0.12])
+def test_weights_of_sweeps_over_surfaces_run(scale: float | None, tmp_path: Path) -> None:
+    cell, mesh = SweepGrower(1, groups=1, kernels=4, channels=6, hidden_channels=10), bumpy()
+    senses = MeshToGraph("isotropic", up=AXES["z"])
+    data = senses(mesh.clone())
+    data.x = mesh.pos[:, :0]
+    host = grown_scene(GrowingCell(4, 1, 4), data, torch.zeros(162, 4), up="z", senses=senses)
+    card = {"senses": {"on": "surface", "kernels": "tangent", "scale": scale}}
+    save_pretrained(cell, tmp_path / "a.safetensors", card if scale else {})
+    found = brought(tmp_path / "a.safetensors", host)
+    shown = seen(found, up="z")
+    assert ("divided" in found["facts"]) == (found["n"] > 162) == (scale == 0.12)
+    data = sweep_graph(surface_target(shown, pattern_color("spots", shown.pos), up="z"), scale)
+    same_states(found, steps_of(cell, data, blank_state(data, cell)))
+
+
+def test_weights_of_short_kernels_run_on_divided_faces(tmp_path: Path) -> None:
+    _, scene = spots()
+    cell = shaken(GrowingCell(8, 3, 12, 1, bound=1.5), 0.05)
+    card = {"senses": {"on": "surface", "kernels": "tangent", "scale": 0.05}}
+    save_pretrained(cell, tmp_path / "a.safetensors", card)
+    found = brought(tmp_path / "a.safetensors", scene)
+    assert found["n"] == 2562
+    assert found["facts"].endswith("2,562 vertices. Its faces are divided, for such short kernels.")
+    shown = seen(found)
+    data = surface_target(shown, pattern_color("spots", shown.pos), "tangent", 0.05)
+    data.x = anchor(data)
+    same_states(found, steps_of(cell, data, seed_state(data, 8)))
+
+
+def seen(found: dict[str, Any], up: Any = "y") -> Data:
+    """The surface of a scene, with its axes as they were."""
+    pos = decoded(found["position"], 3)
+    axes = [UPRIGHT[up].index(k) for k in range(3)]
+    return Data(pos=pos[:, axes], face=torch.tensor(found["face"]).view(-1, 3).T)
 
 
 @pytest.mark.parametrize("kind", ["micro", "growing"])

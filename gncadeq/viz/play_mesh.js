@@ -120,11 +120,15 @@ function meshGraph(made, { kernels, scale: given, axes }) {
     const loop = Array.from({ length: width }, (_, k) => -columns.reduce((s, column) => s + column[k], 0));
     rows.push([...near[i].map(([j], e) => [j, columns[e]]), [i, loop]].sort((a, b) => a[0] - b[0]));
   }
-  const ptr = new Int32Array(n + 1);
+  return { ...fromRows(rows, width), frames };
+}
+
+function fromRows(rows, width) {  // of every vertex [source, weights] of its edges
+  const n = rows.length, ptr = new Int32Array(n + 1);
   rows.forEach((row, i) => { ptr[i + 1] = ptr[i] + row.length; });
   const source = new Int32Array(ptr[n]), weight = new Float32Array(ptr[n] * width);
   rows.forEach((row, i) => row.forEach(([j, column], e) => { source[ptr[i] + e] = j; weight.set(column, (ptr[i] + e) * width); }));
-  return { n, ptr, source, weight, width, frames };
+  return { n, ptr, source, weight, width };
 }
 
 // Where a pattern begins: in the largest part, the vertex that is nearest to the middle of the front
@@ -144,4 +148,59 @@ function frontOf({ n, at, neighbors }) {
   const goal = box.map(([low, high], k) => k === 2 ? high : (low + high) / 2), far = places.map((p, i) => part[i] === most ? lengthOf(apart(p, goal)) : Infinity);
   const least = far.reduce((a, b) => Math.min(a, b)) + 1e-4 * Math.max(...box.map(([low, high]) => high - low));
   return far.findIndex(d => d <= least);
+}
+
+// gncadeq.transforms.SurfaceSweeps from one vertex; `marks` are the injection.
+function sweepGraph({ n, at, normal, area, neighbors, edge }, { scale: given, axes, anchor }) {
+  const scale = given === "edge" ? edge : given, places = Array.from({ length: n }, (_, i) => at(i)), boxes = new Map(), far = new Float64Array(n).fill(Infinity);
+  const box = (p, step = [0, 0, 0]) => p.map((v, k) => Math.floor(v / 2 / scale) + step[k]).join();
+  places.forEach((p, i) => boxes.set(box(p), [...boxes.get(box(p)) ?? [], i]));
+  const around = Array.from({ length: 27 }, (_, k) => [k % 3 - 1, Math.floor(k / 3) % 3 - 1, Math.floor(k / 9) - 1]);
+  const near = places.map((p, i) => {  // [vertex, distance] of those within reach on the same side, and of the mesh's neighbours
+    const found = new Map(neighbors[i].map(([j]) => [j, lengthOf(apart(places[j], p))]));
+    for (const step of around) for (const j of boxes.get(box(p, step)) ?? []) {
+      const length = lengthOf(apart(places[j], p));
+      if (j !== i && length <= 2 * scale && inner3(normal[i], normal[j]) > 0) found.set(j, length);
+    }
+    return [...found].sort((a, b) => a[0] - b[0]);
+  });
+  far[anchor] = 0;
+  for (let queue = [anchor]; queue.length;) {  // shortest ways
+    const next = new Set();
+    for (const i of queue) for (const [j, length] of near[i]) if (far[i] + length < far[j]) { far[j] = far[i] + length; next.add(j); }
+    queue = [...next];
+  }
+  const rows = near.map((list, i) => {
+    const nearer = list.map(([j, length]) => ({ j, length, gain: far[i] - far[j] })).filter(({ gain }) => gain > 0), most = nearer.filter(({ gain }) => gain > scale / 2);
+    const chosen = most.length ? most : nearer, weight = chosen.map(({ j, length, gain }) => Math.exp(-0.5 * (length / scale) ** 2) * area[j] * Math.max(gain / scale - 0.5, 1e-3));
+    const total = Math.max(weight.reduce((a, b) => a + b, 0), 1e-300);
+    return chosen.map(({ j }, e) => {
+      const offset = apart(places[j], places[i]), along = apart(offset, times(normal[i], inner3(offset, normal[i]))), w = weight[e] / total;
+      return [j, [w, ...[0, 1, 2].map(k => w * along[axes.indexOf(k)] / scale)]];
+    });
+  });
+  const marks = Float32Array.from(places, p => {
+    const away = lengthOf(apart(p, places[anchor])) / scale;
+    return away <= 3 ? Math.exp(-0.5 * away ** 2) : 0;
+  });
+  return { ...fromRows(rows, 4), marks };
+}
+
+// Faces in four, at the middles of their edges
+function subdivided({ position, face }) {
+  const places = Array.from(position), middles = new Map();
+  const middle = (i, j) => {
+    const key = `${Math.min(i, j)},${Math.max(i, j)}`;
+    if (!middles.has(key)) {
+      middles.set(key, places.length / 3);
+      for (let k = 0; k < 3; k++) places.push((position[3 * i + k] + position[3 * j + k]) / 2);
+    }
+    return middles.get(key);
+  };
+  const faces = [];
+  for (let f = 0; f < face.length; f += 3) {
+    const [a, b, c] = face.subarray(f, f + 3), [d, e, g] = [middle(a, b), middle(b, c), middle(c, a)];
+    faces.push(a, d, g, d, b, e, g, e, c, d, e, g);
+  }
+  return { position: Float32Array.from(places), face: Uint32Array.from(faces) };
 }

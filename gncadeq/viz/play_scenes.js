@@ -90,7 +90,7 @@ class GridScene extends Scene {
     } else if (mesh) {
       const { position, face, edge, radius, flat } = mesh, [faces, edges] = [face, edge].map(packed => Uint32Array.from(unpack(packed)));
       this.mesh = { position: unpack(position), face: faces, edge: edges, radius, flat };
-      if (info.senses) this.graph = meshGraph(surface(this.mesh.position, faces), info.senses);
+      if (info.senses) this.graph = (info.senses.sweeps ? sweepGraph : meshGraph)(surface(this.mesh.position, faces), info.senses);
       else if (graph) this.graph = readGraph(graph);
     }
   }
@@ -139,7 +139,7 @@ class GrowScene extends GridScene {
     this.span = 2;
     this.tools = [...(this.mesh ? ["turn"] : []), "erase", "seed"];
     this.actions = { third: "Cut a third", noise: "Noise" };
-    this.automaton = new Automaton(this.rule, this.graph, sparse(info.x), sparse(info.z0));
+    this.automaton = new Automaton(this.rule, this.graph, this.graph.marks ?? sparse(info.x), sparse(info.z0));
     this.start = this.automaton.z.slice();
     this.rate = info.fire_rate;
     this.alive = info.rule.alive ?? 3;

@@ -144,7 +144,6 @@ const ARCHITECTURES = {
       part({ kind: "feedforward", in_channels: H, channels: H, activation: "tanh" }, drive(2), [0, 1], [4 + 2 * width, 4 + 2 * width + H]),
       part({ kind: "feedforward", in_channels: 4, channels: 4, activation: "identity" }, drive(3), [2], [0, 4]),
     ];
-    if (kernels !== 3) refuse("sweeps over pixels", "weights of sweeps over a surface, which gncadeq play shows");
     return grownOn(weights, { kind: "cascade", in_channels: F, channels: 4 + 2 * width + H, levels: 1, parts }, page, current);
   },
 };
@@ -165,9 +164,9 @@ function texturesOf({ name, card }, rule, page, current) {
 function grownOn({ card, config }, rule, page, current) {
   const { senses = card.config && { ...card.config, on: card.config.on === "grid" ? "pixels" : "surface", size: [card.config.size, card.config.size] } } = card;
   const sweeps = rule.kind !== "growing", info = { kind: "grow", words: "A pattern grows from one cell, and mends.", rule, fire_rate: card.fire_rate ?? 0.5 };
-  if (senses?.on === "surface") {
+  if (senses ? senses.on === "surface" : config.kernels === 4) {
     const host = [current, ...page.scenes].find(scene => scene.senses) ?? refuse("a scene on a surface in this page, for weights of one", "none");
-    return onMesh({ ...host, ...info, senses: { axes: host.senses.axes, kernels: senses.kernels, scale: senses.scale } }, host.mesh);
+    return onMesh({ ...host, ...info, senses: { axes: host.senses.axes, kernels: senses?.kernels, scale: sweeps ? senses?.scale ?? "edge" : senses.scale, sweeps } }, host.mesh);
   }
   if (senses ? senses.on !== "pixels" : !sweeps && config.num_kernels !== 3) refuse("weights of a rule of pixels or of a surface with faces", senses?.on ?? `${config.num_kernels} kernels`);
   const [height, width] = [senses?.size?.[0] ?? 40, senses?.size?.[1] ?? 40];
@@ -182,14 +181,14 @@ function seeded(rule, n, seed) {  // the injection and the first state
 const meshOf = (position, face) => ({ position: unpack(position), face: unpack(face), edge: new Uint32Array(0), radius: 0, flat: false });
 
 // The length of kernels, or a shorter one of which the surface has no more edges than a page holds
-function fittingScale(made, trained, corners) {
+function fittingScale(made, trained, corners, reach) {
   const most = MOST_EDGES.toLocaleString("en"), tooMany = () => refuse(`a mesh whose kernels have at most ${most} edges`, `${made.n.toLocaleString("en")} vertices`, ". Simplify it");
   if (!trained) return made.n + corners > MOST_EDGES ? tooMany() : trained;
   const area = made.area.reduce((a, b) => a + b, 0), least = trained === "edge" ? made.edge : Math.min(trained, meanEdge(made));
-  let scale = trained === "edge" ? made.edge : Math.min(trained, 1.2 * Math.sqrt(MOST_EDGES * area / (9 * Math.PI)) / made.n);
+  let scale = trained === "edge" ? made.edge : Math.min(trained, 1.2 * Math.sqrt(MOST_EDGES * area / (reach ** 2 * Math.PI)) / made.n);
   for (;;) {
     if (scale < least || 32 * made.n > 2 * MOST_EDGES) tooMany();
-    const edges = balls(made, CUTOFF * scale).reduce((sum, ball) => sum + ball.length, made.n);
+    const edges = balls(made, reach * scale).reduce((sum, ball) => sum + ball.length, made.n);
     if (edges <= MOST_EDGES) return trained === "edge" ? trained : scale;
     scale *= 0.99 * Math.sqrt(MOST_EDGES / edges);
   }
@@ -197,11 +196,18 @@ function fittingScale(made, trained, corners) {
 
 // The rule of a scene on another surface
 function onMesh(info, { position, face }) {
-  const mesh = meshOf(position, face), made = surface(mesh.position, mesh.face);
-  const { trained = info.senses.scale } = info.senses;
-  const scale = fittingScale(made, trained, mesh.face.length);
+  const { trained = info.senses.scale, sweeps } = info.senses;
+  let mesh = meshOf(position, face), made = surface(mesh.position, mesh.face);
+  const given = made.n;
+  while (trained > 0 && trained < meanEdge(made) * (sweeps ? 1 : 0.5) && 32 * made.n < MOST_EDGES) {  // too coarse
+    mesh = meshOf(...Object.values(subdivided(mesh)));
+    made = surface(mesh.position, mesh.face);
+  }
+  const finer = made.n > given ? " Its faces are divided, for such short kernels." : "";
+  const scale = fittingScale(made, trained, mesh.face.length, sweeps ? 2 : CUTOFF);
   const shorter = scale < trained ? ` Its kernels are ${Math.round(100 * scale / trained)} % as long as where it was trained.` : "";
-  return { ...info, mesh, senses: { ...info.senses, scale, trained }, ...(info.kind === "grow" && seeded(info.rule, made.n, frontOf(made))), facts: `${made.n.toLocaleString("en")} vertices.${shorter}` };
+  const anchor = info.kind === "grow" && frontOf(made);
+  return { ...info, mesh, senses: { ...info.senses, scale, trained, anchor }, ...(info.kind === "grow" && seeded(info.rule, made.n, anchor)), facts: `${made.n.toLocaleString("en")} vertices.${finer}${shorter}` };
 }
 
 // A new scene of a page, made of a file and of the scene that is shown
