@@ -177,7 +177,7 @@ def test_a_step_reads_values_once(solver, monkeypatch):
     batch, counts = torch.tensor([0, 0, 1]), []
     partition, z0 = Partition(batch, 3), torch.rand(3, 50)
     slope = torch.linspace(0.8, 1.2, 50)  # so that auto goes on from plain steps at once
-    for steps in (8, 12):
+    for steps in (4, 8):  # above rounding
         with Questions() as questions:
             monkeypatch.setattr(torch.Tensor, "tolist", lambda value, q=questions: q.tolist(value))
             solution = solve(
@@ -188,10 +188,10 @@ def test_a_step_reads_values_once(solver, monkeypatch):
     assert counts[1] - counts[0] == 4
 
 
-def test_auto_takes_plain_steps_as_long_as_they_halve_the_residual():
+def test_auto_takes_plain_steps_as_long_as_two_halve_the_residual():
     """Each graph for itself: the fast one is where plain steps lead, the slow one where Anderson's
-    method leads, as each is alone."""
-    rate, batch = torch.tensor([[0.4], [0.4], [0.9]]).double(), torch.tensor([0, 0, 1])
+    method leads after one of them, as each is alone."""
+    rate, batch = torch.tensor([[0.6], [0.6], [0.9]]).double(), torch.tensor([0, 0, 1])
 
     def f(rows):
         return lambda z: rate[rows] * z + 0.05 * z.sin() + torch.tensor([[0.1, 0.7]]).double()
@@ -207,8 +207,9 @@ def test_auto_takes_plain_steps_as_long_as_they_halve_the_residual():
     anderson = run(slow, "anderson")
     assert int(both.num_steps[0]) == int(plain.num_steps)
     assert torch.equal(both.state[:2], plain.state)
-    assert int(both.num_steps[1]) == int(anderson.num_steps) < int(run(slow, "picard").num_steps)
-    torch.testing.assert_close(both.state[2:], anderson.state, rtol=0, atol=1e-9)
+    assert int(both.num_steps[1]) <= int(anderson.num_steps) + 1
+    assert 2 * int(both.num_steps[1]) < int(run(slow, "picard").num_steps)
+    torch.testing.assert_close(both.state[2:], anderson.state, rtol=0, atol=1e-4)
     for rows, graph in ((fast, 0), (slow, 1)):
         alone = run(rows, "auto")
         assert int(alone.num_steps) == int(both.num_steps[graph])

@@ -65,7 +65,7 @@ class GraphDEQ(Dynamics, HasOptions):
 
     Args:
         cell: The rule; shared with every automaton made by :meth:`as_nca`.
-        solver: ``"auto"``, which begins with plain steps where each at least halves the residual,
+        solver: ``"auto"``, which begins with plain steps where two at least halve the residual,
             goes on with Anderson acceleration, and changes where progress stalls; ``"picard"``,
             ``"anderson"``, ``"broyden"``, ``"newton"``, ``"flow"``; a name given to
             :func:`gncadeq.dynamics.register_solver`; or ``"torchdeq:NAME"`` for TorchDEQ's own

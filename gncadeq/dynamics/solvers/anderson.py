@@ -49,7 +49,7 @@ class Anderson(Solver):
         b, m = partition.num_graphs, self.history
         self._count = 0
         self._last: tuple[Tensor, Tensor] | None = None
-        self._dg: list[Tensor] = []  # of unit length
+        self._dg: OptTensor = None  # [history, num_nodes, channels], dg of unit length
         self._dx: list[Tensor] = []  # dz + damping * dg, in the same units
         self._gram = z.new_zeros(b, m, m, dtype=widest(z.device))
         self._valid = torch.zeros(b, m, dtype=torch.bool, device=z.device)
@@ -64,9 +64,9 @@ class Anderson(Solver):
         if self._last is not None:
             self._remember(z - self._last[0], g - self._last[1])
         self._last = (z, g)
-        if not self._dg:
+        if not self._dx:
             return plain
-        gamma = self._mixing(self.partition.dots(self._dg, g))
+        gamma = self._mixing(self.partition.dots(self._differences(), g))
         gamma = gamma.to(z.dtype)
         if self.partition.num_graphs > 1:
             gamma = gamma[self.partition.batch]
@@ -82,18 +82,20 @@ class Anderson(Solver):
         self._jumped = torch.zeros_like(self._jumped)
         unit = columns(torch.where(valid, 1.0 / size, 0.0), self.partition)
         dx = torch.add(dz, dg, alpha=self.damping).mul_(unit)
-        dg = dg.mul_(unit)
-        if slot == len(self._dg):
-            self._dg.append(dg)
-            self._dx.append(dx)
-        else:
-            self._dg[slot], self._dx[slot] = dg, dx
-        k = len(self._dg)
-        row = self.partition.dots(self._dg, dg)
+        if self._dg is None:
+            self._dg = dg.new_empty(self.history, *dg.shape)
+        dg = torch.mul(dg, unit, out=self._dg[slot])
+        self._dx[slot : slot + 1] = [dx]
+        k = len(self._dx)
+        row = self.partition.dots(self._differences(), dg)
         self._gram[:, slot, :k] = row
         self._gram[:, :k, slot] = row
         self._valid[:, slot] = valid
         self._count += 1
+
+    def _differences(self) -> Tensor:
+        assert self._dg is not None
+        return self._dg[: len(self._dx)]
 
     def _mixing(self, rhs: Tensor) -> Tensor:
         k = rhs.size(1)
@@ -122,7 +124,7 @@ class Anderson(Solver):
 
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
         """Keep the history of the graphs that stay."""
-        self._dg = [d[nodes] for d in self._dg]
+        self._dg = None if self._dg is None else self._dg[:, nodes]
         self._dx = [d[nodes] for d in self._dx]
         if self._last is not None:
             self._last = (self._last[0][nodes], self._last[1][nodes])

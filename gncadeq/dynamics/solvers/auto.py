@@ -14,7 +14,7 @@ from gncadeq.dynamics.solvers.safeguard import Safeguard
 from gncadeq.graph.partition import Partition
 
 _ANDERSON, _PLAIN, _NEWTON, _FLOW, _START = range(5)
-_FAST = 0.5  # of the residual is left by a plain step, at most, where it needs no other method
+_FAST, _SLOW = 0.5, 0.9  # of the residual, at most, is left by two plain steps, and by one of them
 _ROUNDING = 64.0  # units of it
 _AWAY = 1e12  # times as large as the smallest residual
 
@@ -22,9 +22,10 @@ _AWAY = 1e12  # times as large as the smallest residual
 class Auto(Solver):
     r"""Plain steps, then Anderson acceleration; Newton–Krylov and the flow where progress stalls.
 
-    Every graph begins with plain steps, for as long as each at least halves its residual: there
-    another method costs more than it saves. Then it goes on with :class:`Anderson`. If its residual
-    has not become ten times smaller for ``patience`` evaluations, it goes on
+    Every graph begins with plain steps, for as long as every two of them at least halve its
+    residual and none leaves more than nine tenths: there another method costs more than it saves.
+    Then it goes on with :class:`Anderson`. If its residual has not become ten times smaller for
+    ``patience`` evaluations, it goes on
 
     - with plain steps, if more nodes have come to rest meanwhile: a signal that travels a step a
       hop is only held up by mixing states. They go on for as long as nodes come to rest;
@@ -62,14 +63,15 @@ class Auto(Solver):
         self._left = torch.full((b,), self.patience, dtype=torch.long, device=z.device)
         self._round = torch.ones_like(self._left)
         self._settled = torch.zeros_like(self._left)
-        self._now, self._changing = self._best_size, torch.zeros_like(self._left, dtype=torch.bool)
+        self._now = self._last = self._best_size
+        self._changing = torch.zeros_like(self._left, dtype=torch.bool)
         self._closer = self._changing
         self._before: tuple[Tensor, Tensor] | None = None  # the last state, while there are starts
 
     def watch(self, z: Tensor, fz: Tensor) -> Tensor:
         """Count the evaluations without progress; mark the graphs without, and those whose method
         must look closer itself."""
-        last, self._now = self._now, self.partition.distance(z, fz)
+        earlier, self._last, self._now = self._last, self._now, self.partition.distance(z, fz)
         size = self._now
         progress = size < self._goal
         if _PLAIN in self._in_use:
@@ -83,7 +85,8 @@ class Auto(Solver):
         closer = ~(size < self._best_size)
         for k in self._in_use:
             if k == _START:
-                change = change | self._starts & ~(size <= _FAST * last)
+                fast = (size <= _SLOW * self._last) & (size <= _FAST * earlier)
+                change = change | self._starts & ~fast
             elif self._begun[k]:
                 method = self._methods[k]
                 method.partition = self.partition
@@ -206,8 +209,8 @@ class Auto(Solver):
         if self._before is not None:
             self._before = (self._before[0][nodes], self._before[1][nodes])
         for name in (
-            "_method", "_best_size", "_goal", "_left", "_round", "_settled", "_now", "_changing",
-            "_closer"
+            "_method", "_best_size", "_goal", "_left", "_round", "_settled", "_now", "_last",
+            "_changing", "_closer",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[graphs])
         self._look_up()
