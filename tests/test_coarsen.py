@@ -7,7 +7,8 @@ import torch
 from torch_geometric.data import Batch, Data
 from torch_geometric.utils import grid, to_undirected
 
-from gncadeq import GraphDEQ, RelationCell
+from gncadeq import GraphDEQ, GraphNCA, RelationCell
+from gncadeq.dynamics import Partition
 from gncadeq.transforms import Coarsen, ImageToGraph
 
 
@@ -136,6 +137,80 @@ def test_a_level_carries_a_signal_further():
         reached[levels] = steps
     assert reached[1] == 64 - 1 or reached[1] == 63
     assert reached[3] <= 3 + 2 * 2 + 1 + 1
+
+
+def test_the_way_down_has_nodes_of_its_own():
+    data = Coarsen(levels=3, factor=4, descend=True)(chain(64))
+    assert data.node_types == ["level0", "level1", "level2", "down1", "down0"]
+    assert sizes(data) == [64, 16, 4, 16, 64]
+    up = data["level1", "up", "level2"].edge_index
+    assert torch.equal(data["level2", "down", "down1"].edge_index, up.flip(0))
+    assert torch.equal(data["level1", "over", "down1"].edge_index, torch.arange(16).repeat(2, 1))
+    for kind in ("x", "edge_index"):
+        own, copy = (
+            data[name][kind] if kind == "x" else data[name, "to", name][kind]
+            for name in ("level0", "down0")
+        )
+        assert torch.equal(own, copy)
+    assert not [t for t in data.edge_types if t[0].startswith("down") and t[2].startswith("level")]
+    assert Coarsen(levels=1, descend=True)(chain(4)).node_types == ["level0"]
+
+
+def descending(free: float) -> tuple:
+    """A hierarchy, and a cell whose matrices between levels are so many times as large."""
+    torch.manual_seed(0)
+    data = Coarsen(levels=3, factor=4, descend=True)(chain(40))
+    widths = dict.fromkeys(data.node_types, 2)
+    cell = RelationCell(widths, 4, data.edge_types, 0.8, "tanh", bound="cycles").double()
+    with torch.no_grad():
+        for (source, _, target), weight in zip(cell.edge_types, cell.weight, strict=True):
+            weight.mul_(free if source != target else 30.0)
+    x = {name: value.double() for name, value in data.x_dict.items()}
+    return data, x, cell
+
+
+@pytest.mark.parametrize("free", [0.5, 20.0])
+def test_levels_that_only_drive_each_other_need_no_bound(free):
+    """One equilibrium from every start and at a fire rate of ½, however strong they are."""
+    data, x, cell = descending(free)
+    graph = cell.flatten(x, data.edge_index_dict, None, None, {})
+    found = cell.certificate(
+        graph.edge_index, None, num_nodes=graph.x.size(0), batch=graph.batch, **graph.context
+    )
+    assert found.kind == "structure"
+    assert float(found.rate) == pytest.approx(0.8)
+    assert len(found.parts) == 5
+    assert float(cell.lipschitz_bound()) > 1.0
+    deq = GraphDEQ(cell, tol=1e-12, max_steps=2000)
+    z, solution = deq(x, data.edge_index_dict, return_solution=True)
+    assert bool(solution.converged.all())
+    start = {name: 5 * torch.randn_like(value) for name, value in z.items()}
+    draw = torch.Generator().manual_seed(0)
+    other = GraphNCA(cell, 800, fire_rate=0.5)(x, data.edge_index_dict, z0=start, generator=draw)
+    for name in z:
+        torch.testing.assert_close(other[name], z[name], atol=1e-8, rtol=0)
+    step = cell.prepare(graph.x, graph.edge_index, **graph.context)
+    size = graph.layout.pack(z)
+    jacobian = torch.autograd.functional.jacobian(lambda y: step(y), size).view(size.numel(), -1)
+    assert float(torch.linalg.eigvals(jacobian).abs().max()) <= 0.8 + 1e-9
+    # The bound on the error holds, and is of use where what levels tell each other is small.
+    near = size + 1e-4 * torch.randn_like(size)
+    one = Partition(None, size.size(0))
+    bound = found.error_bound(near, step(near), one)
+    assert float((near - size).norm() / step(near).norm()) <= float(bound) < float("inf")
+
+
+def test_types_that_all_read_each_other_share_the_bound():
+    data = Coarsen(levels=3)(chain(16))
+    outputs = []
+    for bound in ("all", "cycles"):
+        torch.manual_seed(0)
+        cell = RelationCell(
+            dict.fromkeys(data.node_types, 2), 4, data.edge_types, bound=bound, init="identity"
+        )
+        assert float(cell.lipschitz_bound()) == pytest.approx(0.95)
+        outputs.append(GraphDEQ(cell)(data.x_dict, data.edge_index_dict)["level0"])
+    assert torch.equal(*outputs)
 
 
 def test_batches_of_hierarchies_are_solved_as_alone():

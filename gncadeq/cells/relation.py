@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cells.typed import Typed, TypedCell
-from gncadeq.certificate import Certificate
+from gncadeq.certificate import Certificate, CertifiedPart, StructuralCertificate
 from gncadeq.check import check_choice, check_number
 from gncadeq.graph.layout import StateLayout
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 Activation = Literal["relu", "tanh", "identity"]
+Bound = Literal["all", "cycles"]
+Start = Literal["orthogonal", "identity"]
 
 
 class RelationStep:
@@ -86,6 +89,13 @@ class RelationCell(TypedCell):
     no training step leaves the bound. On the levels of :class:`~gncadeq.transforms.Coarsen` it is
     a multi-scale equilibrium (`Bai et al. 2020 <https://arxiv.org/abs/2006.08656>`_).
 
+    What a relation passes on therefore fades, all the more the more relations share the bound. With
+    ``bound="cycles"`` only those share it that lie on a cycle of node types: the blocks of
+    :math:`\mathbf{M}` between types that read each other, each bounded by itself. A relation from
+    one block to a later one keeps its matrix as it is. The Jacobian of a step is then
+    block-triangular: there is still one equilibrium, which every start reaches, but a single step
+    may stretch distances.
+
     Args:
         in_channels: Channels of the injection of every node type.
         channels: Channels of every node type's state, or one number for all.
@@ -94,6 +104,9 @@ class RelationCell(TypedCell):
         activation: ``"relu"``, ``"tanh"`` or ``"identity"``, all non-expansive entry by entry.
         weighted: Those relations whose edges have weights, of any sign, given as ``edge_attr``.
         bias: Whether to add :math:`\mathbf{b}_t`.
+        bound: Which relations share :math:`\kappa`: ``"all"``, or those on ``"cycles"`` of types.
+        init: ``"orthogonal"`` matrices at the start, or the ``"identity"``, which keeps apart over
+            many relations what it is given; a node's own are a tenth of that.
 
     Shapes:
         - **input:** states :math:`(|\mathcal{V}_t|, C_t)`, injections :math:`(|\mathcal{V}_t|,
@@ -125,11 +138,15 @@ class RelationCell(TypedCell):
         activation: Activation = "relu",
         weighted: Sequence[EdgeType] = (),
         bias: bool = True,
+        bound: Bound = "all",
+        init: Start = "orthogonal",
     ) -> None:
         super().__init__(in_channels, channels, edge_types, dict.fromkeys(weighted, 1), bias)
         hint = "An equilibrium is certain there"
         kappa = check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
         check_choice("activation", activation, ("relu", "tanh", "identity"))
+        self.bound: Bound = check_choice("bound", bound, get_args(Bound))
+        self.init: Start = check_choice("init", init, get_args(Start))
         self.kappa, self.activation = kappa, activation
         c = self.state_channels
         self.weight = nn.ParameterList(
@@ -139,45 +156,90 @@ class RelationCell(TypedCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw orthogonal matrices; those of a node's own state are a tenth of the others."""
+        """Draw fresh parameters; matrices of a node's own state are a tenth of the others."""
         super().reset_parameters()
+        start = nn.init.orthogonal_ if self.init == "orthogonal" else nn.init.eye_
         for weight in (*self.weight, *self.weight_own):
-            nn.init.orthogonal_(weight)
+            start(weight)
         for weight in self.weight_own:
             weight.data *= 0.1
 
-    def _stretch(self) -> Tensor:
-        """‖M‖₂ of the free parameters."""
+    def _norms(self) -> Tensor:
+        """**M** of the free parameters."""
         place = {name: k for k, name in enumerate(self.state_channels)}
         ends = [(t, s) for s, _, t in self.edge_types] + [(name, name) for name in place]
         weights = (*self.weight, *self.weight_own)
         norms = torch.stack([torch.linalg.matrix_norm(weight, 2) for weight in weights])
         n = len(place)
         index = torch.tensor([place[t] * n + place[s] for t, s in ends], device=norms.device)
-        m = norms.new_zeros(n * n).index_add(0, index, norms).view(n, n)
-        norm: Tensor = torch.linalg.matrix_norm(m, 2)
-        return norm
+        return norms.new_zeros(n * n).index_add(0, index, norms).view(n, n)
+
+    def _blocks(self) -> list[list[int]]:
+        """The types that share a bound, by number; each block reads itself and earlier ones."""
+        names = list(self.state_channels)
+        if self.bound == "all":
+            return [list(range(len(names)))]
+        reads = torch.eye(len(names), dtype=torch.bool)
+        for source, _, target in self.edge_types:
+            reads[names.index(target), names.index(source)] = True
+        for k in range(len(names)):  # all that a type reads, over any number of relations
+            reads |= reads[:, k, None] & reads[k]
+        together = reads & reads.t()
+        blocks = {int(row.nonzero()[0]): row.nonzero().flatten().tolist() for row in together}
+        return [blocks[first] for first in sorted(blocks, key=lambda k: int(reads[k].sum()))]
+
+    def _scales(self, norms: Tensor) -> Tensor:
+        """What the matrices of each pair of types are multiplied by, in the shape of **M**."""
+        scales = torch.ones_like(norms)
+        for block in self._blocks():
+            stretch = torch.linalg.matrix_norm(norms[block][:, block], 2)
+            inside = norms.new_zeros(norms.shape, dtype=torch.bool)
+            inside[torch.tensor(block)[:, None], torch.tensor(block)] = True
+            scales = torch.where(inside, self.kappa / stretch.clamp(min=self.kappa), scales)
+        return scales
 
     @torch.no_grad()
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""An upper bound on the Lipschitz constant of one step in the Euclidean norm of all states
-        together, on every ``graph``: :math:`\min(\kappa, \lVert \mathbf{M} \rVert_2)`.
+        together, on every ``graph``: :math:`\lVert \mathbf{M} \rVert_2` of the matrices as they
+        are used, at most :math:`\kappa` unless ``bound="cycles"`` leaves some free.
         """
-        return self._stretch().clamp(max=self.kappa)
+        norms = self._norms()
+        bound: Tensor = torch.linalg.matrix_norm(norms * self._scales(norms), 2)
+        return bound
 
     @torch.no_grad()
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
-    ) -> Certificate | None:
-        """The contraction by :meth:`lipschitz_bound`, in the Euclidean norm of all states."""
-        return Certificate(float(self.lipschitz_bound()))
+    ) -> Certificate | StructuralCertificate | None:
+        """The contraction by :meth:`lipschitz_bound`, in the Euclidean norm of all states; or the
+        contractions of all blocks of types, each driven by earlier ones."""
+        blocks = self._blocks()
+        if len(blocks) == 1:
+            return Certificate(float(self.lipschitz_bound()))
+        free = self._norms()
+        norms = free * self._scales(free)
+        parts: list[CertifiedPart] = []
+        for p, block in enumerate(blocks):
+            rate = float(torch.linalg.matrix_norm(norms[block][:, block], 2))
+            rows = torch.isin(context["node_type"], context["node_type"].new_tensor(block))
+            rows = rows.nonzero().flatten()
+            gains = {
+                q: float(torch.linalg.matrix_norm(norms[block][:, blocks[q]], 2)) for q in range(p)
+            }
+            drives = {q: gain for q, gain in gains.items() if gain}
+            take = partial(torch.index_select, dim=0, index=rows)
+            parts.append(CertifiedPart(Certificate(rate), take, rows, drives))
+        rate = max(float(part.certificate.rate) for part in parts)
+        return StructuralCertificate(rate, parts=tuple(parts))
 
     def prepare(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, **context: Tensor
     ) -> RelationStep:
         """Bind graph and injection, as rows; see :class:`gncadeq.TypedCell`."""
         typed = self.typed(x, edge_index, **context)
-        scale = self.kappa / self._stretch().clamp(min=self.kappa)
+        scales = self._scales(self._norms())
+        place = {name: k for k, name in enumerate(self.state_channels)}
         sizes = dict(zip(self.state_channels, typed.layout.sizes, strict=True))
         relations = {}
         for relation, weight in zip(self.edge_types, self.weight, strict=True):
@@ -187,8 +249,11 @@ class RelationCell(TypedCell):
                 entries = _weights(edge_attr, typed, relation)
             edges = typed.edge_index[relation]
             matrix = _normalized(edges, entries, sizes[target], sizes[source])
-            relations[relation] = matrix, weight * scale
-        own = {n: w * scale for n, w in zip(self.state_channels, self.weight_own, strict=True)}
+            relations[relation] = matrix, weight * scales[place[target], place[source]]
+        own = {
+            name: weight * scales[place[name], place[name]]
+            for name, weight in zip(self.state_channels, self.weight_own, strict=True)
+        }
         return RelationStep(typed.layout, relations, own, x, self.activation)
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, scatter
 
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.graph.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
@@ -36,15 +36,22 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
       ``size`` at level 1 and ``factor`` times more with each level, from the smallest coordinates
       on. ``Coarsen(method="voxel", size=2.0)`` pools 2 × 2 pixels of :class:`ImageToGraph`.
 
+    With ``descend=True`` the way down has nodes of its own, so that no relation leads back to where
+    its messages come from: types ``"down0"``, … of all levels but the coarsest, each a copy of its
+    level (``("level0", "over", "down0")``), with the edges of its level and read from above
+    (``("down1", "down", "down0")``; the last of them from the coarsest level itself). The finest,
+    ``"down0"``, has heard the whole hierarchy.
+
     Args:
         levels: Number of levels, the graph itself included.
         method: ``"matching"`` or ``"voxel"``.
         factor: How much coarser a level is than the one below, at least 2.
         size: Edge length of the boxes of level 1, in the units of ``pos``.
+        descend: Whether the way down has nodes of its own.
 
     Returns (when called with ``Data``):
         ``HeteroData``. Coarse levels have the means of ``x`` and of ``pos``; all else of a node or
-        an edge stays with level 0.
+        an edge stays with level 0. Nodes on the way down have the ``x`` of those that they copy.
 
     Raises:
         ValueError: On an option out of range or a missing attribute.
@@ -64,6 +71,7 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
         method: CoarsenMethod = "matching",
         factor: int = 2,
         size: float | None = None,
+        descend: bool = False,
     ) -> None:
         levels = check_count("levels", levels, 1)
         check_choice("method", method, get_args(CoarsenMethod))
@@ -78,6 +86,7 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
             size = check_number("size", size, above=0.0)
         self.levels, self.factor, self.size = levels, factor, size
         self.method: CoarsenMethod = method
+        self.descend = check_flag("descend", descend)
 
     def forward(self, data: Data) -> HeteroData:
         """Return the hierarchy above ``data``."""
@@ -113,7 +122,22 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
             up = torch.stack([torch.arange(cluster.numel(), device=cluster.device), cluster])
             out[coarse, "to", coarse].edge_index = edge_index
             out[fine, "up", coarse].edge_index = up
-            out[coarse, "down", fine].edge_index = up.flip(0)
+            if not self.descend:
+                out[coarse, "down", fine].edge_index = up.flip(0)
+        return self._with_way_down(out) if self.descend else out
+
+    def _with_way_down(self, out: HeteroData) -> HeteroData:
+        """The copies of all levels but the coarsest, from the coarsest to the finest."""
+        above = f"level{self.levels - 1}"
+        for level in reversed(range(self.levels - 1)):
+            own, copy = f"level{level}", f"down{level}"
+            number = out[own].x.size(0)
+            out[copy].x = out[own].x
+            up = out[own, "up", f"level{level + 1}"].edge_index
+            out[own, "over", copy].edge_index = torch.arange(number, device=up.device).repeat(2, 1)
+            out[copy, "to", copy].edge_index = out[own, "to", own].edge_index
+            out[above, "down", copy].edge_index = up.flip(0)
+            above = copy
         return out
 
     def _finest(self, data: Data) -> HeteroData:
@@ -139,7 +163,7 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
         more = f", size={self.size:g}" if self.size is not None else ""
         return (
             f"{self.__class__.__name__}(levels={self.levels}, method={self.method!r}, "
-            f"factor={self.factor}{more})"
+            f"factor={self.factor}{more}{', descend=True' if self.descend else ''})"
         )
 
 
