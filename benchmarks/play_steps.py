@@ -98,7 +98,7 @@ def frames(info: dict[str, Any], seconds: float) -> dict[str, float]:
         path = write_play(Path(folder) / "page.html", [info])
         browser = playwright.chromium.launch(executable_path=program, args=options)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(path.as_uri())
+        page.goto(path.as_uri() + "#kernel=js")
         found = page.evaluate(
             """seconds => { play.setPlaying(false); const { scene, stage } = play;
             if (scene.info.kind === "grow") scene.automaton.z.fill(0.2);
@@ -108,7 +108,9 @@ def frames(info: dict[str, Any], seconds: float) -> dict[str, float]:
               return (performance.now() - begin) / n; };
             const draw = () => { scene.paint(play.state.color, [255, 255, 255]);
               stage.draw(scene); };
-            return { step: each(() => scene.step(1)), frame: each(draw) }; }""",
+            const webgl = scene.times && fasterKernel(scene.automaton).webgl;
+            if (webgl) scene.automaton.kernel = null;
+            return { step: each(() => scene.step(1)), frame: each(draw), webgl }; }""",
             seconds,
         )  # fmt: skip
         browser.close()
@@ -135,7 +137,8 @@ def main() -> None:
         row = {"rule": name, "cells": found["cells"], "steps a second": found["rate"]}
         if not args.kernel:
             shown = frames(info, args.seconds)
-            row |= {"ms a step, Chromium": shown["step"], "ms a frame": shown["frame"]}
+            row |= {"ms a step, Chromium": shown["step"], "ms a frame": shown["frame"],
+                    "ms a step, WebGL": shown["webgl"] or float("nan")}  # fmt: skip
         rows.append(row)
         print(row, flush=True)
     show("the page of gncadeq play", rows, {name: ".1f" for name in list(rows[0])[2:]})

@@ -57,7 +57,8 @@ def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq"
     if not scenes:
         raise ValueError("Expected at least one scene (got none)")
     recorded = all(scene["kind"] == "recording" for scene in scenes)  # then no rule has to run
-    scripts = ("page.js", *_BASICS, *(() if recorded else _OF_RULES), *_OF_BROWSERS)
+    rules = () if recorded else (*_OF_RULES, "play_webgl.js")
+    scripts = ("page.js", *_BASICS, *rules, *_OF_BROWSERS)
     data = {
         "scenes": list(scenes), "labels": list(LABEL_COLORS),
         "colormaps": {
@@ -69,8 +70,9 @@ def write_play(path: str | Path, scenes: Sequence[Scene], title: str = "gncadeq"
     def read(name: str) -> str:
         return here.joinpath(name).read_text(encoding="utf-8")
 
+    script = re.sub(r"(?m)^[ \t]*(?://.*\n)?", "", "\n".join(map(read, scripts)))  # no comments
     parts = {
-        "title": escape(title), "script": "\n".join(map(read, scripts)),
+        "title": escape(title), "script": script,
         "scene": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     }  # fmt: skip
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read("page.html"))

@@ -33,6 +33,7 @@ function show(index) {
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `${info.name}: ${info.words}`);
     $("stage").prepend(canvas);
+    if (["growing", "grafted"].includes(scene.rule?.kind)) scene.times = fasterKernel(scene.automaton, state.kernel);
     made.set(index, { scene, canvas, stage: new (scene.mesh ? MeshStage : FlatStage)(canvas, scene, state) });
   }
   for (const one of made.values()) one.canvas.hidden = true;
@@ -221,7 +222,7 @@ function tick(now) {
     const seconds = (now - state.since) / 1000;
     state.rates = { steps: state.taken / seconds, frames: state.frames / seconds };
     [state.taken, state.frames, state.since] = [0, 0, now];
-    if (scene.automaton) $("facts").textContent = `${scene.info.facts} ${Math.round(state.rates.steps)} steps a second.`;
+    if (scene.automaton) $("facts").textContent = `${scene.info.facts} ${Math.round(state.rates.steps)} steps a second${kernelWords(scene)}.`;
     look();
   }
   requestAnimationFrame(tick);
@@ -231,7 +232,7 @@ function tick(now) {
 
 function remember() {  // the settings, in the address
   if (!state.ready) return;
-  const words = { rule: state.index, speed: state.speed, rate: scene.rate, colour: state.color, dark: Number(isDark()) };
+  const words = { rule: state.index, speed: state.speed, rate: scene.rate, colour: state.color, dark: Number(isDark()), ...(state.kernel && { kernel: state.kernel }) };
   if (scene.paper) Object.assign(words, { fit: Number(scene.fit) });
   try { history.replaceState(null, "", `#${new URLSearchParams(words)}`); } catch { /* some browsers keep no address of a file */ }
 }
@@ -241,6 +242,7 @@ function recall() {
     const v = Number(words.get(name) ?? NaN);
     return Number.isFinite(v) ? clamp(v, low, high) : usual;
   };
+  state.kernel = ["js", "webgl"].find(name => name === words.get("kernel"));
   show(Math.round(number("rule", 0, page.scenes.length - 1, 0)));
   setSpeed(Math.round(number("speed", 0, $("speed").max, scene.speed)));
   setRate(number("rate", 0.1, 1, scene.rate));

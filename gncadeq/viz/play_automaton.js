@@ -16,10 +16,23 @@ const minus = (a, b) => a.map((v, i) => v - b[i]);
 class Automaton {
   constructor(rule, graph, x, z = null) {
     [this.rule, this.graph] = [rule, graph];
+    this.kernel = null;  // another one than that on typed arrays
     this.z = z ?? new Float32Array(graph.n * rule.channels);
     this.next = new Float32Array(this.z.length);
     this.steps = 0;
     this.setInjection(x ?? new Float32Array(0));
+  }
+
+  get z() {  // whoever has it may change it
+    if (this.ahead) this.kernel.read(this.state);
+    this.ahead = false;
+    if (this.kernel) this.kernel.fresh = false;
+    return this.state;
+  }
+
+  set z(state) {
+    [this.state, this.ahead] = [state, false];
+    if (this.kernel) this.kernel.fresh = false;
   }
 
   setInjection(x) {
@@ -36,13 +49,19 @@ class Automaton {
   // One step of the automaton, of the nodes that the mask updates: z + m (f(z) - z). A growing rule
   // takes the mask into its own step, since nodes live or die after it.
   step(mask = null) {
+    this.steps++;
+    if (this.kernel?.lost) [this.kernel, this.ahead] = [null, false];  // on from what was read last
+    if (this.kernel) {
+      this.kernel.step(this.state, mask);
+      this.ahead = true;
+      return;
+    }
     const { z, next } = this, C = this.rule.channels;
     this.rule.step(this.graph, this.drive, z, next, mask);
     if (mask && this.rule.kind !== "growing") {
       for (let i = 0; i < mask.length; i++) if (!mask[i]) for (let c = i * C; c < i * C + C; c++) next[c] = z[c];
     }
     [this.z, this.next] = [next, z];
-    this.steps++;
   }
 
   draw(rate, random = Math.random) {  // an update mask, or none at a rate of one

@@ -51,6 +51,11 @@ class TextureScene extends GridScene {
     const order = Array.from({ length: this.n }, (_, i) => i).sort((a, b) => this.place(a)[0] - this.place(b)[0]);
     this.graph.field = new Uint8Array(this.n);
     order.forEach((i, k) => { this.graph.field[i] = Math.floor(k * this.names.length / this.n); });
+    this.edit();
+  }
+
+  edit() {  // other kernels hold copies of the graph
+    this.graph.edited = (this.graph.edited ?? 0) + 1;
     this.changed = true;
   }
 
@@ -73,7 +78,7 @@ class TextureScene extends GridScene {
         weight[e + K - 1] = s * s * plain[e + K - 1];
       }
     }
-    this.changed = true;
+    this.edit();
   }
 
   straight() {
@@ -88,7 +93,7 @@ class TextureScene extends GridScene {
       this.turnKernels(nodes);
     } else if (tool === "erase") this.noise(nodes);
     else if (this.names.includes(tool)) for (const i of nodes) this.graph.field[i] = this.names.indexOf(tool);
-    this.changed = true;
+    this.edit();
   }
 
   paintOwn(name, put, paper) {
