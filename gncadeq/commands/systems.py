@@ -214,7 +214,7 @@ SYSTEMS = (
         "Bai et al. 2020",
         "https://arxiv.org/abs/2006.08656",
         "no number on graphs",
-        "100.0 % on chains of 200 nodes, three seeds of three; at one scale 39.9 %",
+        "100.0 % on chains of 200 nodes and on 48 × 48 pixels; at one scale 39.9 and 44.2 %",
         "states",
         ("python examples/multiscale.py",),
     ),
