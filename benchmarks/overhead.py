@@ -80,15 +80,15 @@ class Kernels(TorchDispatchMode):
 
 
 class Lists(TorchFunctionMode):
-    """Counts ``tolist``, which calls no operator."""
+    """Counts ``tolist`` and ``numpy``, which call no operator."""
 
     def __init__(self, reads: HostReads) -> None:
         super().__init__()
         self.reads = reads
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.tolist:
-            self.reads.count("tolist")
+        if func in (torch.Tensor.tolist, torch.Tensor.numpy):
+            self.reads.count(func.__name__)
         return func(*args, **(kwargs or {}))
 
 

@@ -21,15 +21,20 @@ def test_a_bad_proposal_is_replaced_by_a_plain_step():
     guard.step = torch.cos
     z = torch.ones(1, 1, dtype=torch.double)
     guard.begin(z, guard.partition)
-    wild = guard.propose(z, z.cos())
+
+    def propose(z, fz):
+        guard.watch(z, fz, guard.partition.norm(fz - z).numpy())
+        return guard.propose(z, fz)
+
+    wild = propose(z, z.cos())
     assert float(wild) == pytest.approx(float(z.cos()) + 100)
     # The first proposal is held like every other: back to the plain step from the start.
-    assert float(guard.propose(wild, wild.cos())) == pytest.approx(float(z.cos()))
+    assert float(propose(wild, wild.cos())) == pytest.approx(float(z.cos()))
     # Outside of the domain: a half of the plain step, then a quarter.
     nan = torch.full_like(z, float("nan"))
     plain = z.cos()
     for part in (0.5, 0.25):
-        proposal = guard.propose(plain, nan)
+        proposal = propose(plain, nan)
         assert float(proposal) == pytest.approx(1 + part * (float(z.cos()) - 1))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,17 +17,15 @@ from gncadeq.certificate import Certificate
 from gncadeq.check import check_flag, check_type
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.options import SolveOptions
-from gncadeq.dynamics.residual import Residual, both_finite
-from gncadeq.dynamics.solution import Solution, Status, no_trace
+from gncadeq.dynamics.progress import Progress
+from gncadeq.dynamics.residual import Residual
+from gncadeq.dynamics.solution import Solution
 from gncadeq.dynamics.solvers import Safeguard, Solver, make_solver
+from gncadeq.dynamics.solvers.base import Numbers, columns, on_device, read
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import OptTensor, RestrictableStep, Step
 
 _COMPACTION_COST = 2.0  # in steps of the whole batch, measured
-_GROWN = 1e6  # a state that has grown so much, without progress, is called diverged
-_RUN = 2.0  # times as large as at the start; times smaller than the largest step
-_NO_PROGRESS = 30  # steps, and at least as many as a graph has nodes: signals take a step a hop
-_TRIES = 12  # evaluations in a row that aren't finite, before a graph is given up
 
 
 def solve(
@@ -115,8 +114,7 @@ def solve_by(
         last = k == options.max_steps
         fz = loop.evaluate()
         if last or k % options.check_every == 0:
-            loop.look(k, fz, last, trace)
-            if loop.left == 0:
+            if loop.look(k, fz, last, trace) == 0:
                 break
             if options.compact and not last:
                 fz = loop.compact(fz, options.check_every)
@@ -137,10 +135,9 @@ class _Counted:
 
 
 class _Loop:
-    """What is known of a solve: all of every graph's outcome, and the graphs still in the batch.
+    """The states of a solve: those of the graphs in the batch, and of those that have left it.
 
-    Tensors of the outcome have a row for every graph or node of the whole batch; ``graphs`` and
-    ``nodes`` say where the graphs and nodes that are left stand in it.
+    ``nodes`` says where the nodes in the batch stand among all.
     """
 
     def __init__(
@@ -152,32 +149,16 @@ class _Loop:
         measure: Residual,
         tol: float,
     ) -> None:
-        b, device = partition.num_graphs, z0.device
         self.tol, self.measure = tol, measure
         measure.start(z0, partition)
-        # The outcome
-        self.state = z0.clone()
-        self.residual = z0.new_full((b,), float("inf"))
-        self.residual_abs, self.image_norm = self.residual.clone(), self.residual.clone()
-        self.status = torch.full((b,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
-        self.steps = torch.zeros(b, dtype=torch.long, device=device)
-        self.evaluations = torch.zeros(b, dtype=torch.long, device=device)
-        self.history: list[Tensor] = []
-        # Those left
-        self.f, self.z, self.partition = _Counted(step), z0, partition
-        self.graphs: OptTensor = None  # None is everywhere
-        self.nodes: OptTensor = None
-        self.open = torch.ones(b, dtype=torch.bool, device=device)
-        self.count = partition.sum(torch.ones_like(partition.batch))
-        self.left, self.left_nodes = b, partition.num_nodes  # without an end
-        self.wasted = 0.0  # steps spent on the others
-        self.best, self.best_rel = z0, self.residual
-        self.best_abs, self.best_norm = self.residual_abs, self.image_norm
-        self.first_size = partition.norm(z0)
-        self.peak = torch.zeros_like(self.first_size)  # the largest step seen
-        self.progress = torch.zeros_like(self.steps)  # the step of the last
-        self.goal = self.residual
-        self.lost = torch.zeros_like(self.steps)  # evaluations in a row that aren't finite
+        self.state = z0.clone()  # of all graphs, as they end
+        self.history: list[Numbers] = []
+        self.f, self.z, self.best, self.partition = _Counted(step), z0, z0, partition
+        self.nodes: OptTensor = None  # None is everywhere
+        self.first = partition.norm(z0)
+        self.progress: Progress | None = None
+        self.sizes: Numbers | None = None  # of the residuals that were looked at
+        self.wasted = 0.0  # steps spent on graphs that have ended
         self.scale: Tensor | None = None  # of the channels of each graph, for the solver
         self.method = method if method.growth is None else Safeguard(method)
         self.method.partition, self.method.step = partition, self.step
@@ -187,98 +168,67 @@ class _Loop:
         """The map at the current states."""
         return self.f(self.z)
 
-    def look(self, k: int, fz: Tensor, last: bool, trace: bool) -> None:
-        """Measure the current states, keep the best, and end the graphs that are at their end."""
+    def look(self, k: int, fz: Tensor, last: bool, trace: bool) -> int:
+        """Measure the current states, keep the best, and end the graphs that are at their end.
+
+        Returns:
+            How many graphs go on.
+        """
         p, z = self.partition, self.z
         rel, diff, size = self.measure(z, fz, p)
-        finite = both_finite(diff, size)
-        # While a signal spreads, the residual of the node at its front stays one.
-        better = finite & (rel <= self.best_rel)
-        if k == 0:
-            self.first_size = torch.maximum(self.first_size, size.nan_to_num(posinf=0.0))
-        ahead = rel < self.goal
-        self.goal = torch.where(ahead, 0.9 * rel, self.goal)
-        self.progress = torch.where(ahead, k, self.progress)
-        self.lost = torch.where(finite, 0, self.lost + 1)
-        if trace:
-            row = self.residual.new_full((self.residual.numel(),), float("nan"))
-            self.history.append(_put(row, self.graphs, self.open, rel))
-        self.peak = torch.maximum(self.peak, torch.where(finite, diff, 0.0))
-        # A state that has grown while its steps became no smaller runs away: its relative residual
-        # is small because the state is large (z + 1 has no fixed point).
-        runs_away = (size > _RUN * self.first_size) & (diff > self.peak / _RUN)
-        converged = (rel <= self.tol) & ~runs_away
-        given_up = ~finite & (self.lost >= (_TRIES if k else 0))
-        ended = self.open & (converged | given_up | last)
-        left = self.open & ~ended
+        rows = [rel, diff, size]
+        if self.progress is None:
+            rows += [p.sum(torch.ones_like(p.batch)).to(rel.dtype), self.first]
         # All that decides how to go on is read of the device at once.
-        questions = [ended, ~better & self.open, left, left * self.count]
-        watched = None if self.measure.criterion == "channel" else self.method.watch(z, fz)
-        counts = torch.stack(questions if watched is None else [*questions, watched]).sum(1)
-        any_ended, any_worse, self.left, self.left_nodes, *unusual = counts.tolist()
-        self.method.calm = not unusual[0] if unusual else None
-        if any_worse:
-            self._keep_best(better, rel, diff, size)
+        numbers = read(torch.stack(rows))
+        if self.progress is None:
+            self.progress = Progress(numbers[3], numbers[4], self.tol)
+        progress = self.progress
+        if trace:
+            self.history.append(progress.row(numbers[0]))
+        progress.check(k, numbers[:3], last)
+        self.sizes = None if self.measure.criterion == "channel" else numbers[1]
+        if progress.worse:
+            z = torch.where(columns(progress.better, p), z, self.best)
+        self.best = z
+        if progress.ended.any():
+            self._end(k, progress)
+        return progress.left
+
+    def _end(self, k: int, progress: Progress) -> None:
+        ended, state = progress.ended, self.best
+        unclear = bool((ended & ~progress.converged).any())
+        gone = progress.end(k, self.f.calls, read(self.partition.norm(state)) if unclear else None)
+        if gone.any():
+            state = torch.where(columns(gone, self.partition), float("nan"), state)
+        rows, nodes = columns(ended, self.partition), self.nodes
+        if nodes is None:
+            self.state = torch.where(rows, state, self.state)
         else:
-            self.best, self.best_rel, self.best_abs, self.best_norm = z, rel, diff, size
-        self.open = left
-        if any_ended:
-            grown = p.norm(self.best).maximum(size) > _GROWN * self.first_size
-            self._end(ended, k, self._verdict(k, converged, finite, grown))
-
-    def _keep_best(self, better: Tensor, rel: Tensor, diff: Tensor, size: Tensor) -> None:
-        rows = better[self.partition.batch].unsqueeze(1)
-        self.best = torch.where(rows, self.z, self.best)
-        self.best_abs = torch.where(better, diff, self.best_abs)
-        self.best_norm = torch.where(better, size, self.best_norm)
-        self.best_rel = torch.where(better, rel, self.best_rel)
-
-    def _verdict(self, k: int, converged: Tensor, finite: Tensor, grown: Tensor) -> Tensor:
-        stalled = k - self.progress >= self.count.clamp(min=_NO_PROGRESS)
-        code = torch.where(finite, int(Status.MAX_STEPS), int(Status.NON_FINITE))
-        code = torch.where(grown & (stalled | ~finite), int(Status.DIVERGED), code)
-        return torch.where(converged, int(Status.CONVERGED), code)
-
-    def _end(self, ended: Tensor, k: int, code: Tensor) -> None:
-        # Where the cell was never finite enough there is no state, and none is made up.
-        gone = code == Status.NON_FINITE
-        values: dict[str, Tensor | float] = {
-            "status": code, "steps": k, "evaluations": self.f.calls,
-            "residual": torch.where(gone, float("inf"), self.best_rel),
-            "residual_abs": torch.where(gone, float("inf"), self.best_abs),
-            "image_norm": torch.where(gone, float("inf"), self.best_norm),
-        }  # fmt: skip
-        for name, value in values.items():
-            setattr(self, name, _put(getattr(self, name), self.graphs, ended, value))
-        batch = self.partition.batch
-        state = torch.where(gone[batch].unsqueeze(1), float("nan"), self.best)
-        self.state = _put(self.state, self.nodes, ended[batch].unsqueeze(1), state)
+            state = torch.where(rows, state, self.state[nodes])
+            self.state = self.state.index_copy(0, nodes, state)
 
     def compact(self, fz: Tensor, check_every: int) -> Tensor:
         """Let the ended graphs leave the batch, as soon as that pays; return what is left of fz."""
-        p = self.partition
-        if self.left == p.num_graphs or not isinstance(self.f.step, RestrictableStep):
+        p, progress = self.partition, self.progress
+        assert progress is not None
+        if progress.left == p.num_graphs or not isinstance(self.f.step, RestrictableStep):
             return fz
         # Carrying them along may cost as much as letting them leave does: then the cost is never
         # more than twice that of the best choice in hindsight.
-        self.wasted += (1 - self.left_nodes / p.num_nodes) * check_every if p.num_nodes else 0.0
+        self.wasted += (1 - progress.left_nodes / max(1, p.num_nodes)) * check_every
         if self.wasted < _COMPACTION_COST:
             return fz
-        keep, smaller = p.restrict(self.open)
-        self.method.restrict(keep, self.open)
-        self.measure.restrict(keep, self.open)
+        graphs = on_device(progress.open, p.batch)
+        keep, smaller = p.restrict(graphs)
+        self.method.restrict(keep, progress.open)
+        self.sizes = None if self.sizes is None else self.sizes[progress.open]
+        self.measure.restrict(keep, graphs)
         self.f.step = self.f.step.restrict(keep)
         self.nodes = keep if self.nodes is None else self.nodes[keep]
-        graphs = self.open.nonzero().flatten()
-        self.graphs = graphs if self.graphs is None else self.graphs[graphs]
         self.z, self.best = self.z[keep], self.best[keep]
-        for name in (
-            "best_rel", "best_abs", "best_norm", "first_size", "peak", "progress", "goal", "lost",
-            "count",
-        ):  # fmt: skip
-            setattr(self, name, getattr(self, name)[graphs])
         self.scale = None if self.scale is None else self.scale[graphs]
-        self.open = self.open[graphs]
+        progress.keep()
         self.partition = self.method.partition = smaller
         self.wasted = 0.0
         return fz[keep]
@@ -286,7 +236,7 @@ class _Loop:
     def propose(self, fz: Tensor) -> None:
         """Go to the states that the solver proposes."""
         if self.measure.criterion != "channel":
-            self.z = self.method.propose(self.z, fz)
+            self.z = self._proposal(self.z, fz)
             return
         # The large channels' rounding errors would drown the small ones in inner products: the
         # solver sees all channels at the size that they had after the first evaluation.
@@ -294,7 +244,12 @@ class _Loop:
             size = self.partition.channel_norm(fz)
             self.scale = torch.where((size > 0) & size.isfinite(), size, 1.0)
         scale = self.scale[self.partition.batch]
-        self.z = self.method.propose(self.z / scale, fz / scale) * scale
+        self.z = self._proposal(self.z / scale, fz / scale) * scale
+
+    def _proposal(self, z: Tensor, fz: Tensor) -> Tensor:
+        sizes, self.sizes = self.sizes, None
+        self.method.watch(z, fz, read(self.partition.distance(z, fz)) if sizes is None else sizes)
+        return self.method.propose(z, fz)
 
     def step(self, z: Tensor) -> Tensor:
         """The map, as the solver sees it."""
@@ -306,14 +261,16 @@ class _Loop:
     def solution(self) -> Solution:
         """The outcome."""
         del self.method  # which knows this loop: nothing is left for the garbage collector
+        found = self.progress
+        if found is None:  # there is no graph
+            found = Progress(read(self.first), read(self.first), self.tol)
+
+        def tensor(numbers: Numbers) -> Tensor:
+            return on_device(numbers, self.state)
+
+        residual, diff, norm = map(tensor, found.outcome)
+        trace = tensor(np.stack(self.history)) if self.history else None
         return Solution(
-            self.state, self.residual, self.residual_abs, self.image_norm, self.steps,
-            self.evaluations, self.status, self.tol, no_trace(self.history),
+            self.state, residual, diff, norm, tensor(found.steps), tensor(found.evaluations),
+            tensor(found.status), self.tol, trace,
         )  # fmt: skip
-
-
-def _put(outcome: Tensor, index: OptTensor, mask: Tensor, value: Tensor | float) -> Tensor:
-    """``outcome`` with ``value`` in those of its rows ``index`` that are marked."""
-    if index is None:
-        return torch.where(mask, value, outcome)
-    return outcome.index_copy(0, index, torch.where(mask, value, outcome[index]))

@@ -76,12 +76,13 @@ class Residual:
         if self.criterion == "error" and self.certificate is not None:
             rel = self.certificate.from_residual(parts[0], scale)
         else:
-            rel = torch.where(parts[0] == 0, 0.0, parts[0] / scale)
+            rel = (parts[0] / scale).nan_to_num(nan=0.0, posinf=float("inf"))  # 0 / 0 is at rest
         if self.criterion == "node":
             rel = partition.largest(rel)
         elif self.criterion == "channel":
             rel = rel.amax(1)
-        return rel.masked_fill(~both_finite(diff, size), float("inf")), diff, size
+        finite = torch.maximum(diff, size) < float("inf")  # a maximum with NaN is NaN
+        return torch.where(finite, rel, float("inf")), diff, size
 
     def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
         """Keep ``nodes`` (indices) of ``graphs`` (a mask)."""
@@ -101,11 +102,6 @@ class Residual:
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
         size: Tensor = torch.linalg.vector_norm(value / scale, dim=1)
         return scale.squeeze(1) * size
-
-
-def both_finite(diff: Tensor, size: Tensor) -> Tensor:
-    """Where two norms are finite, in two operations instead of nine."""
-    return torch.maximum(diff, size) < float("inf")  # a maximum with NaN is NaN
 
 
 def check_criterion(value: Criterion) -> Criterion:

@@ -220,8 +220,3 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, ConvergenceWarning, stacklevel=level)
-
-
-def no_trace(trace: list[Tensor]) -> Tensor | None:
-    """Stack a recorded trace, or ``None`` if there is none."""
-    return torch.stack(trace) if trace else None

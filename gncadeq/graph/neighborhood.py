@@ -333,8 +333,11 @@ def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
+    if not index.numel():
+        return
+    least, most = torch.stack(torch.aminmax(index)).tolist()  # one question to a device
+    if not (least >= 0 and most < size):
         raise ValueError(
             f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
-            f"(got {int(index.min())} to {int(index.max())})"
+            f"(got {least} to {most})"
         )

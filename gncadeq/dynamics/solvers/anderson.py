@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gncadeq.check import check_count, check_number
-from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.dynamics.solvers.base import Numbers, Solver, columns, on_device
 from gncadeq.graph.partition import Partition
 from gncadeq.graph.precision import widest
 from gncadeq.typing import OptTensor
@@ -109,24 +110,25 @@ class Anderson(Solver):
         gamma = torch.linalg.solve_ex(gram, rhs.unsqueeze(-1))[0].squeeze(-1)
         return torch.where(gamma.isfinite().all(-1, keepdim=True), gamma, 0.0)
 
-    def forget(self, graphs: Tensor) -> None:
+    def forget(self, graphs: Numbers) -> None:
         """Drop the differences of ``graphs``."""
-        self._valid = self._valid & ~graphs.unsqueeze(1)
+        self._valid = self._valid & ~on_device(graphs, self._valid).unsqueeze(1)
 
-    def hold(self, graphs: OptTensor) -> None:
+    def hold(self, graphs: Numbers | None) -> None:
         """Let the next proposal of ``graphs`` be the plain step."""
-        self._held = graphs
+        self._held = None if graphs is None else on_device(graphs, self._valid)
 
-    def restart(self, graphs: Tensor) -> None:
+    def restart(self, graphs: Numbers) -> None:
         """Drop the differences of ``graphs``, and the next one, which would span the jump."""
         self.forget(graphs)
-        self._jumped = self._jumped | graphs
+        self._jumped = self._jumped | on_device(graphs, self._jumped)
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:
         """Keep the history of the graphs that stay."""
         self._dg = None if self._dg is None else self._dg[:, nodes]
         self._dx = [d[nodes] for d in self._dx]
         if self._last is not None:
             self._last = (self._last[0][nodes], self._last[1][nodes])
-        self._gram, self._valid = self._gram[graphs], self._valid[graphs]
-        self._jumped = self._jumped[graphs]
+        kept = on_device(np.flatnonzero(graphs), self._valid)
+        self._gram, self._valid = self._gram[kept], self._valid[kept]
+        self._jumped = self._jumped[kept]

@@ -8,13 +8,29 @@ result of a graph does not depend on the other graphs of its batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.check import check_number
 from gncadeq.graph.partition import Partition
-from gncadeq.typing import OptTensor, Step
+from gncadeq.typing import Step
+
+Numbers: TypeAlias = NDArray[Any]
+"""A number, or several, of every graph in the batch, on the host."""
+
+
+def read(value: Tensor) -> Numbers:
+    """The numbers of a tensor, for which the host waits for the device."""
+    return value.detach().cpu().numpy()
+
+
+def on_device(graphs: Numbers, like: Tensor) -> Tensor:
+    """Numbers of graphs as a tensor where another one is."""
+    return torch.from_numpy(graphs).to(like.device)
 
 
 class Solver(ABC):
@@ -27,8 +43,6 @@ class Solver(ABC):
         growth: How many times larger than before the residual may be at a proposal. A graph where
             it is larger, or not finite, goes on with a plain step from the last good state.
             ``None`` hands such states to the solver, which then has a step control of its own.
-        calm: Whether :meth:`watch` marked no graph at the states of the next proposal; ``None`` if
-            it wasn't asked.
 
     Example:
         >>> class Half(Solver):
@@ -41,27 +55,25 @@ class Solver(ABC):
     partition: Partition
     step: Step
     growth: float | None = 10.0
-    calm: bool | None = None
 
     def begin(self, z: Tensor, partition: Partition) -> None:  # noqa: B027
         """Called once, before the first proposal; ``self.partition`` is set already."""
 
-    def watch(self, z: Tensor, fz: Tensor) -> OptTensor:
-        """Mark the graphs ``[num_graphs]`` whose next proposal, from ``z``, needs special care.
+    def watch(self, z: Tensor, fz: Tensor, size: Numbers) -> None:  # noqa: B027
+        """Called before every proposal from ``z``, with ``‖f(z) − z‖`` of every graph on the host.
 
-        ``None`` says that no proposal ever does. The loop reads whether any graph is marked
-        together with its other numbers, so that a step synchronises with the device once.
+        The loop has read these numbers together with others: a step need not wait for the device
+        again.
         """
-        return None
 
     @abstractmethod
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the next state from the state ``z`` and its image ``fz = f(z)``."""
 
-    def restart(self, graphs: Tensor) -> None:  # noqa: B027
+    def restart(self, graphs: Numbers) -> None:  # noqa: B027
         """Forget what was learnt of ``graphs`` (a mask): they go on from another state."""
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:  # noqa: B027
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:  # noqa: B027
         """Forget all but ``nodes`` (indices) of ``graphs`` (a mask), as the batch shrinks."""
 
 
@@ -82,8 +94,10 @@ class Picard(Solver):
         return fz if self.damping == 1.0 else torch.lerp(z, fz, self.damping)
 
 
-def columns(graphs: Tensor, partition: Partition) -> Tensor:
+def columns(graphs: Tensor | Numbers, partition: Partition) -> Tensor:
     """A mask or number of each graph for its nodes: ``[num_nodes, 1]``, or ``[1, 1]`` for all."""
+    if isinstance(graphs, np.ndarray):
+        graphs = on_device(graphs, partition.batch)
     if partition.num_graphs == 1:
         return graphs.view(1, 1)
     return graphs[partition.batch].unsqueeze(1)

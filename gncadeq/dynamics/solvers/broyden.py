@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.check import check_count
-from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.dynamics.solvers.base import Numbers, Solver, columns
 from gncadeq.graph.partition import Partition
 
 
@@ -77,7 +77,7 @@ class Broyden(Solver):
         self._u.append(torch.where(mask, u, 0.0))
         self._v.append(torch.where(mask, v, 0.0))
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:
         """Keep the terms of the graphs that stay."""
         self._u = [u[nodes] for u in self._u]
         self._v = [v[nodes] for v in self._v]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gncadeq.check import check_number
-from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.dynamics.solvers.base import Numbers, Solver, columns, on_device
 from gncadeq.graph.partition import Partition
 
 # Bogacki & Shampine 1989: where stage k + 1 is evaluated, and the error of the step.
@@ -71,14 +72,16 @@ class Flow(Solver):
             out = torch.addcmul(out, term, columns(weight[:, k], p))
         return out
 
-    def restart(self, graphs: Tensor) -> None:
+    def restart(self, graphs: Numbers) -> None:
         """Take the next state of ``graphs`` as it is."""
-        self._stage = torch.where(graphs, 3, self._stage)
-        self._fresh = self._fresh | graphs
-        self._h = torch.where(graphs, 1.0, self._h)
+        new = on_device(graphs, self._stage)
+        self._stage = torch.where(new, 3, self._stage)
+        self._fresh = self._fresh | new
+        self._h = torch.where(new, 1.0, self._h)
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:
         """Keep what is known of the graphs that stay."""
         self._z, self._g = self._z[nodes], [k[nodes] for k in self._g]
-        self._stage, self._h = self._stage[graphs], self._h[graphs]
-        self._fresh, self.stuck = self._fresh[graphs], self.stuck[graphs]
+        kept = on_device(np.flatnonzero(graphs), self._stage)
+        self._stage, self._h = self._stage[kept], self._h[kept]
+        self._fresh, self.stuck = self._fresh[kept], self.stuck[kept]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gncadeq.check import check_count, check_number
-from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.dynamics.solvers.base import Numbers, Solver, columns, on_device
 from gncadeq.graph.partition import Partition
 from gncadeq.graph.precision import widened, widest
 
@@ -162,15 +163,17 @@ class Newton(Solver):
             step = torch.where(columns(self._probing, p), columns(self._epsilon, p) * v, step)
         return self._z + step
 
-    def restart(self, graphs: Tensor) -> None:
+    def restart(self, graphs: Numbers) -> None:
         """Take the next state of ``graphs`` as it is."""
-        self._size = torch.where(graphs, float("inf"), self._size)
-        self._probing, self.stuck = self._probing & ~graphs, self.stuck & ~graphs
-        self._length = torch.where(graphs, 1.0, self._length)
+        new = on_device(graphs, self._size)
+        self._size = torch.where(new, float("inf"), self._size)
+        self._probing, self.stuck = self._probing & ~new, self.stuck & ~new
+        self._length = torch.where(new, 1.0, self._length)
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:
         """Keep what is known of the graphs that stay."""
         self._basis = [v[nodes] for v in self._basis]
         self._z, self._g, self._d = self._z[nodes], self._g[nodes], self._d[nodes]
+        kept = on_device(np.flatnonzero(graphs), self._size)
         for name in ("_hessenberg", "_size", "_probing", "_column", "_length", "_epsilon", "stuck"):
-            setattr(self, name, getattr(self, name)[graphs])
+            setattr(self, name, getattr(self, name)[kept])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gncadeq.dynamics.solvers.base import Solver, columns
+from gncadeq.dynamics.solvers.base import Numbers, Solver, columns, read
 from gncadeq.graph.partition import Partition
 
 _STUCK = 0.1  # of a plain step
@@ -35,58 +36,55 @@ class Safeguard(Solver):
         self.method.partition, self.method.step = partition, self.step
         self.method.begin(z, partition)
         self._kept: tuple[Tensor, Tensor] | None = None
-        self._size = z.new_zeros(partition.num_graphs)
+        self._now = self._size = read(z.new_zeros(partition.num_graphs))
         # The part of the plain step that was taken; 0 is the method's own proposal.
-        self._part = z.new_zeros(partition.num_graphs)
-        self.stuck = torch.zeros_like(self._part, dtype=torch.bool)
+        self._part = np.zeros_like(self._size)
+        self._bad = self.stuck = np.zeros(partition.num_graphs, bool)
         """Graphs where hardly a part of the plain step stays within the domain."""
-        self._now, self._bad = self._size, self.stuck
 
-    def watch(self, z: Tensor, fz: Tensor) -> Tensor:
+    def watch(self, z: Tensor, fz: Tensor, size: Numbers) -> None:
         """Mark the graphs whose last proposal was bad."""
-        self._now = self.partition.distance(z, fz)
-        worse = (self._part == 0) & (self._now > self._growth * self._size)
-        self._bad = worse | ~(self._now < float("inf"))
-        return self._bad
+        self._now = size
+        with np.errstate(invalid="ignore"):
+            worse = (self._part == 0) & (size > self._growth * self._size)
+            self._bad = worse | ~(size < np.inf)
 
     def propose(self, z: Tensor, fz: Tensor) -> Tensor:
         """Return the method's proposal, and plain steps where the last one was bad."""
         p = self.partition
         self.method.partition, self.method.step = p, self.step
-        bad = self._bad if self.calm is not None else self.watch(z, fz)
-        kept, calm, size = self._kept, self.calm, self._now
-        self.calm = None
-        if kept is None or (not bool(bad.any()) if calm is None else calm):
+        bad, kept, size = self._bad, self._kept, self._now
+        if kept is None or not bad.any():
             self._kept, self._size = (z, fz), size
-            self._part, self.stuck = torch.zeros_like(self._part), torch.zeros_like(bad)
+            self._part, self.stuck = np.zeros_like(self._part), np.zeros_like(bad)
             return self.method.propose(z, fz)
-        rows, lost = columns(bad, p), columns(~size.isfinite(), p)
+        rows, lost = columns(bad, p), columns(~np.isfinite(size), p)
         z_kept, fz_kept = kept
         # What is finite has taught the method something, even if it isn't where to go on from.
         out = self.method.propose(torch.where(lost, z_kept, z), torch.where(lost, fz_kept, fz))
         self._kept = (torch.where(rows, z_kept, z), torch.where(rows, fz_kept, fz))
-        self._size = torch.where(bad, self._size, size)
-        part = torch.where(self._part == 0, 1.0, 0.5 * self._part)
-        self._part = torch.where(bad, part, 0.0)
+        self._size = np.where(bad, self._size, size)
+        part = np.where(self._part == 0, 1.0, 0.5 * self._part)
+        self._part = np.where(bad, part, 0.0).astype(size.dtype)
         self.stuck = (self._part > 0) & (self._part < _STUCK)
         z_kept, fz_kept = self._kept
         plain = torch.lerp(z_kept, fz_kept, columns(self._part, p))
         return torch.where(rows, plain, out)
 
-    def begin_after(self, z: Tensor, fz: Tensor) -> None:
+    def begin_after(self, z: Tensor, fz: Tensor, size: Numbers) -> None:
         """Take in the first state, from which the plain step was taken already."""
+        self.watch(z, fz, size)
         self.propose(z, fz)
-        self._part = torch.ones_like(self._part)
+        self._part = np.ones_like(self._part)
 
-    def restart(self, graphs: Tensor) -> None:
+    def restart(self, graphs: Numbers) -> None:
         """Go on from the next state whatever it is."""
         self.method.restart(graphs)
-        self.calm = None
-        self._size = torch.where(graphs, float("inf"), self._size)
-        self._part = torch.where(graphs, 0.0, self._part)
+        self._size = np.where(graphs, np.inf, self._size).astype(self._size.dtype)
+        self._part = np.where(graphs, 0.0, self._part).astype(self._size.dtype)
         self.stuck = self.stuck & ~graphs
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:
         """Keep what is known of the graphs that stay."""
         self.method.restrict(nodes, graphs)
         if self._kept is not None:
