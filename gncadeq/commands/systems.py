@@ -189,6 +189,16 @@ SYSTEMS = (
         ("python examples/segment_surfaces.py --models alone 8 equilibrium",),
     ),
     System(
+        "outlines",
+        "image segmentation: is the outline of a pixel closed?",
+        "Sandler et al. 2020",
+        "https://arxiv.org/abs/2008.04965",
+        "other data",
+        "IoU 98.4, 47.7, 98.4 % where outlines are twice as long; U-net 47.7 %",
+        "outlines",
+        ("python examples/outlines.py --models equilibrium --seeds 0",),
+    ),
+    System(
         "ignn",
         "implicit graph neural networks: chains",
         "Gu et al. 2020",
