@@ -5,7 +5,8 @@
 
 The maps are in ``benchmarks/_maps.py``. A solver is done with its first evaluation at a state whose
 residual ``|f(z) - z| / |f(z)|`` is at most 1e-6; it may evaluate the map 200 times. SciPy's methods
-solve ``f(z) - z = 0`` and are counted at the same place; their options are the defaults. Writes
+solve ``f(z) - z = 0`` and are counted at the same place; their options are the defaults. A state
+that ran away counts for none of them (:class:`gncadeq.dynamics.growth.Growth`). Writes
 ``runs/benchmarks/maps.json``.
 """
 
@@ -23,6 +24,7 @@ import torch
 from benchmarks._maps import MAPS, Map
 from benchmarks._measure import save, show
 from gncadeq.dynamics import Partition, solve
+from gncadeq.dynamics.growth import Growth
 
 TOL, MOST = 1e-6, 200
 OURS = ("auto", "picard", "anderson", "broyden", "newton", "flow")
@@ -47,6 +49,7 @@ def scipys(m: Map, method: str) -> int | None:
     count, reached = 0, False
     # A state may come to rest at zero, as in our solves.
     floor = float(torch.finfo(torch.double).eps * m.z0.norm())
+    growth = Growth(np.array([float(m.z0.norm())]), TOL)
 
     def f(z: np.ndarray) -> np.ndarray:
         nonlocal count, reached
@@ -55,7 +58,8 @@ def scipys(m: Map, method: str) -> int | None:
         count += 1
         fz = m.f(torch.as_tensor(np.array(z, dtype=float))).numpy()
         difference, size = np.linalg.norm(fz - z), max(np.linalg.norm(fz), floor)
-        if np.isfinite(size) and difference <= TOL * size:
+        ran = np.any(growth.check(np.array([difference]), np.array([size])))
+        if np.isfinite(size) and difference <= TOL * size and not ran:
             reached = True
             raise Done
         return fz

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
 from toys import ONE, status
 from toys import SOLVERS as OF_STEPS
 
-from gncadeq import ConvCell, GraphDEQ
+from gncadeq import Cell, ConvCell, GraphDEQ, GraphNCA
 from gncadeq.dynamics import Partition, solve
 from gncadeq.transforms import ImageToGraph
 
@@ -218,23 +221,87 @@ def test_more_differences_than_unknowns_do_not_enlarge_rounding(solver):
         torch.testing.assert_close(other.state, exact.state, rtol=0, atol=1e-9)
 
 
+def drifting(kind: str) -> tuple[Tensor, Tensor]:
+    """An affine map of which one direction has eigenvalue one and a drift: no fixed point."""
+    generator = torch.Generator().manual_seed(0)
+    normal = partial(torch.randn, dtype=torch.double, generator=generator)
+    basis = torch.linalg.qr(normal(4, 4))[0]
+    matrix = torch.eye(4, dtype=torch.double)
+    turn = torch.linalg.qr(normal(3, 3))[0]
+    matrix[1:, 1:] = turn if kind == "orthogonal" else 0.9 * turn
+    drift = torch.cat([torch.ones(1, dtype=torch.double), normal(3)])
+    return basis @ matrix @ basis.T, basis @ drift
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
 @pytest.mark.parametrize("solver", ["auto", "anderson", "broyden", "flow", "newton", "picard"])
-def test_what_runs_away_has_not_converged(solver):
-    """z + 1 has no fixed point: its relative residual falls only because the state grows."""
-    for step in (
-        lambda z: z + 1,
-        lambda z: z + torch.log1p(z.abs()) + 0.1,
-        lambda z: 1.01 * z + 1e-3,  # whose fixed point is at -0.1, and repels
-    ):
-        z0 = torch.zeros(3, 1, dtype=torch.double)
-        for steps in (60, 1000):
-            solution = solve(step, z0, ONE, solver=solver, max_steps=steps)
-            if status(solution) == ["CONVERGED"]:
-                torch.testing.assert_close(step(solution.state), solution.state, rtol=1e-3, atol=0)
-                # It found the one at -0.1, or is so large that the step is lost in rounding.
-                lost = float(solution.residual) < 1e-15
-                assert lost or float(solution.state.abs().max()) < 1.0
-    # A rule that latches: small steps first, large ones later, and then it is at rest.
+def test_what_runs_away_has_not_converged(solver, dtype):
+    """z + 1 has no fixed point: its relative residual falls only because the state grows.
+
+    At last the state is so large that rounding swallows the step: then f(z) is z, bit for bit.
+    """
+    z0 = torch.zeros(3, 4, dtype=dtype)
+    steps = [lambda z: z + 1, lambda z: z + 0.1, lambda z: z + torch.log1p(z.abs()) + 0.1]
+    for kind in ("orthogonal", "contracting"):
+        matrix, drift = (value.to(dtype) for value in drifting(kind))
+        steps.append(lambda z, matrix=matrix, drift=drift: z @ matrix.T + drift)
+    for step in steps:
+        for tol in (1e-3, 1e-6):
+            solution = solve(step, z0, ONE, solver=solver, tol=tol, max_steps=60)
+            assert status(solution) != ["CONVERGED"]
+    # The fixed point of this one is at -0.1, and repels.
+    solution = solve(lambda z: 1.01 * z + 1e-3, z0, ONE, solver=solver, max_steps=300)
+    if status(solution) == ["CONVERGED"]:
+        torch.testing.assert_close(solution.state, torch.full_like(z0, -0.1), rtol=1e-1, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("solver", ["auto", "anderson", "broyden", "newton", "picard"])
+def test_what_grows_and_comes_to_rest_has_converged(solver, dtype):
+    """Small steps first, large ones later, and then none: from near a point that repels."""
+    for start in (1e-3, 1e-8, 1e-15):
+        z0 = torch.full((3, 2), start, dtype=dtype)
+        grown = solve(lambda z: torch.tanh(2 * z), z0, ONE, solver=solver, max_steps=200)
+        assert status(grown) == ["CONVERGED"]
+    slow = solve(lambda z: 0.99 * z + 1, z0, ONE, solver=solver, max_steps=1500)
+    assert status(slow) == ["CONVERGED"]
+    torch.testing.assert_close(slow.state, torch.full_like(z0, 100), rtol=0.11, atol=0)
+
+
+class Counter(Cell):
+    """``rate z + 1`` at every node."""
+
+    def __init__(self, rate: float = 1.0) -> None:
+        super().__init__()
+        self.in_channels = self.channels = 2
+        self.rate = rate
+
+    def reset_parameters(self) -> None:
+        """There are none."""
+
+    def prepare(self, x, edge_index, edge_attr=None):
+        return lambda z: self.rate * z + 1
+
+
+@pytest.mark.parametrize("solver", ["torchdeq:anderson", "torchdeq:fixed_point_iter"])
+def test_torchdeq_and_automata_do_not_call_rest_what_runs_away(solver):
+    deq = GraphDEQ(Counter(), solver, max_steps=1500, on_failure="ignore")
+    graph = (torch.ones(3, 2), torch.zeros(2, 0, dtype=torch.long))
+    _, solution = deq(*graph, return_solution=True)
+    assert status(solution) != ["CONVERGED"]
+    for fire_rate in (1.0, 0.5):
+        automaton = GraphNCA(Counter(), steps=2500, fire_rate=fire_rate)
+        _, solution = automaton(*graph, return_solution=True)
+        assert float(solution.residual) < 1e-3
+        assert status(solution) == ["MAX_STEPS"]
+        automaton = GraphNCA(Counter(rate=0.99), steps=2500, fire_rate=fire_rate)
+        _, solution = automaton(*graph, return_solution=True)
+        assert status(solution) == ["CONVERGED"]
+
+
+@pytest.mark.parametrize("solver", ["auto", "anderson", "broyden", "flow", "newton", "picard"])
+def test_a_rule_that_latches_has_converged(solver):
+    """Small steps first, large ones later, and then it is at rest."""
     latch = solve(lambda z: torch.tanh(2 * z + 1e-6), torch.zeros(3, 1), ONE, solver=solver,
                   max_steps=500)  # fmt: skip
     assert status(latch) == ["CONVERGED"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from gncadeq.dynamics.growth import Growth
 from gncadeq.dynamics.solution import Status
 from gncadeq.dynamics.solvers.base import Numbers
 
 _GROWN = 1e6  # a state that has grown so much, without progress, is called diverged
-_RUN = 2.0  # times as large as at the start; times smaller than the largest step
 _NO_PROGRESS = 30  # steps, and at least as many as a graph has nodes: signals take a step a hop
-_TRIES = 12  # evaluations in a row that aren't finite, before a graph is given up
+_TRIES = 12  # states in a row that aren't finite or lost in rounding, before a graph is given up
 
 
 class Progress:
@@ -36,42 +36,37 @@ class Progress:
 
     def __init__(self, count: Numbers, first: Numbers, tol: float) -> None:
         b = count.size
-        self.tol, self.count, self.first = tol, count.astype(np.int64), first
+        self.tol, self.count, self.growth = tol, count.astype(np.int64), Growth(first, tol)
         self.outcome = np.full((3, b), np.inf, first.dtype)  # residuals, differences, norms
         self.status = np.full(b, int(Status.MAX_STEPS))
         self.steps, self.evaluations = np.zeros_like(self.status), np.zeros_like(self.status)
         self.graphs = np.arange(b)  # where those in the batch stand
         self.open = self.better = np.ones(b, bool)
-        self.ended = self.converged = self.finite = ~self.open
+        self.ended = self.converged = self.finite = self.valid = ~self.open
         self.worse = False
         self.left, self.left_nodes = b, int(self.count.sum())
         self.best, self.size = self.outcome, first
-        self.peak = np.zeros_like(first)  # the largest step seen
         self.goal = self.outcome[0]
         self.ahead = np.zeros(b, np.int64)  # the step of the last progress
-        self.lost = np.zeros(b, np.int64)  # evaluations in a row that aren't finite
+        self.lost = np.zeros(b, np.int64)  # states in a row that aren't valid
 
     def check(self, k: int, numbers: Numbers, last: bool) -> None:
         """Take in the relative residuals, the differences and the norms of the ``k``-th states."""
         rel, diff, self.size = numbers
         with np.errstate(invalid="ignore"):
             self.finite = np.maximum(diff, self.size) < np.inf
+            lost, away = self.growth.check(diff, self.size)
+            self.valid = self.finite & ~lost
             # While a signal spreads, the residual of the node at its front stays one.
-            self.better = self.finite & (rel <= self.best[0])
-            if k == 0:
-                self.first = np.maximum(self.first, np.where(self.finite, self.size, 0.0))
+            self.better = self.valid & (rel <= self.best[0])
             ahead = rel < self.goal
             self.goal = np.where(ahead, 0.9 * rel, self.goal)
             self.ahead = np.where(ahead, k, self.ahead)
-            self.lost = np.where(self.finite, 0, self.lost + 1)
-            self.peak = np.maximum(self.peak, np.where(self.finite, diff, 0.0))
-            # A state that has grown while its steps became no smaller runs away: its relative
-            # residual is small because the state is large (z + 1 has no fixed point).
-            runs_away = (self.size > _RUN * self.first) & (diff > self.peak / _RUN)
-            self.converged = (rel <= self.tol) & ~runs_away
+            self.lost = np.where(self.valid, 0, self.lost + 1)
+            self.converged = self.valid & (rel <= self.tol) & ~away
         self.worse = bool((self.open & ~self.better).any())
         self.best = np.where(self.better, numbers, self.best)
-        given_up = ~self.finite & (self.lost >= (_TRIES if k else 0))
+        given_up = ~self.valid & (self.lost >= (_TRIES if k else 0))
         self.ended = self.open & (self.converged | given_up | last)
         self.open = self.open & ~self.ended
         self.left, self.left_nodes = int(self.open.sum()), int(self.count[self.open].sum())
@@ -88,11 +83,12 @@ class Progress:
             Which graphs have no state: where the cell was never finite enough, none is made up.
         """
         code = np.where(self.finite, int(Status.MAX_STEPS), int(Status.NON_FINITE))
+        code = np.where(self.finite & ~self.valid, int(Status.DIVERGED), code)
         if best_size is not None:
             with np.errstate(invalid="ignore"):
-                grown = np.maximum(best_size, self.size) > _GROWN * self.first
+                grown = np.maximum(best_size, self.size) > _GROWN * self.growth.first
             stalled = k - self.ahead >= np.maximum(self.count, _NO_PROGRESS)
-            code = np.where(grown & (stalled | ~self.finite), int(Status.DIVERGED), code)
+            code = np.where(grown & (stalled | ~self.valid), int(Status.DIVERGED), code)
         code = np.where(self.converged, int(Status.CONVERGED), code)
         gone: Numbers = self.ended & (code == int(Status.NON_FINITE))
         rows = self.graphs[self.ended]
@@ -105,7 +101,8 @@ class Progress:
         """Let the graphs that ended leave the batch."""
         kept = self.open
         self.best = self.best[:, kept]
-        for name in ("graphs", "count", "first", "size", "peak", "goal", "ahead", "lost", "open"):
+        self.growth.keep(kept)
+        for name in ("graphs", "count", "size", "goal", "ahead", "lost", "open"):
             setattr(self, name, getattr(self, name)[kept])
 
     def row(self, numbers: Numbers) -> Numbers:

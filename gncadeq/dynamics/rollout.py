@@ -158,6 +158,7 @@ class GraphNCA(Dynamics):
         step = step if halo is None else SharedStep.of(step, halo)
         if graph.batch is not None and not self.cell.hypergraph:
             partition.check_edges(graph.edge_index, graph.layout)
+        start = z
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
@@ -177,7 +178,7 @@ class GraphNCA(Dynamics):
         if trajectory is not None:
             out.append(graph.unpack(torch.stack(trajectory)))
         if return_solution:
-            out.append(self._solution(step, z, partition, steps))
+            out.append(self._solution(step, z, start, partition, steps))
         return out[0] if len(out) == 1 else tuple(out)
 
     def _check_finite(self, z: Tensor, partition: Partition, steps: int) -> None:
@@ -209,9 +210,16 @@ class GraphNCA(Dynamics):
         return z
 
     @torch.no_grad()
-    def _solution(self, step: Step, z: Tensor, partition: Partition, steps: int) -> Solution:
+    def _solution(
+        self, step: Step, z: Tensor, start: Tensor, partition: Partition, steps: int
+    ) -> Solution:
         residual, diff, size = Residual(self.criterion, 0.0)(z, step(z).to(z.dtype), partition)
-        status = torch.where(residual <= self.tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        # A state that has grown, and goes on at half its average speed or faster, is not at rest,
+        # however small its step is beside it: z + 1 never is.
+        onwards = diff * (self.step_size * self.fire_rate * steps)
+        away = (size > 2 * partition.norm(start)) & (onwards > 0.5 * partition.distance(start, z))
+        rest = (residual <= self.tol) & ~away
+        status = torch.where(rest, int(Status.CONVERGED), int(Status.MAX_STEPS))
         status = torch.where(diff.isfinite() & size.isfinite(), status, int(Status.NON_FINITE))
         count = torch.full_like(status, steps)
         return Solution(z.detach(), residual, diff, size, count, count + 1, status, self.tol)

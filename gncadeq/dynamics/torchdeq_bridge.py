@@ -20,10 +20,12 @@ from torchdeq.solver.stat import SolverStat
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice
 from gncadeq.dynamics.fixed_point import solve_by
+from gncadeq.dynamics.growth import Growth
 from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.dynamics.solvers import make_solver, solver_names
+from gncadeq.dynamics.solvers.base import on_device, read
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Step
 
@@ -73,8 +75,10 @@ class _Packing:
 class _Watched:
     """The map on packed rows: counts its calls, and keeps the best state of every graph."""
 
-    def __init__(self, step: Step, z0: Tensor, partition: Partition, measure: Residual) -> None:
-        self.step, self.partition = step, partition
+    def __init__(
+        self, step: Step, z0: Tensor, partition: Partition, measure: Residual, tol: float
+    ) -> None:
+        self.step, self.partition, self.tol = step, partition, tol
         self.packing, self.channels = _Packing(partition), z0.size(1)
         self.measure = measure
         self.measure.start(z0, partition)
@@ -82,6 +86,8 @@ class _Watched:
         self.residual = z0.new_full((partition.num_graphs,), float("inf"))
         self.residual_abs = self.image_norm = self.residual
         self.finite = torch.ones_like(self.residual, dtype=torch.bool)
+        self.converged = ~self.finite
+        self.growth = Growth(read(partition.norm(z0)), tol)
 
     def __call__(self, rows: Tensor) -> Tensor:
         z = self.packing.unpack(rows, self.channels)
@@ -89,7 +95,10 @@ class _Watched:
         self.calls += 1
         rel, diff, size = self.measure(z, fz, self.partition)
         self.finite = rel.isfinite()
-        better = self.finite & (rel <= self.residual)
+        checked = self.growth.check(read(diff), read(size))
+        away = on_device(checked[0] | checked[1], z)
+        better = self.finite & (rel <= self.residual) & ~(self.converged & away)
+        self.converged = self.converged | ((rel <= self.tol) & ~away)
         self.state = torch.where(better[self.partition.batch].unsqueeze(1), z, self.state)
         self.residual = torch.where(better, rel, self.residual)
         self.residual_abs = torch.where(better, diff, self.residual_abs)
@@ -109,7 +118,7 @@ def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partit
     if partition.num_nodes == 0:
         nothing = SolveOptions("picard", options.tol, max_steps=0)
         return solve_by(nothing, step, z0, partition)
-    watched = _Watched(step, z0, partition, Residual("graph", options.floor))
+    watched = _Watched(step, z0, partition, Residual("graph", options.floor), options.tol)
     early, tol, max_steps = False, options.tol, options.max_steps
     try:
         get_solver(options.solver.removeprefix(_PREFIX))(
@@ -121,7 +130,7 @@ def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partit
     early = early or watched.calls < max_steps
     code = int(Status.STALLED if early else Status.MAX_STEPS)
     status = torch.where(watched.finite, code, int(Status.NON_FINITE))
-    status = torch.where(watched.residual <= tol, int(Status.CONVERGED), status)
+    status = torch.where(watched.converged, int(Status.CONVERGED), status)
     count = torch.full_like(status, watched.calls)
     return Solution(
         watched.state, watched.residual, watched.residual_abs, watched.image_norm, count - 1,
