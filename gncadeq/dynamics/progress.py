@@ -57,13 +57,14 @@ class Progress:
             self.finite = np.maximum(diff, self.size) < np.inf
             lost, away = self.growth.check(diff, self.size)
             self.valid = self.finite & ~lost
-            # While a signal spreads, the residual of the node at its front stays one.
-            self.better = self.valid & (rel <= self.best[0])
+            self.converged = self.valid & (rel <= self.tol) & ~away
+            # While a signal spreads, the residual of the node at its front stays one. A state that
+            # ran away may have had a smaller one than the state that has converged.
+            self.better = self.valid & (rel <= self.best[0]) | self.converged
             ahead = rel < self.goal
             self.goal = np.where(ahead, 0.9 * rel, self.goal)
             self.ahead = np.where(ahead, k, self.ahead)
             self.lost = np.where(self.valid, 0, self.lost + 1)
-            self.converged = self.valid & (rel <= self.tol) & ~away
         self.worse = bool((self.open & ~self.better).any())
         self.best = np.where(self.better, numbers, self.best)
         given_up = ~self.valid & (self.lost >= (_TRIES if k else 0))
@@ -85,7 +86,7 @@ class Progress:
         code = np.where(self.finite, int(Status.MAX_STEPS), int(Status.NON_FINITE))
         code = np.where(self.finite & ~self.valid, int(Status.DIVERGED), code)
         if best_size is not None:
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore", over="ignore"):
                 grown = np.maximum(best_size, self.size) > _GROWN * self.growth.first
             stalled = k - self.ahead >= np.maximum(self.count, _NO_PROGRESS)
             code = np.where(grown & (stalled | ~self.valid), int(Status.DIVERGED), code)

@@ -108,8 +108,8 @@ def _together(
     floor = core.options.floor
     evaluations = torch.stack([s.num_evaluations for s in solutions]).sum(0)
     if image is None:
-        diff = torch.stack([s.residual_abs for s in solutions]).square().sum(0).sqrt()
-        norm = torch.stack([s.image_norm for s in solutions]).square().sum(0).sqrt()
+        diff = _joined([s.residual_abs for s in solutions])
+        norm = _joined([s.image_norm for s in solutions])
         size = norm if floor is None else norm.clamp(min=floor)
         rel = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
     else:
@@ -124,3 +124,11 @@ def _together(
         state, rel, diff, norm, torch.stack([s.num_steps for s in solutions]).sum(0), evaluations,
         back[worst], core.tol,
     )  # fmt: skip
+
+
+def _joined(norms: Sequence[Tensor]) -> Tensor:
+    """The norms of wholes from those of their parts, without overflow or underflow."""
+    parts = torch.stack(list(norms))
+    largest = parts.amax(0)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    return scale * torch.linalg.vector_norm(parts / scale, dim=0)

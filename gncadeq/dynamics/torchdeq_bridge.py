@@ -97,8 +97,11 @@ class _Watched:
         self.finite = rel.isfinite()
         checked = self.growth.check(read(diff), read(size))
         away = on_device(checked[0] | checked[1], z)
+        rest = (rel <= self.tol) & ~away
+        # A state that ran away may have had a smaller residual than the first one at rest.
         better = self.finite & (rel <= self.residual) & ~(self.converged & away)
-        self.converged = self.converged | ((rel <= self.tol) & ~away)
+        better = better | (rest & ~self.converged)
+        self.converged = self.converged | rest
         self.state = torch.where(better[self.partition.batch].unsqueeze(1), z, self.state)
         self.residual = torch.where(better, rel, self.residual)
         self.residual_abs = torch.where(better, diff, self.residual_abs)

@@ -45,7 +45,7 @@ class Safeguard(Solver):
     def watch(self, z: Tensor, fz: Tensor, size: Numbers) -> None:
         """Mark the graphs whose last proposal was bad."""
         self._now = size
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             worse = (self._part == 0) & (size > self._growth * self._size)
             self._bad = worse | ~(size < np.inf)
 
