@@ -46,10 +46,10 @@ class Growth:
         self.last = np.where(finite, residual, self.last)
         grown = size > 2 * self.first
         rounding = 4 * np.finfo(size.dtype).eps * size
-        lost: Numbers = grown & (rounding > self.before / 32)
-        # Where the tolerance was met before the state doubled, that it is met now says nothing: the
-        # residual has to be smaller by the tolerance itself.
-        share = np.where(self.before < self.tol * size, min(self.tol, 0.5), 0.5)
+        lost: Numbers = grown & (rounding > self.before / 8)
+        # Where the tolerance was met before the state doubled, that it is met now says nothing:
+        # then the residual has to be smaller by more.
+        share = np.where(self.before < self.tol * size, 0.02, 0.5)
         large = residual > np.maximum(share * self.before, rounding)
         return lost, grown & large
 

@@ -158,7 +158,7 @@ class GraphNCA(Dynamics):
         step = step if halo is None else SharedStep.of(step, halo)
         if graph.batch is not None and not self.cell.hypergraph:
             partition.check_edges(graph.edge_index, graph.layout)
-        start = z
+        start = middle = z
         trajectory = [z] if return_trajectory else None
         remat = self._segment(steps) if torch.is_grad_enabled() and not trajectory else None
         done = 0
@@ -170,6 +170,8 @@ class GraphNCA(Dynamics):
             else:
                 z = self._advance(step, z, masks)
             done += count
+            if return_solution and done - count < steps // 2 <= done:
+                middle = z.detach()
             if trajectory is not None:
                 trajectory.append(z)
         if not torch.compiler.is_compiling():  # a compiled graph sees no values
@@ -178,7 +180,7 @@ class GraphNCA(Dynamics):
         if trajectory is not None:
             out.append(graph.unpack(torch.stack(trajectory)))
         if return_solution:
-            out.append(self._solution(step, z, start, partition, steps))
+            out.append(self._solution(step, z, start, middle, partition, steps))
         return out[0] if len(out) == 1 else tuple(out)
 
     def _check_finite(self, z: Tensor, partition: Partition, steps: int) -> None:
@@ -211,14 +213,15 @@ class GraphNCA(Dynamics):
 
     @torch.no_grad()
     def _solution(
-        self, step: Step, z: Tensor, start: Tensor, partition: Partition, steps: int
+        self, step: Step, z: Tensor, start: Tensor, middle: Tensor, partition: Partition, steps: int
     ) -> Solution:
         residual, diff, size = Residual(self.criterion, 0.0)(z, step(z).to(z.dtype), partition)
-        # A state that has grown, and goes on at half its average speed or faster, is not at rest,
-        # however small its step is beside it: z + 1 never is.
+        # A state that has grown, has moved by a quarter of its size in the second half of the run,
+        # and goes on at half its average speed or faster, is not at rest, however small its step is
+        # beside it: z + 1 never is.
         onwards = diff * (self.step_size * self.fire_rate * steps)
         away = (size > 2 * partition.norm(start)) & (onwards > 0.5 * partition.distance(start, z))
-        rest = (residual <= self.tol) & ~away
+        rest = (residual <= self.tol) & ~(away & (partition.distance(middle, z) > 0.25 * size))
         status = torch.where(rest, int(Status.CONVERGED), int(Status.MAX_STEPS))
         status = torch.where(diff.isfinite() & size.isfinite(), status, int(Status.NON_FINITE))
         count = torch.full_like(status, steps)

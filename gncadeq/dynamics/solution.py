@@ -33,10 +33,12 @@ class Status(IntEnum):
     state that has grown while its steps became no smaller has not converged, however small its
     relative residual."""
     MAX_STEPS = 1
-    """The step limit came first; the returned state is the best one seen."""
+    """The step limit came first; the returned state is the best one seen. Its residual may be below
+    ``tol`` where the state has grown and its steps have not become small enough."""
     DIVERGED = 2
-    """The state overflowed, or has grown a million times without any progress for at least thirty
-    steps, and as many as the graph has nodes; the returned state is the best one seen."""
+    """The state overflowed, became so large that its steps are lost in rounding, or has grown a
+    million times without any progress for at least thirty steps, and as many as the graph has
+    nodes; the returned state is the best one seen."""
     NON_FINITE = 3
     """The cell returned NaN or infinity, at the start or whatever the solver tried. There is no
     equilibrium to return: the state is NaN, and the residual infinite."""
@@ -179,6 +181,11 @@ class Solution:
             Status.STALLED: "try another solver",
             Status.NON_FINITE: "check the weights and the input for NaN",
         }
+        if float(self.residual[worst]) <= self.tol:
+            usual[Status.MAX_STEPS] = (
+                "its state has grown, and its steps have not become small enough: raise "
+                f"'{prefix}max_steps', if there is a fixed point"
+            )
         # What mends several kinds of failure is said once.
         names = ", ".join(kind.name for kind in kinds)
         advice = "; ".join(dict.fromkeys({**usual, **remedies}[kind] for kind in kinds))

@@ -131,4 +131,5 @@ def _joined(norms: Sequence[Tensor]) -> Tensor:
     parts = torch.stack(list(norms))
     largest = parts.amax(0)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    return scale * torch.linalg.vector_norm(parts / scale, dim=0)
+    joined: Tensor = scale * torch.linalg.vector_norm(parts / scale, dim=0)
+    return joined
