@@ -282,13 +282,19 @@ def test_recordings_stand_beside_rules(browser, tmp_path):
     assert "RULES.cascade" not in alone
     page = browser.new_page()
     page.goto(both.as_uri())
+    page.wait_for_function("play.scene")
     assert page.locator("#rate").is_visible()
     page.keyboard.press("2")
+    page.wait_for_function("play.state.index === 1")
     assert page.locator("#frame").is_visible()
     assert not page.locator("#rate").is_visible()
-    for _ in range(5):
+    page.locator("#step").click()  # and so it no longer plays
+    frame = page.evaluate("play.scene.frame")
+    page.locator("#step").click()
+    assert page.evaluate("play.scene.frame") == (frame + 1) % 4
+    for _ in range(3):
         page.locator("#step").click()
-    assert page.evaluate("play.scene.frame") == 1  # after the last comes the first
+    assert page.evaluate("play.scene.frame") == frame  # after the last comes the first
     page.keyboard.press("1")
     assert page.locator("#rate").is_visible()
     assert page.evaluate("play.errors") == []
