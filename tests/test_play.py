@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from page import Pages
 from torch_geometric.data import Data
 from typer.testing import CliRunner
 
@@ -56,27 +57,16 @@ def on_sphere() -> tuple[GrowingCell, Data, torch.Tensor]:
 @pytest.fixture
 def show(browser, tmp_path):
     """Opens a page, and afterwards sees to it that nothing went wrong and nothing was loaded."""
-    opened, troubles = [], []
+    pages = Pages(browser)
 
     def open_page(*scenes, width=900, height=600, address=""):
-        path = write_play(tmp_path / f"{len(opened)}.html", scenes)
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda r: r.url.startswith((path.as_uri(), "data:", "blob:"))
-                or troubles.append(r.url))  # fmt: skip
-        page.add_init_script(RANDOM)
-        page.goto(path.as_uri() + address)
+        path = write_play(tmp_path / f"{len(pages.opened)}.html", scenes)
+        page = pages.open(path, address, (width, height), RANDOM, may_load=("data:", "blob:"))
         page.evaluate("play.setPlaying(false), play.scene.reset()")
-        opened.append(page)
         return page
 
     yield open_page
-    for page in opened:
-        assert page.evaluate("play.errors") == []
-        page.close()
-    assert troubles == []
+    pages.close()
 
 
 def run(page, steps: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from page import Pages
 from test_play_kernel import shaken
 
 from gncadeq import GrowingCell, MicroCell
@@ -20,27 +21,17 @@ from gncadeq.viz import grown_scene, life_scene, texture_scene, write_play
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Opens a page, and afterwards sees to it that nothing went wrong."""
-    opened, troubles = [], []
+    """Opens a page, and afterwards sees to it that nothing went wrong and nothing was loaded."""
+    pages = Pages(browser)
 
     def open_page(*scenes, address="", setup=None):
-        path = write_play(tmp_path / f"{len(opened)}.html", scenes)
-        page = browser.new_page(viewport={"width": 900, "height": 600})
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        if setup:
-            page.add_init_script(setup)
-        page.goto(path.as_uri() + address)
-        page.evaluate("play.loaded")
+        path = write_play(tmp_path / f"{len(pages.opened)}.html", scenes)
+        page = pages.open(path, address, setup=setup)
         page.evaluate("play.setPlaying(false), play.scene.reset()")
-        opened.append(page)
         return page
 
     yield open_page
-    for page in opened:
-        assert page.evaluate("play.errors") == []
-        page.close()
-    assert troubles == []
+    pages.close()
 
 
 def state(page, channels: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from page import Pages
 from PIL import Image
 from surfaces import sphere
 from torch_geometric.data import Data
@@ -117,30 +118,14 @@ def test_too_many_labels_are_refused(tmp_path):
 @pytest.fixture
 def show(browser, tmp_path):
     """Opens a page, and afterwards sees to it that nothing went wrong and nothing was loaded."""
-    opened, troubles = [], []
+    pages = Pages(browser)
 
     def open_page(*args, width=860, height=300, setup=None, expect_errors=False, **options):
-        path = write_viewer(tmp_path / f"{len(opened)}.html", *args, **options)
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
-        page.set_default_timeout(10_000)
-        if not expect_errors:
-            page.on("console", lambda message: troubles.append(message.text))
-            page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda r: r.url == path.as_uri() or r.url.startswith("data:")
-                or troubles.append(r.url))  # fmt: skip
-        if setup:
-            page.add_init_script(setup)
-        page.goto(path.as_uri())
-        page.evaluate("play.loaded")
-        opened.append((page, expect_errors))
-        return page
+        path = write_viewer(tmp_path / f"{len(pages.opened)}.html", *args, **options)
+        return pages.open(path, "", (width, height), setup, may_fail=expect_errors)
 
     yield open_page
-    for page, expect_errors in opened:
-        if not expect_errors:
-            assert page.evaluate("play.errors") == []
-        page.close()
-    assert troubles == []
+    pages.close()
 
 
 def picture(page) -> np.ndarray:
@@ -160,7 +145,7 @@ def test_page_loads_draws_and_plays(show):
     assert page.locator("#frame-now").inner_text() == "0 / 11"
     page.evaluate("play.setSpeed(play.scene.speeds.indexOf(30))")
     page.locator("#play").click()
-    page.wait_for_timeout(700)
+    page.wait_for_function("play.state.drawn > 2")
     assert page.evaluate("play.state.playing")
     page.locator("#play").click()
     assert not page.evaluate("play.state.playing")
@@ -232,7 +217,7 @@ def test_mouse_and_keys_do_what_the_page_says(show):
     assert moved["pan"][0] > 0
     assert moved["pan"][1] > 0
     page.mouse.wheel(0, -100)
-    page.evaluate("new Promise(f => setTimeout(f, 50))")
+    page.wait_for_function("d => play.stage.camera.distance < d", arg=start["distance"])
     assert page.evaluate("({ ...play.stage.camera })")["distance"] < start["distance"]
     page.keyboard.press("r")
     assert page.evaluate("({ ...play.stage.camera })") == start
