@@ -45,7 +45,7 @@ def test_names_differ():
 
 def test_the_list_and_a_dry_run_start_nothing(monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
-    listed = RUNNER.invoke(app, ["zoo"], env={"COLUMNS": "200"})
+    listed = RUNNER.invoke(app, ["zoo"])
     assert listed.exit_code == 0
     assert all(one.name in listed.output for one in SYSTEMS)
     printed = RUNNER.invoke(app, ["zoo", "conv-deq", "--data-root", "here", "--dry-run"])

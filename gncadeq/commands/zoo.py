@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from gncadeq.commands.options import DataRoot, Device
-from gncadeq.commands.printing import console, remark, say
+from gncadeq.commands.printing import remark, say
 from gncadeq.commands.systems import SYSTEMS, system
 
 _DOCS = "docs/{}.md"
@@ -49,13 +49,12 @@ def zoo(
 
 
 def _list() -> None:
-    from rich.table import Column, Table
-
-    table = Table(Column("name", no_wrap=True), "system", "published", "here", "page")
     for one in SYSTEMS:
-        what = f"{one.title} ({one.source})"
-        table.add_row(one.name, what, one.published, one.here, _DOCS.format(one.page))
-    console.print(table)
+        say(
+            f"{one.name}: {one.title} ({one.source})",
+            f"    published: {one.published}",
+            f"    here: {one.here} ({_DOCS.format(one.page)})",
+        )
     remark("gncadeq zoo NAME runs one, gncadeq zoo NAME --dry-run prints its commands.")
 
 
