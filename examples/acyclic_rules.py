@@ -40,11 +40,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from gncadeq import CascadeCell, GraphDEQ, GraphNCA, Part, SweepCell
+from gncadeq import GraphDEQ, GraphNCA, SweepCell
 from gncadeq.analysis import saved_bytes
-from gncadeq.cells import DistanceCell, SweepGrower
+from gncadeq.cells import SweepGrower
 from gncadeq.datasets import maze, primitives
 from gncadeq.files.json_files import write_json
+from gncadeq.files.weights import save_pretrained
+from gncadeq.models import MazeSolver
+from gncadeq.training.run import versions
 from gncadeq.training.surfaces import pattern_color
 from gncadeq.training.targets import read_rgba
 from gncadeq.transforms import ImageToGraph, NonBacktracking, SurfaceSweeps, Sweeps
@@ -52,19 +55,19 @@ from gncadeq.transforms import ImageToGraph, NonBacktracking, SurfaceSweeps, Swe
 GECKO = Path(__file__).parents[1] / "datasets" / "gecko.png"
 
 
-class MazeSolver(nn.Module):
+class MessageSolver(nn.Module):
     """A message along every directed edge; a label for every node from those that reach it."""
 
     def __init__(self, channels: int = 8, hidden: int = 16) -> None:
         super().__init__()
-        self.deq = GraphDEQ(SweepCell(3, channels, gain=1.5, noise=0.3))
+        self.dynamics: Any = GraphDEQ(SweepCell(3, channels, gain=1.5, noise=0.3))
         self.of_message = nn.Linear(channels, hidden)
         self.of_node = nn.Linear(3, hidden, bias=False)
         self.readout = nn.Linear(hidden, 2)
 
     def forward(self, data: Batch) -> tuple[Tensor, Any]:
         """Logits of the nodes, and the solution of the messages."""
-        z, solution = self.deq(
+        z, solution = self.dynamics(
             data.x, data.edge_index, None, data.batch, batch_size=data.num_graphs,
             return_solution=True,
         )  # fmt: skip
@@ -78,39 +81,14 @@ class MazeSolver(nn.Module):
         return logits
 
 
-class Columns(nn.Module):
-    """Some channels of the injection."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self.first = first
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The channels from the first on."""
-        return x[:, self.first :]
-
-
-class LoopSolver(nn.Module):
-    """Distances to start and goal, and four groups that read farther or nearer neighbours."""
-
-    def __init__(self, channels: int = 8, hidden: int = 16) -> None:
-        super().__init__()
-        sweeps = SweepCell(5, channels, distances=2, gain=1.5, noise=0.3)
-        nn.init.normal_(sweeps.weight_x, std=3**-0.5)
-        marks = Part(DistanceCell(2), nn.Sequential(Columns(1)), ["x"])
-        self.deq = GraphDEQ(CascadeCell([marks, Part(sweeps, reads=[0, "x"])], in_channels=3))
-        self.readout = nn.Sequential(
-            nn.Linear(4 * channels + 3, hidden), nn.Tanh(), nn.Linear(hidden, 2)
-        )
-
-    def forward(self, data: Batch) -> tuple[Tensor, Any]:
-        """Logits of the nodes, and the solution."""
-        z, solution = self.deq(
-            data.x, data.edge_index, None, data.batch, batch_size=data.num_graphs,
-            return_solution=True,
-        )  # fmt: skip
-        logits: Tensor = self.readout(torch.cat([z[:, 2:], data.x], 1))
-        return logits, solution
+def solved(model: nn.Module, data: Batch) -> tuple[Tensor, Any]:
+    """Logits of the nodes of mazes, and the solution."""
+    if isinstance(model, MessageSolver):
+        return model(data)  # type: ignore[no-any-return]
+    return model(  # type: ignore[no-any-return]
+        data.x, data.edge_index, None, data.batch, batch_size=data.num_graphs,
+        return_solution=True,
+    )  # fmt: skip
 
 
 def train(
@@ -162,12 +140,12 @@ def against_bptt(
 def mazes(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Mazes that are trees: messages that don't turn back."""
     to_messages = NonBacktracking()
-    return ways(seed, args, MazeSolver(), to_messages, (0.0,), (0.0,))
+    return ways(seed, args, MessageSolver(), to_messages, (0.0,), (0.0,))
 
 
 def loops(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Mazes with loops: distances order the nodes."""
-    return ways(seed, args, LoopSolver(), lambda data: data, (0.1, 0.2), (0.0, 0.1, 0.2))
+    return ways(seed, args, MazeSolver(), lambda data: data, (0.1, 0.2), (0.0, 0.1, 0.2))
 
 
 def ways(
@@ -182,27 +160,33 @@ def ways(
     def loss() -> Tensor:
         chosen = torch.randint(len(examples), (32,), generator=generator).tolist()
         batch = Batch.from_data_list([examples[k] for k in chosen])
-        return F.cross_entropy(model(batch)[0], batch.y.long())
+        return F.cross_entropy(solved(model, batch)[0], batch.y.long())
 
     row: dict[str, Any] = {"parameters": count(model)}
     row["CPU s"] = train(loss, list(model.parameters()), 2 if args.smoke else 1000, 0.01, 1.0, 0.1)
     model.eval()
+    if isinstance(model, MazeSolver):
+        card = {
+            "command": f"python examples/acyclic_rules.py --tasks loops --seeds {seed}",
+            "versions": versions(),
+        }  # fmt: skip
+        save_pretrained(model, Path(args.out) / f"mazes_{seed}.safetensors", card)
     batch = Batch.from_data_list(examples[:32])
-    deq, most = model.deq, int(model(batch)[1].num_steps.max())
+    deq, most = model.dynamics, int(solved(model, batch)[1].num_steps.max())
 
     def by(dynamics: Any) -> Tensor:
-        model.deq = dynamics
-        return F.cross_entropy(model(batch)[0], batch.y.long())
+        model.dynamics = dynamics
+        return F.cross_entropy(solved(model, batch)[0], batch.y.long())
 
     row |= against_bptt(by, deq, most, [*model.parameters(), batch.x, batch.edge_index])
-    model.deq = deq
+    model.dynamics = deq
     sizes = ((9, 2),) if args.smoke else ((25, 32), (59, 64), (201, 4))[: 3 if args.large else 2]
     for size, number, opened in ((*s, o) for s in sizes for o in test_loops):
         right, nodes, steps, residual = 0, [], 0, 0.0
         for _ in range(number):
             data = Batch.from_data_list([prepare(maze(size, generator, opened))])
             with torch.no_grad():
-                logits, solution = model(data)
+                logits, solution = solved(model, data)
             good = logits.argmax(1) == data.y.long()
             right, steps = right + int(good.all()), max(steps, int(solution.num_steps))
             residual = max(residual, float(solution.residual))

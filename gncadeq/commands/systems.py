@@ -216,7 +216,10 @@ SYSTEMS = (
         "no number",
         "63 or 64 of 64 mazes of 59 × 59, five seeds",
         "results",
-        ("python examples/acyclic_rules.py --tasks mazes",),
+        (
+            "python examples/solve_maze.py",
+            "python examples/acyclic_rules.py --tasks mazes loops",
+        ),
     ),
     System(
         "mdeq",

@@ -15,6 +15,7 @@ from gncadeq.files import tensors as files
 M = TypeVar("M", bound=nn.Module)
 _COMMANDS = {
     "GrowingCell": "run, export and play",
+    "MazeSolver": "zoo mazes (in Python gncadeq.models.MazeSolver)",
     "SweepGrower": "run and play",
     "MicroCell": "play",
     "PixelGraphClassifier": "evaluate, show, analyze, predict, export and play",
@@ -25,7 +26,7 @@ _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 
 
 def pretrained_names() -> list[str]:
-    """The names of the weights that ship with the package."""
+    """The names of the weights of image classifiers that ship with the package."""
     return sorted(p.stem for p in _FOLDER.glob("*.safetensors"))
 
 
@@ -46,7 +47,8 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
         FileNotFoundError: If there is neither such a name nor such a file.
         ValueError: If the file is corrupt or wasn't written by gncadeq.
     """
-    path = _FOLDER / f"{name}.safetensors" if str(name) in pretrained_names() else Path(name)
+    shipped = {p.stem: p for p in _FOLDER.rglob("*.safetensors")}
+    path = shipped.get(str(name), Path(name))
     if not path.is_file():
         near = get_close_matches(str(name), pretrained_names(), n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""

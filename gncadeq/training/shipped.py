@@ -45,7 +45,7 @@ def load_shipped(
         >>> data.num_nodes, z0.shape
         (1024, torch.Size([1024, 16]))
     """
-    cell = load_pretrained(GrowingCell, _FOLDER / f"{name}.safetensors")
+    cell = load_pretrained(GrowingCell, name)
     card: dict[str, Any] = cell.card  # type: ignore[assignment]
     config = GrowConfig(**card["config"])
     if config.on_surface():
@@ -83,4 +83,4 @@ def load_texture(name: str) -> MicroCell:
         >>> load_texture("giraffe")
         MicroCell(12, num_kernels=1, parameters=588)
     """
-    return load_pretrained(MicroCell, _PRETRAINED / "textures" / f"{name}.safetensors")
+    return load_pretrained(MicroCell, name)
