@@ -54,15 +54,14 @@ def cells(data_root: str) -> Iterator[tuple[str, Cell, tuple[Tensor | None, ...]
         yield f"Cora, {name}", WrappedConvCell(conv, 64, **options), (x, edges)
     for alpha in (0.5, 0.1):
         yield f"Cora, PageRank, α = {alpha}", PropagationCell(64, alpha), (x, edges)
-    for name in ("mnist", "mnist-small"):
-        model = ImageClassifier.from_pretrained(name).eval()
-        images = PixelGraphs(data_root, "mnist", False, model.to_graph)
-        for count in (1, 64):
-            data = images.batch(torch.arange(count))
-            graph = (data.edge_index, data.edge_attr)
-            with torch.no_grad():
-                u = model.encode(data.x, *graph)
-            yield f"`{name}`, {count} images", model.dynamics.cell, (u, *graph, data.batch)
+    model = ImageClassifier.from_pretrained("mnist").eval()
+    images = PixelGraphs(data_root, "mnist", False, model.to_graph)
+    for count in (1, 64):
+        data = images.batch(torch.arange(count))
+        graph = (data.edge_index, data.edge_attr)
+        with torch.no_grad():
+            u = model.encode(data.x, *graph)
+        yield f"`mnist`, {count} images", model.dynamics.cell, (u, *graph, data.batch)
     grid = ImageToGraph()(torch.rand(1, 100, 100))
     yield "ConvCell, 100 × 100", ConvCell(1, 16, contraction=0.9), (
         grid.x, grid.edge_index, grid.edge_attr,

@@ -63,7 +63,7 @@ def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", required=True, help="the folder that holds MNIST/raw")
-    parser.add_argument("--models", nargs="*", default=["mnist", "mnist-small", "mnist-pyramid"])
+    parser.add_argument("--models", nargs="*", default=["mnist", "mnist-tiny", "mnist-pyramid"])
     parser.add_argument("--sides", type=int, nargs="*", default=[28, 56, 112])
     parser.add_argument("--graphs", type=int, default=12)
     args = parser.parse_args()

@@ -265,7 +265,7 @@ def test_files_say_what_they_are(files):
 def test_command(tmp_path):
     path = tmp_path / "m.onnx"
     result = CliRunner().invoke(
-        app, ["export", "mnist-small", str(path), "--form", "gather", "--steps", "30", "--check",
+        app, ["export", "mnist", str(path), "--form", "gather", "--steps", "30", "--check",
               "--json", "-"],
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -146,7 +146,7 @@ def test_what_cannot_play_says_so(tmp_path, monkeypatch):
         (["B36/S23"], ["life"]),
         (["maze"], ["maze"]),
         (["gecko"], ["grow"]),
-        (["mnist-small"], ["digits"]),
+        (["mnist-tiny"], ["digits"]),
         (["leopard"], ["texture"]),
         (["voronoi", "--on", "icosphere:2"], ["voronoi"]),
         (

@@ -187,7 +187,7 @@ CASES = {
     "cascade": cascade,
     "pyramid": pyramid,
     "consensus": lambda: consensus("mnist-pyramid"),
-    "consensus of pixels": lambda: consensus("mnist-small"),
+    "consensus of pixels": lambda: consensus("mnist"),
     "averages": lambda: averages("sym"),
     "averages by rows": lambda: averages("row"),
     "averages by Metropolis": lambda: averages("metropolis"),

@@ -55,9 +55,7 @@ def test_links_lead_somewhere(page):
             assert anchor in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads]
 
 
-@pytest.mark.parametrize(
-    "name", ["mnist", "mnist-pyramid", "mnist-crop", "mnist-small", "mnist-tiny", "digits"]
-)
+@pytest.mark.parametrize("name", ["mnist", "mnist-pyramid", "mnist-crop", "mnist-tiny", "digits"])
 def test_pictures_of_the_readme_are_there(name):
     for path in re.findall(r"!\[.*?\]\((.*?)\)", README, re.S):
         assert (REPOSITORY / path).is_file(), path
