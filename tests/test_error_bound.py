@@ -199,7 +199,7 @@ def test_rates_of_a_batch_are_those_of_its_graphs():
     assert repr(certificate) == f"Certificate(rate={whole:.3g}, inf, {part:.3g}, {whole:.3g})"
     z = torch.rand(batch.num_nodes, 4).double()
     rest, kept = Partition(batch.batch, batch.num_nodes), torch.tensor([False, True, True, True])
-    nodes, rest = rest.restrict(kept)
+    nodes, rest = rest.restrict(kept.numpy())
     restricted = certificate.restrict(nodes, kept)
     assert restricted.rate.tolist() == certificate.rate.tolist()[1:]
     assert restricted.error_bound(z[nodes], z[nodes], rest).isinf().tolist() == [True, False, False]

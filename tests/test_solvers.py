@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from toys import SOLVERS
@@ -199,15 +199,25 @@ def test_auto_takes_plain_steps_as_long_as_two_halve_the_residual():
         torch.testing.assert_close(alone.state, both.state[rows], rtol=0, atol=1e-12)
 
 
-def test_distances_are_remembered_for_the_same_states_alone():
-    p, z = Partition(torch.tensor([0, 0, 1]), 3), torch.zeros(3, 1)
-    with torch.no_grad():
-        for size in (3.0, 4.0):
-            fz = torch.full((3, 1), size)
-            for _ in range(2):
-                torch.testing.assert_close(p.distance(z, fz), size * torch.tensor([2.0**0.5, 1.0]))
-        again = pickle.loads(pickle.dumps(p))
-        torch.testing.assert_close(again.distance(z, z), torch.zeros(2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_of_every_graph_are_read_at_once(dtype):
+    """Zeros, and squares beyond the range of the type, included."""
+    p = Partition(torch.tensor([0, 0, 1, 3]), 4, 4)
+    ones = torch.ones(4, 2, dtype=dtype)
+    expected = np.array([2.0, 2.0**0.5, 0.0, 2.0**0.5])
+    huge = 1e30 if dtype == torch.float32 else 1e200
+    for sizes in ((1.0, 3.0), (1.0, 0.0), (1.0, huge), (1 / huge, 1.0)):
+        for exact in (False, True):
+            found = p.norms(*(size * ones for size in sizes), exact=exact)
+            assert found.dtype == (np.float32 if dtype == torch.float32 else np.float64)
+            for size, row in zip(sizes, found, strict=True):
+                np.testing.assert_allclose(row, size * expected, rtol=1e-6)
+    bad = ones.clone()
+    bad[2] = float("nan")
+    found = p.norms(bad, huge * bad)
+    assert np.isnan(found[:, 1]).all()
+    np.testing.assert_allclose(found[0, [0, 2, 3]], expected[[0, 2, 3]], rtol=1e-6)
+    assert p.restrict(np.array([True, False, True, True]))[1].count.tolist() == [2, 0, 1]
 
 
 def test_history_bounds_memory():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.dynamics.solution import Solution, Status
+from gncadeq.dynamics.solvers.base import on_device, read
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import OptTensor
 
@@ -31,12 +32,12 @@ def attach_finite(
             step that needs the whole batch.
     """
     z = solution.state
-    broken = solution.status == Status.NON_FINITE
-    if not bool(broken.any()):
+    broken = read(solution.status) == Status.NON_FINITE
+    if not broken.any():
         return attach(z, partition, None, None)
     if restrict:
         nodes, rest = partition.restrict(~broken)
         return z.index_copy(0, nodes, attach(z[nodes], rest, nodes, None))
-    gone = broken[partition.batch]
+    gone = on_device(broken, z)[partition.batch]
     rows = gone.unsqueeze(1)
     return torch.where(rows, z, attach(z.masked_fill(rows, 0.0), partition, None, gone))

@@ -151,11 +151,10 @@ class _Loop:
     ) -> None:
         self.tol, self.measure = tol, measure
         measure.start(z0, partition)
-        self.state = z0.clone()  # of all graphs, as they end
+        self.state = self.start = z0  # of all graphs, as they end
         self.history: list[Numbers] = []
         self.f, self.z, self.best, self.partition = _Counted(step), z0, z0, partition
         self.nodes: OptTensor = None  # None is everywhere
-        self.first = partition.norm(z0)
         self.progress: Progress | None = None
         self.sizes: Numbers | None = None  # of the residuals that were looked at
         self.wasted = 0.0  # steps spent on graphs that have ended
@@ -175,18 +174,13 @@ class _Loop:
             How many graphs go on.
         """
         p, z = self.partition, self.z
-        rel, diff, size = self.measure(z, fz, p)
-        rows = [rel, diff, size]
+        numbers = self.measure(z, fz, p)
         if self.progress is None:
-            rows += [p.sum(torch.ones_like(p.batch)).to(rel.dtype), self.first]
-        # All that decides how to go on is read of the device at once.
-        numbers = read(torch.stack(rows))
-        if self.progress is None:
-            self.progress = Progress(numbers[3], numbers[4], self.tol)
+            self.progress = Progress(p.count, self.measure.first, self.tol)
         progress = self.progress
         if trace:
             self.history.append(progress.row(numbers[0]))
-        progress.check(k, numbers[:3], last)
+        progress.check(k, numbers, last)
         self.sizes = None if self.measure.criterion == "channel" else numbers[1]
         if progress.worse:
             z = torch.where(columns(progress.better, p), z, self.best)
@@ -198,10 +192,14 @@ class _Loop:
     def _end(self, k: int, progress: Progress) -> None:
         ended, state = progress.ended, self.best
         unclear = bool((ended & ~progress.converged).any())
-        gone = progress.end(k, self.f.calls, read(self.partition.norm(state)) if unclear else None)
+        gone = progress.end(k, self.f.calls, self.partition.norms(state)[0] if unclear else None)
         if gone.any():
             state = torch.where(columns(gone, self.partition), float("nan"), state)
-        rows, nodes = columns(ended, self.partition), self.nodes
+        nodes = self.nodes
+        if nodes is None and ended.all():
+            self.state = state.clone()
+            return
+        rows = columns(ended, self.partition)
         if nodes is None:
             self.state = torch.where(rows, state, self.state)
         else:
@@ -219,15 +217,14 @@ class _Loop:
         self.wasted += (1 - progress.left_nodes / max(1, p.num_nodes)) * check_every
         if self.wasted < _COMPACTION_COST:
             return fz
-        graphs = on_device(progress.open, p.batch)
-        keep, smaller = p.restrict(graphs)
+        keep, smaller = p.restrict(progress.open)
         self.method.restrict(keep, progress.open)
         self.sizes = None if self.sizes is None else self.sizes[progress.open]
-        self.measure.restrict(keep, graphs)
+        self.measure.restrict(keep, progress.open)
         self.f.step = self.f.step.restrict(keep)
         self.nodes = keep if self.nodes is None else self.nodes[keep]
         self.z, self.best = self.z[keep], self.best[keep]
-        self.scale = None if self.scale is None else self.scale[graphs]
+        self.scale = None if self.scale is None else self.scale[on_device(progress.open, keep)]
         progress.keep()
         self.partition = self.method.partition = smaller
         self.wasted = 0.0
@@ -248,7 +245,9 @@ class _Loop:
 
     def _proposal(self, z: Tensor, fz: Tensor) -> Tensor:
         sizes, self.sizes = self.sizes, None
-        self.method.watch(z, fz, read(self.partition.distance(z, fz)) if sizes is None else sizes)
+        if sizes is None:
+            sizes = self.partition.norms(fz - z)[0]
+        self.method.watch(z, fz, sizes)
         return self.method.propose(z, fz)
 
     def step(self, z: Tensor) -> Tensor:
@@ -263,14 +262,15 @@ class _Loop:
         del self.method  # which knows this loop: nothing is left for the garbage collector
         found = self.progress
         if found is None:  # there is no graph
-            found = Progress(read(self.first), read(self.first), self.tol)
+            found = Progress(np.zeros(0), read(self.state.new_zeros(0)), self.tol)
 
         def tensor(numbers: Numbers) -> Tensor:
             return on_device(numbers, self.state)
 
         residual, diff, norm = map(tensor, found.outcome)
         trace = tensor(np.stack(self.history)) if self.history else None
+        state = self.state.clone() if self.state is self.start else self.state
         return Solution(
-            self.state, residual, diff, norm, tensor(found.steps), tensor(found.evaluations),
+            state, residual, diff, norm, tensor(found.steps), tensor(found.evaluations),
             tensor(found.status), self.tol, trace,
         )  # fmt: skip

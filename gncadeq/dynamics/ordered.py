@@ -6,6 +6,7 @@ import torch
 
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
+from gncadeq.dynamics.solvers.base import on_device
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import OrderedStep
 
@@ -20,7 +21,7 @@ def substituted(step: OrderedStep, partition: Partition, tol: float) -> Solution
         tol: The relative residual that counts as converged; it is zero but for rounding.
     """
     z = step.substitute()
-    residual, diff, size = Residual("graph", 0.0)(z, step(z), partition)
+    residual, diff, size = on_device(Residual("graph", 0.0)(z, step(z), partition), z)
     finite = residual.isfinite()
     status = torch.where(residual <= tol, int(Status.CONVERGED), int(Status.MAX_STEPS))
     status = status.masked_fill(~finite, int(Status.NON_FINITE))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice
 from gncadeq.choices import Criterion
+from gncadeq.dynamics.solvers.base import Numbers, on_device, read
 from gncadeq.graph.partition import Partition
 
 
@@ -32,7 +34,12 @@ class Residual:
         criterion: ``"graph"``, ``"node"``, ``"channel"`` or ``"error"``.
         floor: The bound from below instead.
         certificate: That of ``"error"``.
+
+    Attributes:
+        first: ``[num_graphs]``, the norms of the start of a solve.
     """
+
+    first: Numbers
 
     def __init__(
         self,
@@ -48,52 +55,62 @@ class Residual:
                 "with a 'contraction'"
             )
         self.certificate = certificate
-        self.floor: float | Tensor | None = floor
+        self.floor: Any = floor  # a number, or tensors of parts, or numbers of graphs
+        self._start: Tensor | None = None
 
     def start(self, z0: Tensor, partition: Partition) -> None:
-        """Take in the start of a solve."""
-        if self.floor is None:
-            size = self._sizes(z0, partition)
-            kind = torch.finfo(z0.dtype)
-            self.floor = (kind.eps * size).nan_to_num(nan=0.0, posinf=0.0)
-            if self.criterion != "graph":
-                # Signals may fade into what is too small for a relative difference.
-                self.floor = self.floor.clamp(min=kind.tiny / kind.eps)
+        """Take in the start of a solve, whose norms :attr:`first` has after the next call."""
+        self._start = z0
+        if self.floor is None and self.criterion != "graph":
+            size, kind = self._sizes(z0, partition), torch.finfo(z0.dtype)
+            floor = (kind.eps * size).nan_to_num(nan=0.0, posinf=0.0)
+            # Signals may fade into what is too small for a relative difference.
+            self.floor = floor.clamp(min=kind.tiny / kind.eps)
 
-    def __call__(
-        self, z: Tensor, fz: Tensor, partition: Partition
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    @np.errstate(invalid="ignore", divide="ignore", over="ignore")
+    def __call__(self, z: Tensor, fz: Tensor, partition: Partition) -> Numbers:
         """Measure a state.
 
         Returns:
-            Each ``[num_graphs]``: the relative residual, infinite where anything isn't finite;
+            ``[3, num_graphs]``: the relative residual, infinite where anything isn't finite;
             ``‖f(z) − z‖``; and ``‖f(z)‖``.
         """
-        diff, size = partition.distance(z, fz), partition.norm(fz)
-        parts = (diff, size) if self.criterion == "graph" else (
-            self._sizes(fz - z, partition), self._sizes(fz, partition))  # fmt: skip
-        scale = parts[1] if self.floor is None else parts[1].clamp(min=self.floor)
-        if self.criterion == "error" and self.certificate is not None:
-            rel = self.certificate.from_residual(parts[0], scale)
+        change, start, self._start = fz - z, self._start, None
+        values = (change, fz) if start is None else (change, fz, start)
+        diff, size, *first = partition.norms(*values, exact=start is not None)
+        if start is not None:
+            self.first = first[0]
+            if self.floor is None:
+                floor = torch.finfo(z.dtype).eps * self.first
+                self.floor = np.where(np.isfinite(floor), floor, 0.0).astype(floor.dtype)
+        if self.criterion == "graph":
+            rel = diff / (size if self.floor is None else np.maximum(size, self.floor))
+            rel = np.where(np.isnan(rel), 0.0, rel)  # 0 / 0 is at rest
         else:
-            rel = (parts[0] / scale).nan_to_num(nan=0.0, posinf=float("inf"))  # 0 / 0 is at rest
-        if self.criterion == "node":
-            rel = partition.largest(rel)
-        elif self.criterion == "channel":
-            rel = rel.amax(1)
-        finite = torch.maximum(diff, size) < float("inf")  # a maximum with NaN is NaN
-        return torch.where(finite, rel, float("inf")), diff, size
+            rel = read(self._largest(change, fz, partition))
+        finite = np.maximum(diff, size) < np.inf  # a maximum with NaN is NaN
+        return np.stack([np.where(finite, rel, np.inf).astype(diff.dtype), diff, size])
 
-    def restrict(self, nodes: Tensor, graphs: Tensor) -> None:
+    def _largest(self, change: Tensor, fz: Tensor, partition: Partition) -> Tensor:
+        """The relative residuals of parts, of which the largest of a graph counts."""
+        diff, scale = self._sizes(change, partition), self._sizes(fz, partition)
+        scale = scale.clamp(min=self.floor)  # type: ignore[arg-type, type-var]
+        if self.criterion == "error" and self.certificate is not None:
+            return self.certificate.from_residual(diff, scale)
+        rel = (diff / scale).nan_to_num(nan=0.0, posinf=float("inf"))  # 0 / 0 is at rest
+        return partition.largest(rel) if self.criterion == "node" else rel.amax(1)
+
+    def restrict(self, nodes: Tensor, graphs: Numbers) -> None:
         """Keep ``nodes`` (indices) of ``graphs`` (a mask)."""
-        if isinstance(self.floor, Tensor):
-            self.floor = self.floor[nodes if self.criterion == "node" else graphs]
+        if isinstance(self.floor, np.ndarray):
+            self.floor = self.floor[graphs]
+        elif isinstance(self.floor, Tensor):
+            kept = nodes if self.criterion == "node" else on_device(graphs, nodes)
+            self.floor = self.floor[kept]
         if self.certificate is not None:
-            self.certificate = self.certificate.restrict(nodes, graphs)
+            self.certificate = self.certificate.restrict(nodes, on_device(graphs, nodes))
 
     def _sizes(self, value: Tensor, partition: Partition) -> Tensor:
-        if self.criterion == "graph":
-            return partition.norm(value)
         if self.criterion == "error" and self.certificate is not None:
             return self.certificate.norm(value, partition)
         if self.criterion == "channel":

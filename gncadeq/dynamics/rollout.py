@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +18,7 @@ from gncadeq.dynamics.of_cell import Dynamics
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.shared import SharedStep, with_halo
 from gncadeq.dynamics.solution import Solution, Status, warn
+from gncadeq.dynamics.solvers.base import on_device
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.graph.halo import Halo, SharedPartition
 from gncadeq.graph.partition import Partition
@@ -215,17 +217,22 @@ class GraphNCA(Dynamics):
     def _solution(
         self, step: Step, z: Tensor, start: Tensor, middle: Tensor, partition: Partition, steps: int
     ) -> Solution:
-        residual, diff, size = Residual(self.criterion, 0.0)(z, step(z).to(z.dtype), partition)
+        numbers = Residual(self.criterion, 0.0)(z, step(z).to(z.dtype), partition)
+        residual, diff, size = numbers
+        first, moved, lately = partition.norms(start, start - z, middle - z)
         # A state that has grown, has moved by a quarter of its size in the second half of the run,
         # and goes on at half its average speed or faster, is not at rest, however small its step is
         # beside it: z + 1 never is.
         onwards = diff * (self.step_size * self.fire_rate * steps)
-        away = (size > 2 * partition.norm(start)) & (onwards > 0.5 * partition.distance(start, z))
-        rest = (residual <= self.tol) & ~(away & (partition.distance(middle, z) > 0.25 * size))
-        status = torch.where(rest, int(Status.CONVERGED), int(Status.MAX_STEPS))
-        status = torch.where(diff.isfinite() & size.isfinite(), status, int(Status.NON_FINITE))
+        away = (size > 2 * first) & (onwards > 0.5 * moved) & (lately > 0.25 * size)
+        code = np.where(
+            (residual <= self.tol) & ~away, int(Status.CONVERGED), int(Status.MAX_STEPS)
+        )
+        code = np.where(np.isfinite(diff) & np.isfinite(size), code, int(Status.NON_FINITE))
+        status = on_device(code, z)
         count = torch.full_like(status, steps)
-        return Solution(z.detach(), residual, diff, size, count, count + 1, status, self.tol)
+        rel, change, norm = on_device(numbers, z)
+        return Solution(z.detach(), rel, change, norm, count, count + 1, status, self.tol)
 
     def as_deq(self, **options: Any) -> GraphDEQ:
         """The same cell object, solved to equilibrium, by the same ``tol`` and ``criterion``.

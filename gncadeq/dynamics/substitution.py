@@ -14,6 +14,7 @@ from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.ordered import substituted
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
+from gncadeq.dynamics.solvers.base import on_device
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import OptTensor, OrderedStep, StagedStep
 
@@ -114,7 +115,7 @@ def _together(
         rel = torch.where(diff == 0, 0.0, diff / size).nan_to_num(nan=float("inf"))
     else:
         measure = Residual(core.criterion, 0.0 if floor is None else floor)
-        rel, diff, norm = measure(state, image, partition)
+        rel, diff, norm = on_device(measure(state, image, partition), state)
         evaluations = evaluations + 1
     rank = {status: number for number, status in enumerate(_RANK)}
     order = torch.tensor([rank[s] for s in Status], device=state.device)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchdeq.solver import get_solver
@@ -25,7 +26,7 @@ from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.residual import Residual
 from gncadeq.dynamics.solution import Solution, Status
 from gncadeq.dynamics.solvers import make_solver, solver_names
-from gncadeq.dynamics.solvers.base import on_device, read
+from gncadeq.dynamics.solvers.base import columns, on_device
 from gncadeq.graph.partition import Partition
 from gncadeq.typing import Step
 
@@ -57,10 +58,10 @@ class _Packing:
     """Ragged ``[num_nodes, C]`` to padded ``[num_graphs, longest * C]`` and back."""
 
     def __init__(self, partition: Partition) -> None:
-        count = torch.bincount(partition.batch, minlength=partition.num_graphs)
-        first = count.cumsum(0) - count
-        node = torch.arange(partition.num_nodes, device=count.device)
-        self.longest = int(count.max()) if count.numel() else 0
+        count = partition.count
+        first = on_device(count.cumsum() - count, partition.batch)
+        node = torch.arange(partition.num_nodes, device=first.device)
+        self.longest = int(count.max(initial=0))
         self.slot = partition.batch * self.longest + node - first[partition.batch]
         self.num_graphs = partition.num_graphs
 
@@ -83,29 +84,29 @@ class _Watched:
         self.measure = measure
         self.measure.start(z0, partition)
         self.state, self.calls = z0, 0
-        self.residual = z0.new_full((partition.num_graphs,), float("inf"))
-        self.residual_abs = self.image_norm = self.residual
-        self.finite = torch.ones_like(self.residual, dtype=torch.bool)
+        self.best = np.full((3, partition.num_graphs), np.inf)
+        self.finite = np.ones(partition.num_graphs, bool)
         self.converged = ~self.finite
-        self.growth = Growth(read(partition.norm(z0)), tol)
+        self.growth: Growth | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
         z = self.packing.unpack(rows, self.channels)
         fz = self.step(z).to(z.dtype)
         self.calls += 1
-        rel, diff, size = self.measure(z, fz, self.partition)
-        self.finite = rel.isfinite()
-        checked = self.growth.check(read(diff), read(size))
-        away = on_device(checked[0] | checked[1], z)
+        numbers = self.measure(z, fz, self.partition)
+        self.growth = self.growth or Growth(self.measure.first, self.tol)
+        rel, diff, size = numbers
+        self.finite = np.isfinite(rel)
+        lost, large = self.growth.check(diff, size)
+        away = lost | large
         rest = (rel <= self.tol) & ~away
         # A state that ran away may have had a smaller residual than the first one at rest.
-        better = self.finite & (rel <= self.residual) & ~(self.converged & away)
+        better = self.finite & (rel <= self.best[0]) & ~(self.converged & away)
         better = better | (rest & ~self.converged)
         self.converged = self.converged | rest
-        self.state = torch.where(better[self.partition.batch].unsqueeze(1), z, self.state)
-        self.residual = torch.where(better, rel, self.residual)
-        self.residual_abs = torch.where(better, diff, self.residual_abs)
-        self.image_norm = torch.where(better, size, self.image_norm)
+        if better.any():
+            self.state = torch.where(columns(better, self.partition), z, self.state)
+        self.best = np.where(better, numbers, self.best).astype(numbers.dtype)
         return self.packing.pack(fz)
 
 
@@ -132,13 +133,11 @@ def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partit
         early = True
     early = early or watched.calls < max_steps
     code = int(Status.STALLED if early else Status.MAX_STEPS)
-    status = torch.where(watched.finite, code, int(Status.NON_FINITE))
-    status = torch.where(watched.converged, int(Status.CONVERGED), status)
+    ends = np.where(watched.finite, code, int(Status.NON_FINITE))
+    status = on_device(np.where(watched.converged, int(Status.CONVERGED), ends), z0)
     count = torch.full_like(status, watched.calls)
-    return Solution(
-        watched.state, watched.residual, watched.residual_abs, watched.image_norm, count - 1,
-        count, status, tol,
-    )  # fmt: skip
+    rel, diff, size = on_device(watched.best, z0)
+    return Solution(watched.state, rel, diff, size, count - 1, count, status, tol)
 
 
 @dataclass(frozen=True)

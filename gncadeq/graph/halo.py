@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -186,6 +188,15 @@ class SharedPartition(Partition):
     def largest(self, value: Tensor) -> Tensor:
         """The largest of non-negative values ``[num_nodes]`` of all nodes: ``[1]``."""
         return self.halo.gathered(self.mine.largest(value)).amax(0)
+
+    @cached_property
+    def count(self) -> NDArray[Any]:
+        """``[1]``, the number of all nodes."""
+        mine = torch.tensor([self.num_nodes], device=self.batch.device)
+        return self.halo.gathered(mine).sum(0).cpu().numpy()
+
+    def _squares(self, values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        return self.halo.gathered(self.mine._squares(values, dtype)).sum(0)
 
     def norm(self, value: Tensor) -> Tensor:
         """Euclidean norm over all nodes and channels: ``[1]``."""

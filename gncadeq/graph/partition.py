@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.check import check_count
@@ -40,7 +41,7 @@ class Partition:
         tensor([3., 5.])
     """
 
-    _distance: tuple[Any, Any, Tensor] | None = None
+    _rows: Tensor | None = None
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Partition:
             num_nodes = check_count("num_nodes", num_nodes)
             if num_graphs is not None:
                 num_graphs = check_count("num_graphs", num_graphs)
+        given = batch
         if batch is None:
             device = like.device if like is not None else None
             batch = torch.zeros(num_nodes, dtype=torch.long, device=device)
@@ -69,25 +71,60 @@ class Partition:
             )
         if batch.is_floating_point() or batch.dtype == torch.bool:
             raise ValueError(f"Expected integer 'batch' (got {batch.dtype})")
-        if torch.compiler.is_compiling() and num_graphs is not None:  # which sees no values
-            self.batch, self.num_graphs = batch, num_graphs
-            return
+        self.batch, self.num_graphs = batch, 1 if num_graphs is None else num_graphs
+        if given is None or (torch.compiler.is_compiling() and num_graphs is not None):
+            return  # nothing to check, or no values to see
+        if num_graphs is None:
+            num_graphs = int(batch[-1]) + 1 if num_nodes else 0
         first, last, descents = 0, -1, 0
-        if batch.numel():  # one question to a device
+        if num_nodes:  # one question to a device
             descent = (batch[1:] < batch[:-1]).sum()
-            first, last, descents = torch.stack([batch[0], batch[-1], descent]).tolist()
+            until = torch.searchsorted(
+                batch, torch.arange(num_graphs, device=batch.device), right=True
+            )
+            asked = torch.cat([until, torch.stack([batch[0], batch[-1], descent])])
+            *ends, first, last, descents = asked.tolist()
+            self.count = np.diff(ends, prepend=0)
         if descents:
             raise ValueError(
                 "Expected 'batch' in ascending order (got an unsorted one). Sort the nodes by "
                 "graph, as torch_geometric.data.Batch does"
             )
-        if num_graphs is None:
-            num_graphs = last + 1
         if not (first >= 0 and last < num_graphs):
             raise ValueError(
                 f"Expected 'batch' entries in [0, {num_graphs}) (got {first} to {last})"
             )
-        self.batch, self.num_graphs = batch, num_graphs
+        self.num_graphs = num_graphs
+
+    @classmethod
+    def of(
+        cls,
+        batch: Tensor | Partition | None,
+        num_nodes: int,
+        num_graphs: int | None = None,
+        like: Tensor | None = None,
+    ) -> Partition:
+        """A partition; one that is made and checked already is returned as it is.
+
+        Raises:
+            ValueError: If it is one of another number of nodes.
+        """
+        if not isinstance(batch, Partition):
+            return cls(batch, num_nodes, num_graphs, like)
+        if batch.num_nodes != num_nodes:
+            raise ValueError(
+                f"Expected a partition of {num_nodes} nodes, as many as 'x' has (got one of "
+                f"{batch.num_nodes})"
+            )
+        return batch
+
+    @cached_property
+    def count(self) -> NDArray[Any]:
+        """``[num_graphs]``, the number of nodes of every graph, on the host."""
+        if self.num_graphs == 1:
+            return np.array([self.num_nodes])
+        count: NDArray[Any] = torch.bincount(self.batch, minlength=self.num_graphs).cpu().numpy()
+        return count
 
     def check_edges(self, edge_index: Adj, layout: StateLayout | None = None) -> None:
         """Raise a ValueError if an edge joins two graphs, with rows as ``layout`` names them."""
@@ -115,7 +152,7 @@ class Partition:
 
     def part(self, nodes: Tensor) -> Partition:
         """Some nodes of every graph, given their ascending indices."""
-        return Partition(self.batch[nodes], nodes.numel(), self.num_graphs)
+        return self._made(self.batch[nodes], self.num_graphs)
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum ``[num_nodes, ...]`` over the nodes of each graph: ``[num_graphs, ...]``."""
@@ -157,18 +194,46 @@ class Partition:
         norm: Tensor = scale.squeeze(1) * torch.linalg.vector_norm(channels / scale, dim=1)
         return norm.to(value.dtype)
 
-    def distance(self, z: Tensor, fz: Tensor) -> Tensor:
-        r""":math:`\lVert f(\mathbf{z}) - \mathbf{z} \rVert` of each graph: ``[num_graphs]``.
+    def norms(self, *values: Tensor, exact: bool = False) -> NDArray[Any]:
+        """Do what :meth:`norm` does for several states, and read all of it of the device at once.
 
-        The residual, a solver and its safeguard ask for the same one in turn, so the last is
-        remembered, without keeping the states.
+        Args:
+            values: States of one type.
+            exact: Square in the widest type, which takes longer, and no second look at states that
+                are zero.
+
+        Returns:
+            ``[len(values), num_graphs]``, on the host.
         """
-        last = self._distance
-        if last is None or last[0]() is not z or last[1]() is not fz:
-            last = weakref.ref(z), weakref.ref(fz), self.norm(fz - z)
-            if not torch.is_grad_enabled():
-                self._distance = last
-        return last[2]
+        kind = widest(values[0].device) if exact else values[0].dtype
+        with torch.no_grad():
+            square = self._squares(values, kind).cpu().numpy()
+            limit = torch.finfo(kind)
+            if ((square <= limit.tiny / limit.eps) | (square >= limit.max * limit.eps)).any():
+                wide = widest(values[0].device)
+                if kind != wide:
+                    return self.norms(*values, exact=True)
+                if values[0].dtype == wide:
+                    return torch.stack([self.norm(value) for value in values]).cpu().numpy()
+        single = values[0].dtype == torch.float32
+        norms: NDArray[Any] = np.sqrt(square).astype(np.float32 if single else np.float64)
+        return norms
+
+    def _squares(self, values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """``[len(values), num_graphs]`` squared norms of states, of nodes in ``dtype``, of graphs
+        in the widest type."""
+        size = values[0].new_empty(len(values), self.num_nodes, dtype=dtype)
+        for value, row in zip(values, size, strict=True):
+            torch.linalg.vector_norm(value, dim=1, dtype=dtype, out=row)
+        square = torch.empty_like(size, dtype=widest(size.device))
+        torch.mul(size, size, out=square)
+        if self.num_graphs == 1:
+            return square.sum(1, keepdim=True)
+        if self._rows is None or self._rows.numel() != square.numel():
+            number = torch.arange(len(values), device=size.device) * self.num_graphs
+            self._rows = (self.batch + number[:, None]).flatten()
+        total = square.new_zeros(len(values) * self.num_graphs)
+        return total.index_add_(0, self._rows, square.flatten()).view(len(values), -1)
 
     def channel_norm(self, value: Tensor) -> Tensor:
         """Euclidean norm over the nodes of each graph: ``[num_graphs, channels]``."""
@@ -208,7 +273,7 @@ class Partition:
     @cached_property
     def _pieces(self) -> tuple[Tensor, Tensor]:
         """Where every thousand nodes of a graph begin, and whose they are."""
-        count = torch.bincount(self.batch, minlength=self.num_graphs)
+        count = torch.from_numpy(self.count).to(self.batch.device)
         pieces = (count + _PIECE - 1) // _PIECE
         graph = torch.arange(self.num_graphs, device=count.device).repeat_interleave(pieces)
         first = F.pad(pieces.cumsum(0), (1, 0))[graph]
@@ -220,20 +285,24 @@ class Partition:
     def _node(self) -> Tensor:
         return torch.arange(self.num_nodes, device=self.batch.device)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_distance": None}
-
-    def restrict(self, graphs: Tensor) -> tuple[Tensor, Partition]:
-        """Keep the graphs marked in ``graphs`` ``[num_graphs]``.
+    def restrict(self, graphs: NDArray[Any]) -> tuple[Tensor, Partition]:
+        """Keep the graphs marked in ``graphs`` ``[num_graphs]``, a mask on the host.
 
         Returns:
             The ascending indices of the kept nodes, and their partition.
         """
-        nodes = graphs[self.batch].nonzero().flatten()
-        new = object.__new__(Partition)
-        new.batch = (graphs.cumsum(0) - 1)[self.batch[nodes]]
-        new.num_graphs = int(graphs.sum())
+        place = torch.from_numpy(np.where(graphs, graphs.cumsum() - 1, -1)).to(self.batch.device)
+        place = place[self.batch]
+        nodes = (place >= 0).nonzero().flatten()
+        new = self._made(place[nodes], int(graphs.sum()))
+        new.count = self.count[graphs]
         return nodes, new
+
+    @staticmethod
+    def _made(batch: Tensor, num_graphs: int) -> Partition:
+        new = object.__new__(Partition)
+        new.batch, new.num_graphs = batch, num_graphs
+        return new
 
     def __repr__(self) -> str:
         return (
