@@ -35,8 +35,8 @@ _INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # by boolea
 
 _VIEWS = {
     "_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach",
-    "diagonal", "empty", "expand", "lift_fresh", "new_empty", "permute", "select", "slice", "split",
-    "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
+    "diagonal", "empty", "empty_like", "expand", "lift_fresh", "new_empty", "permute", "select",
+    "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from toys import SOLVERS, conv_cell
@@ -94,3 +95,24 @@ def test_an_overflown_loss_stays_overflown_and_says_nothing(small):
     (grad,) = torch.autograd.grad(z, x, weight)
     assert not bool(grad[small.batch == 0].isfinite().all())
     assert bool(grad[small.batch == 1].isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_of_every_graph_are_read_at_once(dtype):
+    """Zeros, and squares beyond the range of the type, included."""
+    p = Partition(torch.tensor([0, 0, 1, 3]), 4, 4)
+    ones = torch.ones(4, 2, dtype=dtype)
+    expected = np.array([2.0, 2.0**0.5, 0.0, 2.0**0.5])
+    huge = 1e30 if dtype == torch.float32 else 1e200
+    for sizes in ((1.0, 3.0), (1.0, 0.0), (1.0, huge), (1 / huge, 1.0)):
+        for exact in (False, True):
+            found = p.norms(*(size * ones for size in sizes), exact=exact)
+            assert found.dtype == (np.float32 if dtype == torch.float32 else np.float64)
+            for size, row in zip(sizes, found, strict=True):
+                np.testing.assert_allclose(row, size * expected, rtol=1e-6)
+    bad = ones.clone()
+    bad[2] = float("nan")
+    found = p.norms(bad, huge * bad)
+    assert np.isnan(found[:, 1]).all()
+    np.testing.assert_allclose(found[0, [0, 2, 3]], expected[[0, 2, 3]], rtol=1e-6)
+    assert p.restrict(np.array([True, False, True, True]))[1].count.tolist() == [2, 0, 1]

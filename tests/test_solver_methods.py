@@ -262,3 +262,25 @@ def test_torchdeqs_solvers_end_with_a_status(name, monkeypatch):
     torch.testing.assert_close(stalled.state, step(z0))
     with pytest.warns(UserWarning, match=r"STALLED.*try another solver"):
         stalled.report("warn")
+
+
+@pytest.mark.parametrize("seed", [21, 37, 40])
+def test_auto_leaves_plain_steps_in_a_batch_as_it_does_alone(seed):
+    """The residual of the second graph more than doubles before it falls; Anderson's method has
+    begun for the first by then, and must not take the plain step for a bad proposal of its own."""
+    g = torch.Generator().manual_seed(seed)
+    shear = torch.triu(torch.randn(4, 4, generator=g), 1).double() * 2
+    matrix = shear + torch.diag(0.3 * torch.rand(4, generator=g).double())
+    bias = torch.randn(4, 1, generator=g).double()
+
+    def run(first):
+        def f(z):
+            return torch.cat([0.97 * z[:first] + 0.1, matrix @ z[first:] + bias])
+
+        batch = torch.tensor([0] * first + [first] * 4)
+        p = Partition(batch, len(batch))
+        return solve(f, torch.zeros(len(batch), 1).double(), p, tol=1e-6)
+
+    alone, both = run(0), run(1)
+    assert int(alone.num_steps[0]) == int(both.num_steps[1])
+    torch.testing.assert_close(alone.state, both.state[1:], rtol=0, atol=1e-12)

@@ -34,7 +34,7 @@ from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.dynamics.substitution import solve_parts
 from gncadeq.graph.halo import Halo, SharedPartition
 from gncadeq.graph.layout import FlatGraph, device_of
-from gncadeq.graph.partition import Partition
+from gncadeq.graph.partition import Partition, index_of
 from gncadeq.typing import Adj, EdgeType, OptTensor, OrderedStep, StagedStep, Step
 
 
@@ -157,7 +157,7 @@ class GraphDEQ(Dynamics, HasOptions):
         x: Tensor | Mapping[str, Tensor],
         edge_index: Adj | Mapping[EdgeType, Tensor] | None = None,
         edge_attr: OptTensor | Mapping[EdgeType, Tensor] = None,
-        batch: OptTensor | Mapping[str, Tensor] = None,
+        batch: OptTensor | Mapping[str, Tensor] | Partition = None,
         *,
         z0: OptTensor | Mapping[str, Tensor] = None,
         batch_size: int | None = None,
@@ -175,7 +175,8 @@ class GraphDEQ(Dynamics, HasOptions):
                 data.batch_dict)``, and so are ``z0`` and what is returned.
             edge_index: Edge indices.
             edge_attr: What the cell wants to know of every edge.
-            batch: Ascending graph index of every node; ``None`` for a single graph.
+            batch: Ascending graph index of every node, or the :class:`Partition` made of it;
+                ``None`` for a single graph.
             z0: The start ``[num_nodes, channels]``; by default drawn as ``start`` says.
             batch_size: Number of graphs, which spares a device synchronisation.
             generator: The source of randomness for the start and for the seed of a cell with
@@ -201,8 +202,12 @@ class GraphDEQ(Dynamics, HasOptions):
             if halo is not None:
                 check_options(self.options)
                 x, context = with_halo(self.cell, halo, self.start, x, batch, batch_size, context)
-            graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
-            z, solution = self._forward(graph, graph.pack(z0), batch_size, generator, halo, trace)
+            graph = self.cell.flatten(x, edge_index, edge_attr, index_of(batch), context)
+            if halo is not None:
+                partition: Partition = SharedPartition(halo, graph.x)
+            else:
+                partition = Partition.of(batch, graph.batch, graph.x, batch_size)
+            z, solution = self._forward(graph, graph.pack(z0), partition, generator, halo, trace)
             state = graph.unpack(z)
         return (state, solution) if return_solution else state
 
@@ -210,15 +215,11 @@ class GraphDEQ(Dynamics, HasOptions):
         self,
         flat: FlatGraph,
         z0: OptTensor,
-        batch_size: int | None,
+        partition: Partition,
         generator: torch.Generator | None,
         halo: Halo | None,
         trace: bool,
     ) -> tuple[Tensor, Solution]:
-        if halo is None:
-            partition = Partition(flat.batch, flat.x.size(0), batch_size, like=flat.x)
-        else:
-            partition = SharedPartition(halo, flat.x)
         dtype = precision(self.cell)
         gates = Gates()
         graph = flat.map(lambda value: gates(widen(value, dtype)))

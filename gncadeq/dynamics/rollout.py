@@ -21,7 +21,7 @@ from gncadeq.dynamics.solution import Solution, Status, warn
 from gncadeq.dynamics.solvers.base import on_device
 from gncadeq.dynamics.start import Start, check_start, start_state
 from gncadeq.graph.halo import Halo, SharedPartition
-from gncadeq.graph.partition import Partition
+from gncadeq.graph.partition import Partition, index_of
 from gncadeq.typing import Adj, EdgeType, OptTensor, Step
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class GraphNCA(Dynamics):
         x: Tensor | Mapping[str, Tensor],
         edge_index: Adj | Mapping[EdgeType, Tensor] | None = None,
         edge_attr: OptTensor | Mapping[EdgeType, Tensor] = None,
-        batch: OptTensor | Mapping[str, Tensor] = None,
+        batch: OptTensor | Mapping[str, Tensor] | Partition = None,
         *,
         z0: OptTensor | Mapping[str, Tensor] = None,
         steps: int | None = None,
@@ -127,7 +127,8 @@ class GraphNCA(Dynamics):
                 data.batch_dict)``, and so are ``z0`` and what is returned.
             edge_index: Edge indices.
             edge_attr: What the cell wants to know of every edge.
-            batch: Ascending graph index of every node; ``None`` for a single graph.
+            batch: Ascending graph index of every node, or the :class:`Partition` made of it;
+                ``None`` for a single graph.
             z0: The start ``[num_nodes, channels]``; by default drawn as ``start`` says.
             steps: Number of steps, if not the constructor's.
             batch_size: Number of graphs, which spares a device synchronisation.
@@ -144,10 +145,10 @@ class GraphNCA(Dynamics):
         steps = self.steps if steps is None else check_count("steps", steps)
         if halo is not None:
             x, context = with_halo(self.cell, halo, self.start, x, batch, batch_size, context)
-        graph = self.cell.flatten(x, edge_index, edge_attr, batch, context)
+        graph = self.cell.flatten(x, edge_index, edge_attr, index_of(batch), context)
         rows = graph.x if halo is None else halo.own(graph.x)
         if halo is None:
-            partition = Partition(graph.batch, rows.size(0), batch_size, like=rows)
+            partition = Partition.of(batch, graph.batch, rows, batch_size)
         else:
             partition = SharedPartition(halo, rows)
         z = start_state(

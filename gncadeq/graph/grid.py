@@ -89,8 +89,10 @@ def detect_grid(e: RelationEdges) -> GridShape | None:
 
 
 def _first_break(found: Tensor, expected: Tensor) -> int:
-    differs = (found != expected).nonzero()
-    return int(differs[0]) if differs.numel() else found.numel() - 1
+    differs = found != expected
+    place = differs.int().argmax()
+    first, there = torch.stack([place, differs[place].long()]).tolist()  # one question to a device
+    return int(first) if there else found.numel() - 1
 
 
 def _grid_table(n: int, h: int, w: int, k: int, periodic: bool, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.graph.grid import GridShape
-from gncadeq.graph.neighborhood import Neighborhood, checked_edges
+from gncadeq.graph.neighborhood import Neighborhood, check_range, checked_edges
 from gncadeq.graph.relations import weighted_relations
 
 UP = 9
@@ -47,8 +47,7 @@ class Pyramid(Neighborhood):
     """
 
     def __init__(self, edge_index: Tensor, relation: Tensor | None, num_nodes: int) -> None:
-        edge_index = checked_edges(edge_index, num_nodes)
-        weight = None
+        edge_index, weight = checked_edges(edge_index, num_nodes), None
         if relation is not None and relation.dim() == 2 and relation.is_floating_point():
             edge_index, relation, weight = weighted_relations(edge_index, relation, 2 * UP)
         if relation is None or relation.shape != (edge_index.size(1),):
@@ -57,6 +56,7 @@ class Pyramid(Neighborhood):
                 f"{None if relation is None else list(relation.shape)}). "
                 "gncadeq.transforms.ImageToGraph(levels=...) writes it"
             )
+        check_range("edge_attr", relation, 2 * UP, "num_relations")
         level = node_levels(edge_index, relation, num_nodes)
         source, target = edge_index
         is_up = relation >= UP
@@ -79,15 +79,14 @@ class Pyramid(Neighborhood):
                     torch.stack([place[source[edges]], place[target[edges]]]),
                     relation[edges] - UP, rows.numel(), UP,
                     num_sources=self.levels[-1].rows.numel(),
-                    weight=None if weight is None else weight[edges],
+                    weight=None if weight is None else weight[edges], checked=True,
                 )  # fmt: skip
             ends = torch.stack([place[source[here]], place[target[here]]])
             if weight is None:  # every node senses itself
                 ends = torch.cat([ends, place[rows].expand(2, -1)], 1)
                 own = torch.cat([own, own.new_full((rows.numel(),), UP // 2)])
-            within = Neighborhood(
-                ends, own, rows.numel(), UP, weight=None if weight is None else weight[here]
-            )
+            own_weight = None if weight is None else weight[here]
+            within = Neighborhood(ends, own, rows.numel(), UP, weight=own_weight, checked=True)
             self.levels.append(Level(rows, within, up))
         self.num_nodes = self.num_sources = num_nodes
         self._ends = source, target

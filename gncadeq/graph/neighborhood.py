@@ -44,6 +44,8 @@ class Neighborhood:
         num_sources: Number of sources, where those are other nodes than the targets: the edges
             from one level of a pyramid to the next.
         weight: ``[num_edges]``, what each edge counts; ``None`` for ones.
+        checked: Whether indices and relations are known to be in range, as those of a part of what
+            was checked are.
 
     Raises:
         ValueError: If an index or a relation is out of range, or ``kind="grid"`` is asked of a
@@ -70,16 +72,18 @@ class Neighborhood:
         kind: Literal["auto", "grid", "csr"] = "auto",
         num_sources: int | None = None,
         weight: Tensor | None = None,
+        checked: bool = False,
     ) -> None:
         check_choice("kind", kind, ("auto", "grid", "csr"))
-        if num_sources is None:
-            check_range("edge_index", edge_index, num_nodes, "num_nodes")
-        else:
-            check_range("edge_index[0]", edge_index[0], num_sources, "num_sources")
-            check_range("edge_index[1]", edge_index[1], num_nodes, "num_nodes")
-        check_range("edge_attr", relation, num_relations, "num_relations")
         self.num_nodes, self.num_relations = num_nodes, num_relations
         self.num_sources = num_nodes if num_sources is None else num_sources
+        kinds = ("edge_attr", relation, num_relations, "num_relations")
+        if not checked and num_sources is None:
+            check_range("edge_index", edge_index, num_nodes, "num_nodes", kinds)
+        elif not checked:
+            targets = ("edge_index[1]", edge_index[1], num_nodes, "num_nodes")
+            sources = self.num_sources, "num_sources"
+            check_range("edge_index[0]", edge_index[0], *sources, targets, kinds)
         self._incoming: RelationEdges | None = RelationEdges(
             edge_index[1], edge_index[0], relation, num_nodes, num_relations, num_sources, weight
         )
@@ -326,18 +330,20 @@ def plain_edges(edge_index: Tensor | Neighborhood, num_nodes: int) -> Tensor:
     return edge_index.long()
 
 
-def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
-    """Raise a ValueError if ``index`` has entries outside ``[0, size)``.
+def check_range(
+    name: str, index: Tensor, size: int, size_name: str, *more: tuple[str, Tensor, int, str]
+) -> None:
+    """Raise a ValueError if ``index``, or one of several, has entries outside ``[0, size)``.
 
     Within a compiled graph, which sees no values, nothing is checked.
     """
-    if torch.compiler.is_compiling():
+    asked = [each for each in ((name, index, size, size_name), *more) if each[1].numel()]
+    if torch.compiler.is_compiling() or not asked:
         return
-    if not index.numel():
-        return
-    least, most = torch.stack(torch.aminmax(index)).tolist()  # one question to a device
-    if not (least >= 0 and most < size):
-        raise ValueError(
-            f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
-            f"(got {least} to {most})"
-        )
+    ends = torch.stack([torch.stack(torch.aminmax(each[1])).long() for each in asked])
+    for (name, _, size, size_name), (least, most) in zip(asked, ends.tolist(), strict=True):
+        if not (least >= 0 and most < size):
+            raise ValueError(
+                f"Expected the entries of '{name}' in [0, {size}) with {size_name}={size} "
+                f"(got {least} to {most})"
+            )

@@ -98,25 +98,21 @@ class Partition:
 
     @classmethod
     def of(
-        cls,
-        batch: Tensor | Partition | None,
-        num_nodes: int,
-        num_graphs: int | None = None,
-        like: Tensor | None = None,
+        cls, given: object, batch: Tensor | None, like: Tensor, num_graphs: int | None
     ) -> Partition:
-        """A partition; one that is made and checked already is returned as it is.
+        """What was ``given`` where that is a partition, checked when it was made; else a new one.
 
         Raises:
             ValueError: If it is one of another number of nodes.
         """
-        if not isinstance(batch, Partition):
-            return cls(batch, num_nodes, num_graphs, like)
-        if batch.num_nodes != num_nodes:
+        if not isinstance(given, Partition):
+            return cls(batch, like.size(0), num_graphs, like)
+        if given.num_nodes != like.size(0):
             raise ValueError(
-                f"Expected a partition of {num_nodes} nodes, as many as 'x' has (got one of "
-                f"{batch.num_nodes})"
+                f"Expected a partition of {like.size(0)} nodes, as many as 'x' has (got one of "
+                f"{given.num_nodes})"
             )
-        return batch
+        return given
 
     @cached_property
     def count(self) -> NDArray[Any]:
@@ -308,6 +304,11 @@ class Partition:
         return (
             f"{self.__class__.__name__}(num_nodes={self.num_nodes}, num_graphs={self.num_graphs})"
         )
+
+
+def index_of(batch: Any) -> Any:
+    """The graph index of every node, where a partition was given; else what was given."""
+    return batch.batch if isinstance(batch, Partition) else batch
 
 
 def _in_range(square: Tensor, dtype: torch.dtype) -> bool:

@@ -89,11 +89,12 @@ class Classifier(nn.Module, ABC):
                 :func:`gncadeq.models.inputs.check_kind`.
         """
         u, edges, edge_attr = self.inject(x, edge_index, edge_attr)
+        partition = Partition(batch, x.size(0), batch_size, like=x)
         z, solution = self.dynamics(
-            u, edges, edge_attr, batch, z0=z0, batch_size=batch_size, generator=generator,
-            return_solution=True, **context,
+            u, edges, edge_attr, None if batch is None else partition, z0=z0,
+            batch_size=batch_size, generator=generator, return_solution=True, **context,
         )  # fmt: skip
-        logits = self.read(u, z, edges, Partition(batch, z.size(0), batch_size, like=z))
+        logits = self.read(u, z, edges, partition)
         return (logits, solution) if return_solution else logits
 
     def settle(
@@ -115,7 +116,7 @@ class Classifier(nn.Module, ABC):
         partition = Partition(batch, x.size(0), batch_size, like=x)
         u, edge_index, edge_attr = self.inject(x, edge_index, edge_attr)
         z, solution = self.dynamics(
-            u, edge_index, edge_attr, batch, batch_size=partition.num_graphs, return_solution=True,
-            **options,
+            u, edge_index, edge_attr, None if batch is None else partition,
+            batch_size=partition.num_graphs, return_solution=True, **options,
         )  # fmt: skip
         return z, partition, solution

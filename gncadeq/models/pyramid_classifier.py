@@ -144,10 +144,10 @@ class PyramidClassifier(ImageClassifier):
     ) -> Tensor:
         """Mean and maximum over the nodes of the top level, ``[num_graphs, 2 channels]``."""
         rows = Pyramid.of(edge_index, edge_attr, z.size(0)).levels[-1].rows
-        top, graph = z[rows, : self.readout.channels], partition.batch[rows]
-        mean = Partition(graph, rows.numel(), partition.num_graphs).mean(top)
-        peak = top.new_zeros(partition.num_graphs, top.size(1))
-        peak = peak.scatter_reduce(0, graph[:, None].expand_as(top), top, "amax")
+        top, nodes = z[rows, : self.readout.channels], partition.part(rows)
+        mean = nodes.mean(top)
+        peak = torch.zeros_like(mean)
+        peak = peak.scatter_reduce(0, nodes.batch[:, None].expand_as(top), top, "amax")
         return torch.cat([mean, peak], 1)
 
     def pool_around(self, z: Tensor, data: Data, radius: int) -> Tensor:

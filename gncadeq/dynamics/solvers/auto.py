@@ -125,6 +125,8 @@ class Auto(Solver):
             if k == _ANDERSON:
                 self._anderson.hold(starts)
             proposal = method.propose(z, fz)
+            if k == _ANDERSON and starts is not None:
+                self._guard.took_plain_steps(starts)
             if len(used) == 1:
                 return proposal
             mine = self._method == k

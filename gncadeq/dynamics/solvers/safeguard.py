@@ -75,7 +75,11 @@ class Safeguard(Solver):
         """Take in the first state, from which the plain step was taken already."""
         self.watch(z, fz, size)
         self.propose(z, fz)
-        self._part = np.ones_like(self._part)
+        self.took_plain_steps(np.ones_like(self._bad))
+
+    def took_plain_steps(self, graphs: Numbers) -> None:
+        """Note that the last proposals of ``graphs`` were plain steps, which are never bad."""
+        self._part = np.where(graphs, 1.0, self._part).astype(self._part.dtype)
 
     def restart(self, graphs: Numbers) -> None:
         """Go on from the next state whatever it is."""
