@@ -2,10 +2,11 @@
 
     python examples/multiscale.py                  # a chain of 200 nodes
     python examples/multiscale.py --task canvas    # a canvas of 48 x 48 pixels
+    python examples/multiscale.py --task surface --on spot.obj      # the vertices of a mesh
     python examples/multiscale.py --smoke          # seconds
 
 One node of a graph shows one of three classes, all others nothing, and every node has to name the
-class. On the chain it is the first node, on the canvas any pixel. All models are a
+class. On the chain it is the first node, else any. All models are a
 ``RelationCell`` on ``Coarsen(levels, factor=8)`` of the graph (matching, or boxes of pixels):
 
 - *one*: the graph itself.
@@ -43,7 +44,9 @@ from torch_geometric.utils import to_undirected
 
 from gncadeq import GraphDEQ, GraphNCA, RelationCell, Solution
 from gncadeq.training.losses import check_gradients
+from gncadeq.training.surfaces import read_surface
 from gncadeq.transforms import Coarsen, ImageToGraph
+from gncadeq.transforms.surface_operators import mesh_edges
 
 CLASSES = 3
 MODELS = {"one": False, "coupled": False, "descending": True}
@@ -63,6 +66,17 @@ def canvas(length: int) -> tuple[Data, Tensor]:
     source = data.pos[torch.randint(0, length**2, ())]
     del data.edge_attr, data.image_size
     return data, (data.pos - source).abs().sum(1).long()
+
+
+def surface(on: str) -> tuple[Data, Tensor]:
+    """The vertices and edges of a mesh, and every vertex's distance from a random source."""
+    mesh = read_surface(on)
+    edge_index = mesh_edges(mesh.face, mesh.num_nodes)
+    far = torch.where(torch.arange(mesh.num_nodes) == torch.randint(0, mesh.num_nodes, ()), 0, -1)
+    for hop in range(mesh.num_nodes):
+        new = edge_index[1, far[edge_index[0]] == hop]
+        far[new[far[new] < 0]] = hop + 1
+    return Data(x=torch.zeros(mesh.num_nodes, CLASSES), edge_index=edge_index), far
 
 
 def example(data: Data, distance: Tensor, label: int) -> Data:
@@ -177,14 +191,15 @@ def picture(rows: list[dict], path: Path) -> None:
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", choices=["chain", "canvas"], default="chain")
+    parser.add_argument("--task", choices=["chain", "canvas", "surface"], default="chain")
+    parser.add_argument("--on", default="icosphere:3", help="the surface, as of gncadeq grow")
     parser.add_argument("--length", type=int, help="200 nodes, or 48 pixels, by default")
     parser.add_argument("--width", type=int, default=16, help="of the single-scale model")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--levels", type=int, default=4, help="of those with more than one")
-    parser.add_argument("--factor", type=int, help="8 on the chain, 4 on the canvas, by default")
+    parser.add_argument("--factor", type=int, help="8, or 4 on the canvas, by default")
     parser.add_argument("--kappas", type=float, nargs="*", default=[0.7, 0.95])
     parser.add_argument("--tol", type=float, default=1e-6)
     parser.add_argument("--max-steps", type=int, default=500)
@@ -197,10 +212,11 @@ def main() -> None:
         args.levels = 3
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="multiscale_")
-    length = args.length or {"chain": 200, "canvas": 48}[args.task]
-    factor = args.factor or {"chain": 8, "canvas": 4}[args.task]
-    make: Callable[[], tuple[Data, Tensor]]
-    make = (lambda: chain(length)) if args.task == "chain" else (lambda: canvas(length))
+    factor = args.factor or (4 if args.task == "canvas" else 8)
+    make: Callable[[], tuple[Data, Tensor]] = {
+        "chain": lambda: chain(args.length or 200), "canvas": lambda: canvas(args.length or 48),
+        "surface": lambda: surface(args.on),
+    }[args.task]  # fmt: skip
     single = Model(batch_of(make, Coarsen(1), 0), args.width, 0.95, args.tol, args.max_steps)
     budget, rows = size(single), []
     print("| | κ | parameters | accuracy | near, midway, far | steps | converged "

@@ -51,6 +51,11 @@ class Cell(nn.Module, ABC):
     hypergraph: bool = False
     hops: int | None = None
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The names of :attr:`context` that :meth:`prepare` cannot do without."""
+        return tuple(self.context)
+
     @abstractmethod
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> Step:
         """Bind the injection ``x`` ``[num_nodes, in_channels]`` and the graph."""

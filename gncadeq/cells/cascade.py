@@ -179,7 +179,7 @@ class CascadeCell(Cell):
         if sorted(used) != list(range(len(used))):
             raise ValueError(f"Expected parts on the levels 0, 1, … (got {sorted(used)})")
         self.levels, self.channels = len(used), max(used.values())
-        context = {n for p in made for n in p.cell.context}
+        context = {n for p in made for n in p.cell.required}
         if context:
             raise TypeError(
                 f"Expected parts that take the graph alone (got one that takes {sorted(context)})"

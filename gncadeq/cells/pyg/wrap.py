@@ -204,6 +204,11 @@ class WrappedConvCell(ScaledConvCell):
             nn.init.zeros_(self.inject.bias)
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """What the conv takes without a default, and what tells graphs of a batch apart."""
+        return tuple({*self.signature.required, *({"batch"} & set(self.context))})
+
+    @property
     def _takes_any_scale(self) -> bool:
         """Whether the scale of the conv's matrices is undone by that of the conv, exactly."""
         other = self.holds_attention or self.sums_neighbors or self.signature.initial
