@@ -52,6 +52,10 @@ def main() -> None:
     for steps in (32, 64):
         ways[f"BPTT, {steps} steps"] = GraphNCA(cell, steps)
     ways["BPTT, 64 steps, checkpoint_every='sqrt'"] = GraphNCA(cell, 64, checkpoint_every="sqrt")
+    for steps, size in ((16, 0.5), (32, 0.5), (16, 0.1), (32, 0.1)):  # of two evaluations each
+        ways[f"reversible, {2 * steps} evaluations, step_size={size}"] = GraphNCA(
+            cell, steps, step_size=size, gradient="reversible"
+        )
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(model(*graph), data.y)

@@ -45,7 +45,7 @@ def saved_bytes(forward: Callable[[], object], given: Iterable[Tensor] = ()) -> 
     def pack(tensor: Tensor) -> _Kept:
         nonlocal more
         more = True
-        holder = _Kept(tensor)
+        holder = _Kept(tensor.detach())  # an output that held itself would never be freed
         kept.add(holder)
         return holder
 

@@ -243,6 +243,16 @@ SYSTEMS = (
         ("python examples/compare_gradients.py --smoke",),
     ),
     System(
+        "reversible",
+        "reversible equilibria: steps undone for the gradient",
+        "McCallum et al. 2025",
+        "https://arxiv.org/abs/2509.12917",
+        "no number on graphs",
+        "gradient off by 1e-6 in single precision; 8.0 MB kept where BPTT keeps 202 MB",
+        "reversible",
+        ("python examples/reversible.py",),
+    ),
+    System(
         "jacobian",
         "Jacobian regularisation",
         "Bai et al. 2021",

@@ -1,5 +1,6 @@
 """What runs a rule: to its equilibrium, or step by step."""
 
+from gncadeq.dynamics.best_of import best_of
 from gncadeq.dynamics.equilibrium import GraphDEQ
 from gncadeq.dynamics.fixed_point import solve
 from gncadeq.dynamics.graph_core import GraphCore
@@ -20,6 +21,7 @@ __all__ = [
     "Solution",
     "Solver",
     "Status",
+    "best_of",
     "register_solver",
     "solve",
     "solver_names",

@@ -114,7 +114,7 @@ def check_captured(fz: Tensor, inputs: Sequence[Tensor]) -> None:
         raise RuntimeError(
             "Expected the cell to depend on its injection, its edge attributes and its parameters "
             f"alone (got another tensor of shape {list(found.shape)} that needs a gradient). For "
-            "derivatives of second order make it a parameter, or train through deq.as_nca()"
+            "this gradient make it a parameter, or train by back-propagation through deq.as_nca()"
         )
     for t in inputs:
         if t.grad_fn is None or isinstance(t.grad_fn, _Gate._backward_cls):  # type: ignore[attr-defined]
@@ -129,8 +129,8 @@ def check_captured(fz: Tensor, inputs: Sequence[Tensor]) -> None:
         if _search(t.grad_fn, set(), entangled) is not None:
             raise RuntimeError(
                 "Expected parameters that are not functions of each other (got one of shape "
-                f"{list(t.shape)} that is). For derivatives of second order give the cell "
-                "independent parameters, or train through deq.as_nca()"
+                f"{list(t.shape)} that is). For this gradient give the cell "
+                "independent parameters, or train by back-propagation through deq.as_nca()"
             )
 
 

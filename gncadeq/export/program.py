@@ -36,6 +36,11 @@ def as_automaton(model: Model) -> GraphNCA:
         raise TypeError(
             f"Expected a Cell, GraphNCA, GraphDEQ or ImageClassifier (got {type(model).__name__})"
         )
+    if nca.gradient == "reversible":
+        raise ValueError(
+            "Expected plain steps to export (got gradient='reversible', in which two states take "
+            "turns). Export GraphNCA(nca.cell, ...): it has the same fixed points"
+        )
     return nca
 
 
