@@ -24,6 +24,7 @@ from gncadeq import GraphDEQ, WrappedConvCell
 from gncadeq.cells.pyg import conv_scale
 from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.cells.pyg.linear_step import LinearConvStep
+from gncadeq.typing import AdjointStep
 
 CONVS = {
     "GCN": lambda: GCNConv(4, 4),
@@ -130,10 +131,14 @@ def test_a_graph_that_changes_in_place_is_another_graph():
     torch.testing.assert_close(deq(x[:9], few), copy.deepcopy(deq)(x[:9], few))
 
 
-@pytest.mark.parametrize("name", CONVS)
-def test_the_form_changes_nothing(name, monkeypatch):
+FEW = [(name, act) for name in ("GCN", "GraphConv", "Cheb") for act in ("relu", None, "elu")]
+
+
+@pytest.mark.parametrize(("name", "activation"), [*((name, "tanh") for name in CONVS), *FEW])
+def test_the_form_changes_nothing(name, activation, monkeypatch):
+    """In state, steps and gradients; where its slope is known, the adjoint is written out."""
     torch.manual_seed(1)
-    cell = WrappedConvCell(CONVS[name](), 3, 4).double()
+    cell = WrappedConvCell(CONVS[name](), 3, 4, activation=activation).double()
     if "dropout" in name:
         cell.eval()
     data = graphs()
@@ -145,6 +150,7 @@ def test_the_form_changes_nothing(name, monkeypatch):
         given = {} if weight is None else {"edge_weight": weight}
         step = cell.prepare(data.x.double(), data.edge_index, **given)
         assert isinstance(step, LinearConvStep)
+        assert isinstance(step, AdjointStep) == (activation != "elu")
         lowered = outcome(cell, data, weight)
         with monkeypatch.context() as patch:
             patch.setattr(conv_scale, "LinearConvStep", PlainStep)
@@ -216,7 +222,13 @@ OTHERS = {
     "unit": lambda: SAGEConv(4, 4, normalize=True),
     "projected": lambda: SAGEConv(4, 4, project=True),
     "dropout": lambda: APPNP(K=3, alpha=0.2, dropout=0.5),
+    "with a second bias": lambda: with_linear(GCNConv(4, 4)),
 }
+
+
+def with_linear(conv):
+    conv.lin = nn.Linear(4, 4)
+    return conv
 
 
 def with_norm(conv):

@@ -76,8 +76,7 @@ class Residual:
             ``‖f(z) − z‖``; and ``‖f(z)‖``.
         """
         change, start, self._start = fz - z, self._start, None
-        values = (change, fz) if start is None else (change, fz, start)
-        diff, size, *first = partition.norms(*values, exact=start is not None)
+        diff, size, *first = partition.norms(change, fz, start=start)
         if start is not None:
             self.first = first[0]
             if self.floor is None:

@@ -190,30 +190,28 @@ class Partition:
         norm: Tensor = scale.squeeze(1) * torch.linalg.vector_norm(channels / scale, dim=1)
         return norm.to(value.dtype)
 
-    def norms(self, *values: Tensor, exact: bool = False) -> NDArray[Any]:
+    @torch.no_grad()
+    def norms(self, *values: Tensor, start: Tensor | None = None) -> NDArray[Any]:
         """Do what :meth:`norm` does for several states, and read all of it of the device at once.
 
         Args:
             values: States of one type.
-            exact: Square in the widest type, which takes longer, and no second look at states that
-                are zero.
+            start: One more, of which it is enough to know that it is nearly zero beside the others.
 
         Returns:
-            ``[len(values), num_graphs]``, on the host.
+            ``[len(values), num_graphs]``, with a row for the start if there is one, on the host.
         """
-        kind = widest(values[0].device) if exact else values[0].dtype
-        with torch.no_grad():
-            square = self._squares(values, kind).cpu().numpy()
-            limit = torch.finfo(kind)
-            if ((square <= limit.tiny / limit.eps) | (square >= limit.max * limit.eps)).any():
-                wide = widest(values[0].device)
-                if kind != wide:
-                    return self.norms(*values, exact=True)
-                if values[0].dtype == wide:
-                    return torch.stack([self.norm(value) for value in values]).cpu().numpy()
-        single = values[0].dtype == torch.float32
-        norms: NDArray[Any] = np.sqrt(square).astype(np.float32 if single else np.float64)
-        return norms
+        states = values if start is None else (*values, start)
+        own, wide = states[0].dtype, widest(states[0].device)
+        square = self._squares(states, own).cpu().numpy()
+        limit, asked = torch.finfo(own), square[: len(values)]
+        small, large = asked <= limit.tiny / limit.eps, square >= limit.max * limit.eps
+        if small.any() or large.any():
+            if own == wide:
+                return torch.stack([self.norm(value) for value in states]).cpu().numpy()
+            square = self._squares(states, wide).cpu().numpy()
+        norms: NDArray[Any] = np.sqrt(square)
+        return norms.astype(np.float32 if own == torch.float32 else np.float64)
 
     def _squares(self, values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """``[len(values), num_graphs]`` squared norms of states, of nodes in ``dtype``, of graphs

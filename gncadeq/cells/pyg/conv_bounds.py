@@ -16,8 +16,10 @@ bounded in that one's norm.) A conv that takes the weights of edges as they come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
+from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch_geometric.nn as pyg
@@ -54,7 +56,7 @@ def is_exact(module: nn.Module, kinds: Iterable[type]) -> bool:
     kind: Any = parametrize.type_before_parametrizations(module)
     if kind not in kinds:
         return False
-    if any(name not in EXPLAINER and callable(getattr(kind, name, None)) for name in vars(module)):
+    if not _methods(kind).isdisjoint(vars(module)):
         return False
     if any(type(h).__module__.startswith("torch.nn.utils") for h in _hooks(module)):
         return False
@@ -88,12 +90,21 @@ def has_hooks(module: nn.Module) -> bool:
     return not any(map(parameter_is_lazy, module.parameters(recurse=False)))
 
 
+@lru_cache
+def _methods(kind: type) -> frozenset[str]:
+    """What a class can call, an explainer's methods aside."""
+    return frozenset(n for n in dir(kind) if n not in EXPLAINER and callable(getattr(kind, n)))
+
+
 def _hooks(module: nn.Module) -> list[Any]:
     # Those of torch, and those of PyG's message passing.
-    kinds = [
-        v for n, v in vars(module).items() if n.endswith(("forward_hooks", "forward_pre_hooks"))
-    ]
-    return [hook for hooks in kinds for hook in hooks.values()]
+    found, kind = vars(module), type(module)
+    if kind not in _HOOKS:
+        _HOOKS[kind] = [n for n in found if n.endswith(("forward_hooks", "forward_pre_hooks"))]
+    return [hook for name in _HOOKS[kind] for hook in found[name].values()]
+
+
+_HOOKS: MutableMapping[type, list[str]] = WeakKeyDictionary()  # where modules of a class keep them
 
 
 def is_known(module: nn.Module, kinds: Iterable[type], parts: Iterable[type] = _PARTS) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,76 +15,95 @@ from torch.nn.utils import parametrize
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.nn.conv import gcn_conv
 
-from gncadeq.cells.pyg.conv_bounds import EXPLAINER, is_hooked, is_known
+from gncadeq.cells.pyg.conv_bounds import EXPLAINER, is_exact, is_hooked, is_known
 from gncadeq.cells.pyg.conv_signature import is_lazy
 from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
-from gncadeq.graph.recording import transforms_active
+from gncadeq.graph.recording import recorded, transforms_active
+from gncadeq.graph.rows import Restrictable
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import OptTensor
 
-Multiply = Callable[[Tensor], Tensor]
+Terms = dict[int, Tensor | float]
+"""What the powers of a matrix, by their exponents, are multiplied by: ``Σ_k A^k z W_k``, with
+matrices ``W_k`` or numbers. Of ``ChebConv`` they are Chebyshev's polynomials instead."""
 
 
-def _gcn(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    y = a(conv.lin(z))
-    return y if conv.bias is None else y + conv.bias
+def _matrices(*lins: Any) -> Terms:
+    return {k: lin.weight.t() for k, lin in enumerate(lins) if lin is not None}
 
 
-def _sage(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    y: Tensor = conv.lin_l(a(z))
-    return y + conv.lin_r(z) if conv.root_weight else y
+def _teleports(conv: Any) -> Terms:
+    # z_K = (1 - α)^K A^K z + Σ_k α (1 - α)^k A^k z
+    stay = 1 - float(conv.alpha)
+    terms: Terms = {k: float(conv.alpha) * stay**k for k in range(conv.K)}
+    return {**terms, conv.K: stay**conv.K}
 
 
-def _graph(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    y: Tensor = conv.lin_rel(a(z)) + conv.lin_root(z)
-    return y
+_FORMS: dict[type, Callable[[Any], tuple[Terms, OptTensor]]] = {
+    pyg.GCNConv: lambda c: (_matrices(None, c.lin), c.bias),
+    pyg.SAGEConv: lambda c: (
+        _matrices(c.lin_r if c.root_weight else None, c.lin_l), c.lin_l.bias
+    ),
+    pyg.GraphConv: lambda c: (_matrices(c.lin_root, c.lin_rel), c.lin_rel.bias),
+    pyg.SGConv: lambda c: (_matrices(*[None] * c.K, c.lin), c.lin.bias),
+    pyg.TAGConv: lambda c: (_matrices(*c.lins), c.bias),
+    pyg.ChebConv: lambda c: (_matrices(*c.lins), c.bias),
+    pyg.LGConv: lambda c: ({1: 1.0}, None),
+    pyg.APPNP: lambda c: (_teleports(c), None),
+}  # fmt: skip
 
-
-def _sg(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    for _ in range(conv.K):
-        z = a(z)
-    y: Tensor = conv.lin(z)
-    return y
-
-
-def _tag(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    y: Tensor = conv.lins[0](z)
-    for lin in conv.lins[1:]:
-        z = a(z)
-        y = y + lin(z)
-    return y if conv.bias is None else y + conv.bias
-
-
-def _cheb(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    y: Tensor = conv.lins[0](z)
-    before, now = z, z
-    for k, lin in enumerate(conv.lins[1:]):
-        before, now = now, a(now) if k == 0 else 2.0 * a(now) - before
-        y = y + lin(now)
-    return y if conv.bias is None else y + conv.bias
-
-
-def _lg(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    return a(z)
-
-
-def _appnp(conv: Any, a: Multiply, z: Tensor) -> Tensor:
-    h = z
-    for _ in range(conv.K):
-        z = a(z) * (1 - conv.alpha) + conv.alpha * h
-    return z
-
-
-_FORMS: dict[type, Callable[[Any, Multiply, Tensor], Tensor]] = {
-    pyg.GCNConv: _gcn,
-    pyg.SAGEConv: _sage,
-    pyg.GraphConv: _graph,
-    pyg.SGConv: _sg,
-    pyg.TAGConv: _tag,
-    pyg.ChebConv: _cheb,
-    pyg.LGConv: _lg,
-    pyg.APPNP: _appnp,
+_SLOPES: dict[type, Callable[[Tensor], Tensor]] = {  # by the value
+    nn.Identity: lambda f: f.new_ones(()).expand_as(f),
+    nn.ReLU: lambda f: (f > 0).to(f.dtype),
+    nn.Tanh: lambda f: 1 - f.square(),
 }
+_IN_PLACE: dict[type, Callable[[Tensor], Tensor]] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
+
+
+@dataclass(eq=False)
+class _Polynomial(Restrictable):
+    """``z ↦ y + Σ_k T_k(A) z W_k``, with powers or Chebyshev's polynomials of a matrix."""
+
+    matrix: SparseMatrix
+    chebyshev: bool
+
+    def __call__(self, z: Tensor, terms: Terms, added: OptTensor) -> Tensor:
+        before, now, keep = z, z, recorded()
+        y: OptTensor = None
+        for k in range(max(terms) + 1):
+            if k:
+                after = self.matrix(now)
+                if self.chebyshev and k > 1:
+                    after = 2.0 * after - before
+                before, now = now, after
+            factor = terms.get(k)
+            if factor is None:
+                continue
+            if not isinstance(factor, Tensor) or factor.dim() == 0:
+                y = factor * now if y is None else y + factor * now
+            elif y is None:
+                y = now @ factor
+            else:  # in place, where nothing is recorded: fresh memory takes as long as a product
+                y = torch.addmm(y, now, factor, out=None if keep else y)
+        assert y is not None
+        if added is None:
+            return y
+        return y + added if keep else y.add_(added)
+
+
+@dataclass(eq=False)
+class _LinearAdjoint(Restrictable):
+    """The transposed Jacobian of a :class:`LinearAdjointStep` at a state."""
+
+    polynomial: _Polynomial
+    terms: Terms
+    slope: Tensor
+    per_node = ("slope",)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Multiply ``u`` ``[num_nodes, channels]``."""
+        # Jᵀ u = Σ_k T_k(Aᵀ) (s σ' u) W_kᵀ
+        return self.polynomial(self.slope * u, self.terms, None)
 
 
 class LinearConvStep(RestrictableConvStep):
@@ -93,7 +113,8 @@ class LinearConvStep(RestrictableConvStep):
     memory for messages, and its adjoint is the product with the reversed edges.
     """
 
-    matrix: SparseMatrix
+    polynomial: _Polynomial
+    _bound: tuple[Terms, Tensor] | None = None
 
     @classmethod
     def of_step(cls, step: WrappedConvStep) -> WrappedConvStep:
@@ -111,21 +132,59 @@ class LinearConvStep(RestrictableConvStep):
             return step
         if not step.drive.size(0):  # of which no Laplacian has a largest entry
             return step
-        new = cls(step.cell, step.edge_index, step.drive, step.arguments)
-        new.matrix = _remembered(step.conv, step.edge_index, weight, step.drive)
+        activation = step.cell.activation
+        plain = is_exact(activation, _SLOPES) and not is_hooked(activation)
+        kind = LinearAdjointStep if plain and step.cell.norm is None else LinearConvStep
+        new = kind(step.cell, step.edge_index, step.drive, step.arguments)
+        matrix = _remembered(step.conv, step.edge_index, weight, step.drive)
+        new.polynomial = _Polynomial(matrix, type(step.conv) is pyg.ChebConv)
         return new
 
     def output(self, z: Tensor) -> Tensor:
         """The conv of a state."""
-        if z.dtype != self.matrix.weight.dtype or torch.is_autocast_enabled(z.device.type):
+        if not self._fits(z):
             return super().output(z)
-        return self.check(z, _FORMS[type(self.conv)](self.conv, self.matrix, z))
+        return self.check(z, self.polynomial(z, *_FORMS[type(self.conv)](self.conv)))
+
+    def _fits(self, z: Tensor) -> bool:
+        narrow = torch.is_autocast_enabled(z.device.type)
+        return z.dtype == self.polynomial.matrix.weight.dtype and not narrow
 
     def restrict(self, nodes: Tensor) -> LinearConvStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         new: Any = super().restrict(nodes)
-        new.matrix = self.matrix.restrict(nodes)
+        new.polynomial = self.polynomial.restrict(nodes)
+        if self._bound is not None:
+            new._bound = self._bound[0], self._bound[1][nodes]
         return new  # type: ignore[no-any-return]
+
+
+class LinearAdjointStep(LinearConvStep):
+    """A :class:`LinearConvStep` with an activation whose slope is known."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the next state."""
+        node_by_node = self.scale is not None and self.scale.dim() > 0
+        if recorded() or node_by_node or not self._fits(z):
+            return super().__call__(z)
+        # σ(Σ_k A^k z (s W_k) + (d + s b)), whose products are computed once
+        if self._bound is None:
+            terms, bias = _FORMS[type(self.conv)](self.conv)
+            scale = self.drive.new_ones(()) if self.scale is None else self.scale
+            drive = self.drive if bias is None else self.drive + scale * bias
+            self._bound = {k: scale * factor for k, factor in terms.items()}, drive
+        y = self.check(z, self.polynomial(z, *self._bound))
+        act = _IN_PLACE.get(type(self.cell.activation))
+        return y if act is None else act(y)
+
+    def adjoint(self, z: Tensor, fz: Tensor) -> _LinearAdjoint:
+        """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
+        slope = _SLOPES[type(self.cell.activation)](fz)
+        slope = slope if self.scale is None else self.scale * slope
+        terms, _ = _FORMS[type(self.conv)](self.conv)
+        back = {k: f.t() if isinstance(f, Tensor) else f for k, f in terms.items()}
+        matrix = self.polynomial.matrix.transposed()
+        return _LinearAdjoint(_Polynomial(matrix, self.polynomial.chebyshev), back, slope)
 
 
 def _is_known(conv: Any) -> bool:
@@ -143,6 +202,10 @@ def _is_known(conv: Any) -> bool:
     if getattr(conv, "project", False) or (type(conv) is pyg.SAGEConv and conv.normalize):
         return False  # which is not linear
     drops = conv.training and getattr(conv, "dropout", 0.0) > 0
+    terms, bias = _FORMS[type(conv)](conv)
+    matrices = sum(isinstance(factor, Tensor) for factor in terms.values())
+    if len(list(conv.parameters())) != matrices + (bias is not None):
+        return False  # a part that was replaced has a bias of its own
     sums = type(conv.aggr_module) in (SumAggregation, MeanAggregation)
     return sums and not drops and conv.node_dim == -2
 
