@@ -34,8 +34,14 @@ Schedule: TypeAlias = Literal["one_cycle", "constant"]
 GrowMethod: TypeAlias = Literal["bptt", "implicit", "sweeps"]
 """The ways to train a growing automaton."""
 
-Kernels: TypeAlias = Literal["tangent", "harmonics", "isotropic"]
-"""What nodes of a surface sense (:class:`gncadeq.transforms.MeshToGraph`)."""
+Kernels: TypeAlias = Literal["tangent", "gradient", "harmonics", "isotropic"]
+"""What nodes sense (:class:`gncadeq.transforms.MeshToGraph`); pixels all but ``"harmonics"``."""
+
+GrowRecipe: TypeAlias = Literal["rest", "distill", "isotropic"]
+"""The recipes of ``gncadeq grow``."""
+
+Injury: TypeAlias = Literal["both", "disc"]
+"""The injuries in training a growing automaton (:meth:`gncadeq.training.SamplePool.refresh`)."""
 
 Up: TypeAlias = Literal["x", "y", "z"]
 """The axis of positions in space that points up."""

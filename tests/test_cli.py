@@ -302,6 +302,9 @@ CONFIGS = [
     GrowConfig("spots", on="torus:8,4", kernels="harmonics", scale=0.2, up="z", out="runs/x y",
                seed_node=3, anchor=False, checkpoint_every=4),
     GrowConfig("it's.png", size=None, method="implicit", gradient="phantom"),
+    GrowConfig.recipe("distill", "a.png", out="runs/d"),
+    GrowConfig.recipe("distill", "a.png", out="runs/e", size=24, padding=0, decay=None, damage=0),
+    GrowConfig.recipe("isotropic", "a.png", out="runs/i", anchor=False),
 ]  # fmt: skip
 
 

@@ -10,6 +10,9 @@ from torch_geometric.data import Batch, Data
 import gncadeq.graph.perception as perception
 from gncadeq import GraphDEQ, GraphNCA, GrowingCell
 from gncadeq.cells import Perception
+from gncadeq.export.description import describe
+from gncadeq.export.plain import EdgeList
+from gncadeq.export.rules import rule as exported
 from gncadeq.testing import assert_local, assert_permutation_equivariant
 from gncadeq.transforms import ImageToGraph, PixelKernels
 from gncadeq.transforms.kernels import FILTERS
@@ -211,3 +214,33 @@ def test_bad_graphs_are_refused():
         made.prepare(x, wrong, data.edge_attr)
     with pytest.raises(ValueError, match="alive_channel"):
         GrowingCell(4, alive_channel=4)
+
+
+def test_the_published_rule_has_a_bias_at_its_end():
+    """As many parameters as published, the identity at first, and the bias adds to the update."""
+    rule = GrowingCell(16, 2, 128, out_bias=True)
+    assert sum(p.numel() for p in rule.parameters()) == 8336
+    data = pixels()
+    made = cell(alive=None, in_channels=2)
+    with_bias = GrowingCell(**{**made.config, "out_bias": True}).double()
+    with_bias.load_state_dict({**made.state_dict(), "bias_out": torch.arange(8).double()})
+    z, x = torch.rand(63, 8, dtype=torch.double), torch.rand(63, 2, dtype=torch.double)
+    graph = x, data.edge_index, data.edge_attr
+    out = with_bias(z, *graph)
+    torch.testing.assert_close(out, made(z, *graph) + torch.arange(8))
+    (slope,) = torch.autograd.grad(out.sum(), with_bias.bias_out)
+    assert slope.tolist() == [63.0] * 8
+    with_bias.reset_parameters()
+    torch.testing.assert_close(with_bias(z, *graph), z)
+
+
+def test_a_bias_is_exported_and_described():
+    rule = cell(alive=None).float()
+    made = GrowingCell(**{**rule.config, "out_bias": True})
+    made.load_state_dict({**rule.state_dict(), "bias_out": torch.arange(8.0)})
+    assert describe(made)["hidden"] == 17
+    data = PixelKernels(NAMES)(ImageToGraph()(torch.rand(1, 5, 4)))
+    z = torch.rand(20, 8)
+    graph = data.edge_index, data.edge_attr
+    plain = exported(made)(EdgeList(graph[0], 20), z[:, :0], graph[1], None)
+    torch.testing.assert_close(plain(z), made(z, z[:, :0], *graph))

@@ -80,6 +80,19 @@ def test_injuries_take_the_living():
         assert int(new[:, 3].sum()) < 36
 
 
+def test_discs_are_of_the_published_sizes():
+    pool = SamplePool(grid(21, 21), torch.zeros(441, 4), size=2)
+    widths = []
+    for _ in range(40):
+        pool.update(torch.tensor([0]), torch.ones(441, 4))
+        new = pool.refresh(torch.tensor([0]), torch.tensor([1.0]), 0, 1, 3, injury="disc")
+        hurt = pool.graphs[0].pos[new[:, 3] == 0]
+        widths.append(float((hurt.amax(0) - hurt.amin(0)).max()) / 20)
+    assert min(widths) < 0.2 < max(widths) <= 0.4
+    with pytest.raises(ValueError, match="injury"):
+        pool.refresh(torch.tensor([0]), torch.tensor([1.0]), injury="discs")
+
+
 def test_a_pool_is_its_seed_and_resumes():
     def draws(pool, count):
         out = []

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_flag, check_number
 from gncadeq.graph.perception import Perception, check_kernels
 from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
@@ -93,6 +93,7 @@ class GrowingCell(Cell):
             ``[num_nodes, 0]``.
         alive_channel: The channel that tells whether a node lives, or ``None`` if all do.
         alive_threshold: The least value of a living node in that channel.
+        out_bias: Whether the last layer has a bias, as published, which starts at zero too.
         bound: Clamp :math:`\mathbf{z} + \mathbf{g}` to :math:`[-b, b]`: no graph and no number of
             steps takes a state beyond. ``None``, as published, does not.
         max_degree: Refuse graphs on which a node senses more than so many by its one kernel, for
@@ -129,6 +130,7 @@ class GrowingCell(Cell):
         alive_threshold: float = 0.1,
         max_degree: int | None = None,
         bound: float | None = None,
+        out_bias: bool = False,
     ) -> None:
         super().__init__()
         channels = check_count("channels", channels, 1)
@@ -155,6 +157,8 @@ class GrowingCell(Cell):
         self.weight_x = nn.Parameter(weight_x) if in_channels else None
         self.bias = nn.Parameter(torch.empty(hidden_channels))
         self.weight_out = nn.Parameter(torch.empty(channels, hidden_channels))
+        self.out_bias = check_flag("out_bias", out_bias)
+        self.bias_out = nn.Parameter(torch.empty(channels)) if out_bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -165,6 +169,25 @@ class GrowingCell(Cell):
             nn.init.uniform_(self.weight_x, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
         nn.init.zeros_(self.weight_out)
+        if self.bias_out is not None:
+            nn.init.zeros_(self.bias_out)
+
+    def layers(self) -> tuple[Tensor, OptTensor, Tensor, Tensor]:
+        r"""The MLP: :math:`\mathbf{W}_1` of state and senses, that of the injection,
+        :math:`\mathbf{b}` and :math:`\mathbf{W}_2`.
+
+        A bias of the last layer is the column of one more hidden unit, which is always one.
+        """
+        if self.bias_out is None:
+            return self.weight_z, self.weight_x, self.bias, self.weight_out
+        weight_x = None if self.weight_x is None else F.pad(self.weight_x, (0, 0, 0, 1))
+        outside = torch.cat([self.weight_out, self.bias_out[:, None]], 1)
+        return (
+            F.pad(self.weight_z, (0, 0, 0, 1)),
+            weight_x,
+            F.pad(self.bias, (0, 1), value=1.0),
+            outside,
+        )
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> GrowingStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the kernel weights."""
@@ -172,11 +195,11 @@ class GrowingCell(Cell):
         edge_attr = check_kernels(edge_attr, self.num_kernels)
         perception = Perception(edge_index, edge_attr, x.size(0))
         self._check_degree(perception, x)
-        drive = None if self.weight_x is None else F.linear(x, self.weight_x, self.bias)
-        weight = self.weight_z, self.bias, self.weight_out
+        inside, weight_x, bias, outside = self.layers()
+        drive = None if weight_x is None else F.linear(x, weight_x, bias)
         channel = self.alive_channel
         alive = None if channel is None else (channel, self.alive_threshold)
-        return GrowingStep(perception, weight, drive, alive, self.bound)
+        return GrowingStep(perception, (inside, bias, outside), drive, alive, self.bound)
 
     def _check_degree(self, perception: Perception, x: Tensor) -> None:
         if self.max_degree is None or not x.size(0) or torch.compiler.is_compiling():

@@ -102,7 +102,8 @@ def _(cell: ConvCell) -> Description:
 def _(cell: GrowingCell) -> Description:
     return {
         "kind": "growing", "in_channels": cell.in_channels, "channels": cell.channels,
-        "kernels": cell.num_kernels, "hidden": cell.hidden_channels, "bound": cell.bound,
+        "kernels": cell.num_kernels, "hidden": cell.hidden_channels + cell.out_bias,
+        "bound": cell.bound,
         "alive": cell.alive_channel, "threshold": cell.alive_threshold, **_weights(rule(cell)),
     }  # fmt: skip
 

@@ -182,9 +182,10 @@ class _Growing(Rule):
 
     def __init__(self, cell: GrowingCell) -> None:
         super().__init__(cell)
-        self.keep(inside=cell.weight_z, bias=cell.bias, outside=cell.weight_out)
-        if cell.weight_x is not None:
-            self.keep(weight_x=cell.weight_x)
+        inside, weight_x, bias, outside = cell.layers()
+        self.keep(inside=inside, bias=bias, outside=outside)
+        if weight_x is not None:
+            self.keep(weight_x=weight_x)
         self.driven, self.num_kernels = cell.weight_x is not None, cell.num_kernels
         channel = cell.alive_channel
         self.alive = None if channel is None else (channel, cell.alive_threshold)

@@ -25,7 +25,7 @@ def point_graph(points: Data, kernels: Kernels, up: tuple[float, float, float]) 
 
     Args:
         points: ``pos`` ``[N, 3]``, and maybe unit ``normal`` ``[N, 3]``.
-        kernels: ``"tangent"``, ``"harmonics"`` or ``"isotropic"``.
+        kernels: ``"tangent"``, ``"gradient"``, ``"harmonics"`` or ``"isotropic"``.
         up: The axis to which tangent kernels have their north.
 
     Example:
@@ -41,10 +41,11 @@ def point_graph(points: Data, kernels: Kernels, up: tuple[float, float, float]) 
     data = Data(pos=pos) if normal is None else Data(pos=pos, normal=normal)
     k = min(_NEAR, pos.size(0) - 1)
     data = PointsToGraph(k, kernels="isotropic" if kernels == "isotropic" else "harmonics")(data)
-    if kernels == "tangent":
+    if kernels in ("tangent", "gradient"):
         frame = tangent_frames(data.normal, up).to(data.edge_attr)
         along = (frame[data.edge_index[1]] @ data.edge_attr[:, 1:, None]).squeeze(2)
-        data.edge_attr = torch.cat([along, data.edge_attr[:, :1]], 1)  # ∂east, ∂north, Laplacian
+        laplacian = data.edge_attr[:, :1] if kernels == "tangent" else along[:, :0]
+        data.edge_attr = torch.cat([along, laplacian], 1)  # ∂east, ∂north, Laplacian
     return data
 
 

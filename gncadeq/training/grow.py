@@ -20,6 +20,7 @@ from gncadeq.progress import progress_bar
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.grow_sweeps import SweepGrowth, blank_state, mean_edge, sweep_graph
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
+from gncadeq.training.orientation import place_seeds, turned_colors, turned_error
 from gncadeq.training.pool import SamplePool
 from gncadeq.training.run import versions
 from gncadeq.training.run_config import extended_from
@@ -54,23 +55,28 @@ class Growth(Steps):
     cell: GrowingCell
 
     def __init__(self, config: GrowConfig, data: Data) -> None:
-        self.config, self.data = config, check_target(data).clone()
+        data = place_seeds(check_target(data), config.seeds, config.seed_node, config.up)
+        self.config, self.data = config, data
         torch.manual_seed(config.seed)
         self.cell = GrowingCell(
-            config.channels, data.edge_attr.size(1), config.hidden_channels, int(config.anchor),
-            bound=STATE_BOUND * config.overflow_bound,
+            config.channels, data.edge_attr.size(1), config.hidden_channels, config.marks(),
+            bound=STATE_BOUND * config.overflow_bound if config.overflow else None,
+            out_bias=config.out_bias,
         )  # fmt: skip
         self.cell.to(usable_device(config.device))
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
-        self.data.x = anchor(data, config.seed_node, int(config.anchor))
+        self.data.x = anchor(data, None, config.marks())
         target = beside(self.data, self.cell)
-        seed = seed_state(target, config.channels, config.seed_node)
+        seed = seed_state(target, config.channels)
         graphs, seeds = [target], [seed]
         for variant in config.draw_variants(self.data):
             graph = beside(variant, self.cell)
-            graph.x = anchor(graph, None, int(config.anchor))
+            graph.x = anchor(graph, None, config.marks())
             graphs += [graph, target]  # half of the pool is the surface itself
             seeds += [seed_state(graph, config.channels), seed]
+        if config.turns:
+            for graph in graphs:
+                graph.turned = turned_colors(graph.cpu(), config.turns).to(graph.color)
         elders = int(config.elders * config.pool_size)
         self.pool = SamplePool(graphs, seeds, config.pool_size, config.seed, elders)
         self.nca = GraphNCA(
@@ -97,14 +103,14 @@ class Growth(Steps):
         grown_up = self.step >= c.damage_from * c.steps
         if not self._implicit() and grown_up and c.settle and self.step % 2:
             self._settle(index, batch, generator)
-        before = color_error(batch.z, batch.color, batch.batch)
+        before = self._error(batch.z, batch)
         z = self.pool.refresh(
             index, before, reset=int(self.step % c.reset_every == 0),
             damage=c.damage if grown_up else 0, alive_channel=self.cell.alive_channel,
-            alive_threshold=self.cell.alive_threshold,
+            alive_threshold=self.cell.alive_threshold, injury=c.injury,
         )  # fmt: skip
         z, steps = self._run(batch, z, generator)
-        loss = color_error(z, batch.color, batch.batch).mean()
+        loss = self._error(z, batch).mean()
         over = overflow_loss(z, c.overflow_bound)
         rest = rest_loss(self.cell.prepare(*self._graph(batch)), z) if c.rest else z.new_zeros(())
         total = loss + c.overflow * over + c.rest_weight(self.step) * rest
@@ -132,6 +138,11 @@ class Growth(Steps):
     def _implicit(self) -> bool:
         c = self.config
         return c.method == "implicit" and self.step >= c.pretrain * c.steps
+
+    def _error(self, z: Tensor, batch: Batch) -> Tensor:
+        if self.config.turns:
+            return turned_error(z, batch.turned, batch.batch)
+        return color_error(z, batch.color, batch.batch)
 
     def _graph(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         return batch.x, batch.edge_index, batch.edge_attr
@@ -323,5 +334,6 @@ def load_grown(
     if isinstance(cell, SweepGrower):
         data = sweep_graph(data, scale, node)
         return cell, data, blank_state(data, cell), card
-    data.x = anchor(data, node, cell.in_channels)
-    return cell, data, seed_state(data, cell.channels, node), card
+    data = place_seeds(data, config.seeds, node, config.up)
+    data.x = anchor(data, None, cell.in_channels)
+    return cell, data, seed_state(data, cell.channels), card

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from gncadeq.check import check_count
-from gncadeq.choices import AXES, Gradient, GrowMethod, Kernels, Projection, Up
+from gncadeq.check import check_choice, check_count
+from gncadeq.choices import AXES, Gradient, GrowMethod, GrowRecipe, Injury, Kernels, Projection, Up
+from gncadeq.training.recipes import GROW_RECIPES
 from gncadeq.training.run_config import MAX_SEED, RunConfig, device_option, option
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from gncadeq.transforms import MeshToGraph
 
-_OF_SURFACES = {"kernels": "tangent", "scale": None, "up": "y", "projection": "auto"}
+_OF_SURFACES = {"scale": None, "up": "y", "projection": "auto"}
 
 
 @dataclass
@@ -47,7 +48,12 @@ class GrowConfig(RunConfig):
         least=1,
         most=4096,
     )
-    kernels: Kernels = option("tangent", "What the nodes of a surface sense.")
+    padding: int = option(0, "Transparent pixels around a picture on the grid.", most=4096)
+    kernels: Kernels = option(
+        "tangent",
+        "What nodes sense: 'tangent', two derivatives and the Laplacian; 'gradient', the "
+        "derivatives; 'isotropic', the Laplacian; on surfaces 'harmonics' too.",
+    )
     scale: float | None = option(
         None,
         "Length of these kernels in the units of the mesh, so that the rule fits other "
@@ -67,11 +73,19 @@ class GrowConfig(RunConfig):
         16, "Channels of the state, at least 4 (red, green, blue and opacity).", least=4
     )
     hidden_channels: int = option(96, "Width of the rule's MLP.", name="hidden", least=1)
+    out_bias: bool = option(False, "Give the last layer of the rule a bias.")
     seed_node: int | None = option(
         None, "The node that lives at first.", shown="none: the one in the middle"
     )
+    seeds: int = option(
+        1,
+        "Nodes that live at first: with 2 and 3 one to the right and one above tell a rule that "
+        "senses no directions where these are.",
+        least=1,
+        most=3,
+    )
     anchor: bool = option(
-        True, "Mark the seed node for ever, which holds the pattern in its place."
+        True, "Mark the seed nodes for ever, which holds the pattern in its place."
     )
     method: GrowMethod = option(
         "bptt",
@@ -117,8 +131,14 @@ class GrowConfig(RunConfig):
     variants: int = option(
         7,
         "Other triangulations of a surface to train on beside it, so that the rule doesn't depend "
-        "on that of the file; not for grids and graph files. At most as many as half of the pool; "
-        "the other half is the surface itself.",
+        "on that of the file; not for grids and graph files. With several seeds, the target turned "
+        "with them, on every graph. At most as many as half of the pool; the other half is the "
+        "target itself.",
+    )
+    turns: int = option(
+        0,
+        "Compare with the target turned around the seed by so many angles, and mirrored, and take "
+        "the least error; 0 takes it as it is.",
     )
     pool_size: int = option(16, "States in the pool.")
     elders: float = option(
@@ -135,6 +155,9 @@ class GrowConfig(RunConfig):
         least=1,
     )
     damage: int = option(1, "How many of the best of a draw are injured.")
+    injury: Injury = option(
+        "both", "Injuries are 'disc', balls, or 'both', balls and cut off thirds."
+    )
     damage_from: float = option(
         0.1,
         "Share of the training, in [0, 1], after which injuries and settling begin.",
@@ -147,12 +170,22 @@ class GrowConfig(RunConfig):
         "proportion to the training steps done.",
         least=0,
     )
-    overflow: float = option(1.0, "Weight of the loss on states beyond the bound.", least=0)
+    overflow: float = option(
+        1.0,
+        "Weight of the loss on states beyond the bound; with 0 the rule doesn't clamp states.",
+        least=0,
+    )
     overflow_bound: float = option(2.0, "Bound on the entries of states.", above=0)
     lr: float = option(
         2e-3,
         "Adam's learning rate; divided by 3 after half of the training, by 10 after 80 %.",
         above=0,
+    )
+    decay: float | None = option(
+        None,
+        "Divide it by 10 once, after this share of the training, in the place of that.",
+        least=0,
+        most=1,
     )
     save_every: int = option(100, "Training steps between checkpoints.", least=1)
     device: str = device_option()
@@ -166,10 +199,18 @@ class GrowConfig(RunConfig):
         self.check_values()
         given = [k for k, usual in _OF_SURFACES.items() if getattr(self, k) != usual]
         if self.on_graph():
-            given = [name for name in given if name in ("kernels", "scale")]
+            given = [name for name in given if name == "scale"]
         if given and (self.on_graph() or not self.on_surface()):
             raise ValueError(
                 f"Expected {given} for surfaces alone (got on={self.on!r}). Leave them out"
+            )
+        if self.seeds > 1 and self.method == "sweeps":
+            raise ValueError(f"Expected one seed with method='sweeps' (got {self.seeds})")
+        no = self._kernels_missing()
+        if self.kernels in no:
+            raise ValueError(
+                f"Expected 'kernels' other than {no} with on={self.on!r} (got {self.kernels!r}). "
+                "Leave it out"
             )
         for small, large in (
             ("min_rollout", "max_rollout"), ("max_rollout", "max_steps"),
@@ -183,9 +224,39 @@ class GrowConfig(RunConfig):
                 f"stays whole (got {self.damage})"
             )
 
+    def marks(self) -> int:
+        """Channels of the injection that marks the seed nodes."""
+        return self.seeds if self.anchor else 0
+
+    def _kernels_missing(self) -> tuple[str, ...]:
+        if self.on_graph():
+            return "gradient", "harmonics", "isotropic"
+        return () if self.on_surface() else ("harmonics",)
+
+    @classmethod
+    def recipe(cls, name: GrowRecipe, target: str, **options: Any) -> Self:
+        """A recipe's configuration, with ``options`` in the place of some of its own.
+
+        Args:
+            name: ``"rest"``, the defaults; ``"distill"``, as published by Mordvintsev et al.
+                (2020); or ``"isotropic"``, without directions, after Mordvintsev et al. (2022).
+            target: What is grown.
+            options: Fields of the configuration.
+        """
+        check_choice("name", name, GROW_RECIPES)
+        return cls(target, **{**GROW_RECIPES[name], **options})
+
     def base(self) -> tuple[list[str], dict[str, Any]]:
-        """The defaults of the method."""
-        return [], METHODS.get(self.method, {})
+        """The nearest recipe, as words of the command, with the defaults of recipe and method."""
+        usual = {f.name: f.default for f in fields(self)}
+
+        def changed(name: str) -> int:
+            start = {**usual, **GROW_RECIPES[name]}
+            return sum(getattr(self, field) != value for field, value in start.items())
+
+        name = min(GROW_RECIPES, key=changed)
+        words = [] if name == "rest" else ["--recipe", name]
+        return words, {**METHODS.get(self.method, {}), **GROW_RECIPES[name]}
 
     def on_surface(self) -> bool:
         """Whether the target is on a mesh or graph, with kernels that are made for it."""
@@ -212,7 +283,8 @@ class GrowConfig(RunConfig):
         the box around all.
         """
         if data.get("image_size") is not None:
-            return {"on": "pixels", "size": data.image_size.view(-1).tolist()}
+            size = data.image_size.view(-1).tolist()
+            return {"on": "pixels", "kernels": self.kernels, "size": size}
         if not self.on_surface() or data.get("face") is None:
             return {"on": "graph"}
         low, high = data.pos.amin(0), data.pos.amax(0)
@@ -226,11 +298,15 @@ class GrowConfig(RunConfig):
 
         return load_target(
             self.target, on or self.on, self.size, self.kernels, self.scale, self.up,
-            self.projection,
+            self.projection, self.padding,
         )  # fmt: skip
 
     def draw_variants(self, data: Data) -> list[Data]:
         """The target on other triangulations of its surface, drawn by the run's seed."""
+        if self.seeds > 1:
+            from gncadeq.training.orientation import turned_targets
+
+            return turned_targets(data, 1 + min(self.variants, (self.pool_size - 1) // 2))
         if not self.on_surface() or data.get("face") is None:
             return []
         from torch_geometric.data import Data
@@ -246,6 +322,8 @@ class GrowConfig(RunConfig):
     def learning_rate(self, step: int) -> float:
         """The learning rate of a training step."""
         share = step / self.steps
+        if self.decay is not None:
+            return self.lr * (1.0 if share < self.decay else 0.1)
         return self.lr * (1.0 if share < 0.5 else 0.3 if share < 0.8 else 0.1)
 
     def rest_weight(self, step: int) -> float:

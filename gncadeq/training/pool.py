@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from gncadeq.check import check_count, check_seed, check_type
+from gncadeq.check import check_choice, check_count, check_seed, check_type
+from gncadeq.choices import Injury
 from gncadeq.transforms.damage import ball, cut
 
 
@@ -134,6 +135,7 @@ class SamplePool:
         damage: int = 0,
         alive_channel: int | None = None,
         alive_threshold: float = 0.1,
+        injury: Injury = "both",
     ) -> Tensor:
         """The states of a draw, the worst of them back at their seeds and the best injured.
 
@@ -149,6 +151,8 @@ class SamplePool:
             damage: How many of the best are injured (never one that was reset).
             alive_channel: The channel that tells which nodes live; ``None`` takes all.
             alive_threshold: The least value of a living node there.
+            injury: ``"both"``, or ``"disc"``: balls alone, of the published radii, a twentieth to
+                a fifth of the extent.
 
         Returns:
             ``[num_nodes, channels]``, in the order of the draw. The slots are left as they are
@@ -164,6 +168,7 @@ class SamplePool:
             )
         reset = check_count("reset", reset, 0, n)
         damage = check_count("damage", damage, 0, n)
+        check_choice("injury", injury, get_args(Injury))
         slots = index.tolist()
         states = [self.states[s] for s in slots]
         living = [None if alive_channel is None else z[:, alive_channel] > alive_threshold
@@ -175,12 +180,14 @@ class SamplePool:
             states[k], self.age[slots[k]] = self.seeds[self.graph_of(slots[k])], 0
         for k in [k for k in order[n - damage :] if k not in again]:
             pos = self.graphs[self.graph_of(slots[k])].pos
-            hurt = self._injury(pos, living[k])
+            hurt = self._injury(pos, living[k], injury)
             states[k] = states[k].masked_fill(hurt.unsqueeze(1), 0.0)
         return torch.cat(states)
 
-    def _injury(self, pos: Tensor, alive: Tensor | None) -> Tensor:
+    def _injury(self, pos: Tensor, alive: Tensor | None, injury: Injury) -> Tensor:
         kind, size = torch.rand(2, generator=self._generator).tolist()
+        if injury == "disc":
+            return ball(pos, 1 / 20 + size * (1 / 5 - 1 / 20), self._generator, alive)
         if kind < 0.5:
             return cut(pos, 1 / 3, self._generator, alive)
         return ball(pos, 1 / 8 + size * (1 / 3 - 1 / 8), self._generator, alive)

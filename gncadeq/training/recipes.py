@@ -1,4 +1,4 @@
-"""The recipes of ``gncadeq train``: what each changes of the defaults."""
+"""The recipes of ``gncadeq train`` and ``gncadeq grow``: what each changes of the defaults."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What the recipes of ``gncadeq train`` change of the defaults."""
+
+GROW_RECIPES: dict[str, dict[str, Any]] = {
+    "rest": {},
+    "distill": {
+        "kernels": "gradient", "hidden_channels": 128, "out_bias": True, "padding": 16,
+        "anchor": False, "fire_rate": 0.5, "min_rollout": 64, "max_rollout": 96, "settle": 0,
+        "variants": 0, "pool_size": 1024, "elders": 0.0, "batch_size": 8, "reset_every": 1,
+        "damage": 3, "damage_from": 0.0, "injury": "disc", "rest": 0.0, "overflow": 0.0,
+        "steps": 8000, "decay": 0.25,
+    },
+    "isotropic": {
+        "kernels": "isotropic", "hidden_channels": 192, "seeds": 3, "variants": 4, "steps": 2000,
+    },
+}  # fmt: skip
+"""What the recipes of ``gncadeq grow`` change of the defaults."""
 _FOR_DATASET: dict[tuple[str, str], dict[str, Any]] = {
     # 1,437 images of 8 × 8 pixels: more steps an epoch, shifts of the same share of an image, and
     # no level of 2 × 2 pixels.

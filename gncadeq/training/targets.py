@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.check import check_count, check_type
+from gncadeq.check import check_choice, check_count, check_type
 from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.files.tensors import read_tensors, write_tensors
 from gncadeq.training.surfaces import (
@@ -27,6 +27,7 @@ from gncadeq.training.surfaces import (
     surface_target,
 )
 from gncadeq.transforms import ImageToGraph, PixelKernels
+from gncadeq.transforms.kernels import OF_PIXELS
 
 _FIELDS = ("pos", "edge_index", "edge_attr", "color", "face", "image_size", "seed_node",
            "origin")  # fmt: skip
@@ -77,15 +78,17 @@ def read_rgba(path: str | Path, size: int | None = None) -> Tensor:
     return rgba.contiguous()
 
 
-def picture_target(rgba: Tensor) -> Data:
+def picture_target(rgba: Tensor, kernels: Kernels = "tangent") -> Data:
     """The pixel grid of a picture, with kernel weights and the picture as ``color``.
 
     Args:
         rgba: ``[4, H, W]`` in [0, 1], colours multiplied by alpha (:func:`read_rgba`).
+        kernels: ``"tangent"`` (Sobel and Laplacian), ``"gradient"`` (Sobel) or ``"isotropic"``
+            (Laplacian).
 
     Returns:
-        ``Data`` with ``edge_index``, ``edge_attr`` ``[num_edges, 3]`` (Sobel and Laplacian),
-        ``pos``, ``image_size`` and ``color`` ``[num_nodes, 4]``.
+        ``Data`` with ``edge_index``, ``edge_attr`` ``[num_edges, num_kernels]``, ``pos``,
+        ``image_size`` and ``color`` ``[num_nodes, 4]``.
 
     Example:
         >>> picture_target(torch.rand(4, 5, 6)).color.shape
@@ -93,7 +96,8 @@ def picture_target(rgba: Tensor) -> Data:
     """
     if rgba.dim() != 3 or rgba.size(0) != 4:
         raise ValueError(f"Expected a picture of shape [4, H, W] (got {list(rgba.shape)})")
-    data = PixelKernels()(ImageToGraph()(rgba))
+    check_choice("kernels", kernels, OF_PIXELS)
+    data = PixelKernels(OF_PIXELS[kernels])(ImageToGraph()(rgba))
     data.color = data.x
     del data.x
     return data
@@ -139,6 +143,7 @@ def load_target(
     scale: float | None = None,
     up: Up = "y",
     projection: Projection = "auto",
+    padding: int = 0,
 ) -> Data:
     """Read a target: colours on a pixel grid, on a surface, or those that a file carries.
 
@@ -149,11 +154,13 @@ def load_target(
             (:func:`gncadeq.training.surfaces.read_surface`); or a graph file (:func:`save_target`).
         size: Side of the square in pixels into which a picture is shrunk; ``None`` keeps its size.
             Around a sphere the picture becomes twice as wide as high. The side of a pattern's grid.
-        kernels: What nodes of a surface sense (:class:`gncadeq.transforms.MeshToGraph`).
+        kernels: What nodes sense (:class:`gncadeq.transforms.MeshToGraph`,
+            :func:`picture_target`).
         scale: Length of these kernels in the units of the mesh.
         up: The axis of the mesh that points up.
         projection: How a picture gets onto a surface
             (:func:`gncadeq.training.surfaces.project_picture`).
+        padding: Transparent pixels around a picture on the grid.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -171,11 +178,12 @@ def load_target(
     if on == "grid":
         if target in PATTERNS:
             side = 40 if size is None else size
-            data = picture_target(torch.ones(4, side, side))
+            data = picture_target(torch.ones(4, side, side), kernels)
             right, down = data.pos.unbind(1)
             data.color = pattern_color(target, torch.stack([right, -down, 0 * down], 1))
             return data
-        return picture_target(read_rgba(_picture(target), size))
+        rgba = F.pad(read_rgba(_picture(target), size), (padding,) * 4)
+        return picture_target(rgba, kernels)
     if not Path(on).suffix:
         near = get_close_matches(on.partition(":")[0], ["grid", *SURFACES], n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
@@ -247,10 +255,13 @@ def read_graph(path: str | Path) -> Data:
 
 
 def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
-    r"""The state from which a target grows: one living node, all others zero.
+    r"""The state from which a target grows: one or several living nodes, all others zero.
 
     .. math::
         z_{ic} = [i = s \wedge c \ge 3]
+
+    Of several, :math:`s_0, \dots, s_{n - 1}`, all have alpha, and the :math:`k`-th those of the
+    hidden channels whose number is :math:`k` modulo :math:`n`.
 
     Args:
         data: The target graph.
@@ -267,7 +278,10 @@ def seed_state(data: Data, channels: int, node: int | None = None) -> Tensor:
         "channels", channels, 4, hint="They begin with red, green, blue and alpha"
     )
     z: Tensor = data.pos.new_zeros(data.num_nodes, channels)
-    z[seed_node(data, node), 3:] = 1.0
+    nodes = seed_nodes(data, node)
+    for k, s in enumerate(nodes):
+        z[s, 3] = 1.0
+        z[s, 4 + k :: len(nodes)] = 1.0
     return z
 
 
@@ -281,21 +295,30 @@ def anchor(data: Data, node: int | None = None, channels: int = 1) -> Tensor:
     Args:
         data: The target graph.
         node: The node :math:`s`; by default as :func:`seed_state` takes it.
-        channels: 1, or 0 for an injection that says nothing.
+        channels: 1, 0 for an injection that says nothing, or the number of seed nodes, each of
+            which has a mark of its own then.
 
     Example:
         >>> anchor(picture_target(torch.rand(4, 1, 3))).flatten()
         tensor([0., 1., 0.])
     """
     x: Tensor = data.pos.new_zeros(data.num_nodes, channels)
-    x[seed_node(data, node)] = 1.0
+    for k, s in enumerate(seed_nodes(data, node) if channels else []):
+        x[s, k % channels] = 1.0
     return x
+
+
+def seed_nodes(data: Data, node: int | None = None) -> list[int]:
+    """The numbers of the nodes that live at first; see :func:`seed_state`."""
+    if node is None and data.get("seed_node") is not None:
+        return [seed_node(data, int(s)) for s in data.seed_node.view(-1)]
+    return [seed_node(data, node)]
 
 
 def seed_node(data: Data, node: int | None = None) -> int:
     """The number of the node that lives at first: ``node``, or as :func:`seed_state` takes it."""
     if node is None and data.get("seed_node") is not None:
-        node = int(data.seed_node)
+        node = int(data.seed_node.view(-1)[0])
     if node is None:
         middle = (data.pos.amin(0) + data.pos.amax(0)) / 2
         return int((data.pos - middle).norm(dim=1).argmin())

@@ -21,6 +21,12 @@ FILTERS: dict[str, list[list[float]]] = {
 }
 """Filters as they are correlated with the image, by name."""
 
+OF_PIXELS: dict[str, tuple[str, ...]] = {
+    "tangent": ("sobel_x", "sobel_y", "laplacian"),
+    "gradient": ("sobel_x", "sobel_y"),
+    "isotropic": ("laplacian",),
+}
+"""The filters by which pixels sense what :class:`gncadeq.transforms.MeshToGraph` calls so."""
 
 PIXEL = 0.754
 """The length ℓ of ``MeshToGraph(scale=ℓ)``, in pixels, of which the Laplacian is the pixels' own:

@@ -41,6 +41,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     - ``"isotropic"``: ``[Laplacian]``, blind to direction;
     - ``"tangent"``: ``[∂east, ∂north, Laplacian]`` in a tangent frame of every vertex, whose north
       is ``up`` projected onto the surface (see :func:`tangent_frames`);
+    - ``"gradient"``: the first two of these;
     - ``"harmonics"``: ``[Laplacian, ∂x, ∂y, ∂z]``, the gradient along the surface as a vector in
       world axes: real spherical harmonics of degree 0 and 1, which turn with the mesh.
 
@@ -60,7 +61,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     finer mesh has the same kernels, more exactly, and about :math:`9 \pi \ell^2 N^2 / A` edges.
 
     Args:
-        kernels: ``"isotropic"``, ``"tangent"`` or ``"harmonics"``.
+        kernels: ``"isotropic"``, ``"tangent"``, ``"gradient"`` or ``"harmonics"``.
         weights: Of the one ring: ``"cotangent"`` (the default; negative ones count as zero),
             ``"distance"`` or ``"uniform"``. Not for a ``scale``.
         scale: The length ℓ in the units of ``pos``, or ``None`` for the one ring. Take at least the
@@ -71,7 +72,8 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     Returns (when called with ``Data`` of ``pos`` ``[N, 3]`` and ``face`` ``[3, F]``):
         The same with ``edge_index`` ``[2, E]`` sorted by target, loops included, ``edge_attr``
         ``[E, K]``, unit ``normal`` ``[N, 3]``, ``area`` ``[N]`` (a third of the faces around), and
-        ``frame`` ``[N, 2, 3]`` for ``"tangent"``. A vertex without an edge has weights of zero.
+        ``frame`` ``[N, 2, 3]`` for ``"tangent"`` and ``"gradient"``. A vertex without an edge has
+        weights of zero.
 
     Raises:
         ValueError: On an unknown option, a missing or wrong attribute, coordinates that are no
@@ -125,7 +127,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
         edge_index = torch.cat([edge for edge, _ in parts], dim=1)
         edge_attr = torch.cat([attr for _, attr in parts])
         data.edge_index, data.edge_attr = with_self_loops(edge_index, edge_attr, n, pos.dtype)
-        if self.kernels == "tangent" and frame is not None:
+        if self.kernels in ("tangent", "gradient") and frame is not None:
             data.frame = frame.to(pos.dtype)
         return data
 
@@ -188,6 +190,8 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     ) -> Tensor:  # fmt: skip
         flat = torch.einsum("ekd,ed->ek", frame[target], offset)
         gradient = least_squares_gradient(flat, length, fit, target, unit)
+        if self.kernels == "gradient":
+            return gradient
         if self.kernels == "tangent":
             return torch.cat([gradient, laplacian[:, None]], dim=1)
         world = torch.einsum("ek,ekd->ed", gradient, frame[target])

@@ -19,6 +19,7 @@ from gncadeq.models import (
     SelfClassifier,
 )
 from gncadeq.transforms import MeshToGraph, PixelKernels, surface_filters
+from gncadeq.transforms.kernels import OF_PIXELS
 from gncadeq.viz.geometry import Geometry, geometry
 from gncadeq.viz.page import Scene
 
@@ -126,8 +127,9 @@ def grown_scene(
     if data.get("image_size") is not None:
         height, width = (int(s) for s in data.image_size.view(-1))
         pixels: Scene = {"height": height, "width": width}
-        if scene["rule"]["kind"] == "growing":
-            pixels["filters"] = packed(PixelKernels().table)
+        if isinstance(cell, GrowingCell):
+            filters = next(f for f in OF_PIXELS.values() if len(f) == cell.num_kernels)
+            pixels["filters"] = packed(PixelKernels(filters).table)
         else:
             pixels["sweeps"] = True
         return {**scene, "graph": {"pixels": pixels}}
@@ -138,7 +140,7 @@ def grown_scene(
         )
     shape = geometry(data, up)
     mesh = _mesh(shape)
-    if senses is None or data.get("face") is None:
+    if senses is None or data.get("face") is None or senses.kernels == "gradient":
         return {**scene, "graph": edge_graph(data), "mesh": mesh}
     if tuple(senses.up) != AXES[up]:
         raise ValueError(f"Expected 'senses' with up={AXES[up]} for up={up!r} (got {senses.up})")
