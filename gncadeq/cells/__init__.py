@@ -24,6 +24,7 @@ from gncadeq.cells.pyg.measured import MeasuredCell, MeasuredGrowth
 from gncadeq.cells.pyg.wrap import WrappedConvCell
 from gncadeq.cells.reach import ReachCell
 from gncadeq.cells.relation import RelationCell
+from gncadeq.cells.rewired import RewiredCell
 from gncadeq.cells.separable import separate
 from gncadeq.cells.stencil import (
     StencilConv,
@@ -61,6 +62,7 @@ __all__ = [
     "PropagationCell",
     "ReachCell",
     "RelationCell",
+    "RewiredCell",
     "ScaledConvCell",
     "StencilConv",
     "StencilDrive",
