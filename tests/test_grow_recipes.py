@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from gncadeq import GrowingCell
 from gncadeq.growth import Trial, color_error
 from gncadeq.training import GrowConfig
 from gncadeq.training.grow import Growth, grow, load_grown
-from gncadeq.training.orientation import place_seeds, turned_colors, turned_error, turned_targets
+from gncadeq.training.orientation import (
+    lattice,
+    place_seeds,
+    turned_colors,
+    turned_error,
+    turned_targets,
+)
 from gncadeq.training.targets import anchor, load_target, picture_target, seed_state
 
 GECKO = Path(__file__).parents[1] / "datasets" / "gecko.png"
@@ -154,5 +161,33 @@ def test_a_target_turns_with_its_seeds():
     pool = Growth(config, picture_target(torch.rand(4, 11, 11), "isotropic")).pool
     assert len(pool.graphs) == 1 + 2 * 3  # half of the slots are the target itself
     for graph, state in zip(pool.graphs, pool.seeds, strict=True):
-        assert torch.equal(graph.x[graph.seed_node], torch.eye(3))
-        assert state[graph.seed_node, 3].tolist() == [1, 1, 1]
+        marked = graph.x.nonzero()
+        assert sorted(marked[:, 1].tolist()) == [0, 1, 2]
+        assert state[marked[:, 0], 3].tolist() == [1, 1, 1]
+
+
+def test_a_lattice_has_the_laplacian_of_pixels():
+    for jitter, near in ((0.0, 1e-4), (0.25, 0.2)):
+        data = lattice(32, 30, jitter)
+        x, y = (data.pos - torch.tensor([14.5, 15.5])).unbind(1)
+        inner = (x.abs() < 12) & (y.abs() < 13)
+        field = torch.stack([x**2 + y**2, x, torch.ones_like(x)], 1)
+        sensed = GrowingCell(3, 1, alive_channel=None).prepare(
+            x[:, None][:, :0], data.edge_index, data.edge_attr
+        ).perception(field)[:, 0]  # fmt: skip
+        assert float((sensed[inner, 0].mean() - 1).abs()) < near  # a quarter of Δ(x² + y²) = 4
+        assert float(sensed[inner, 2].abs().max()) < 1e-5
+    dense = torch.zeros(len(x), len(x)).index_put(tuple(data.edge_index), data.edge_attr[:, 0])
+    assert float(torch.linalg.eigvals(dense).real.min()) > -1.2
+
+
+def test_variants_of_an_isotropic_rule_stand_on_uneven_points():
+    config = GrowConfig.recipe("isotropic", "flag", **TINY)
+    data = picture_target(torch.ones(4, 11, 11), "isotropic")
+    variants = config.draw_variants(place_seeds(data, 3))
+    assert [v.get("image_size") is not None for v in variants] == [True, False, True, False]
+    middle, right, _ = variants[1].pos[variants[1].seed_node]
+    assert float((middle - 5).norm()) < 1
+    assert 3 < float((right - middle).norm()) < 7
+    assert 0 <= float(variants[1].color.min()) <= float(variants[1].color.max()) <= 1
+    assert Growth(config, data).train_step()["loss"] > 0

@@ -132,8 +132,9 @@ class GrowConfig(RunConfig):
         7,
         "Other triangulations of a surface to train on beside it, so that the rule doesn't depend "
         "on that of the file; not for grids and graph files. With several seeds, the target turned "
-        "with them, on every graph. At most as many as half of the pool; the other half is the "
-        "target itself.",
+        "with them, on every graph; with --kernels isotropic every other one on uneven points in "
+        "the place of pixels. At most as many as half of the pool; the other half is the target "
+        "itself.",
     )
     turns: int = option(
         0,
@@ -304,9 +305,12 @@ class GrowConfig(RunConfig):
     def draw_variants(self, data: Data) -> list[Data]:
         """The target on other triangulations of its surface, drawn by the run's seed."""
         if self.seeds > 1:
-            from gncadeq.training.orientation import turned_targets
+            from gncadeq.training.orientation import on_lattice, turned_targets
 
-            return turned_targets(data, 1 + min(self.variants, (self.pool_size - 1) // 2))
+            turned = turned_targets(data, 1 + min(self.variants, (self.pool_size - 1) // 2))
+            if data.get("image_size") is not None and self.kernels == "isotropic":
+                turned[1::2] = [on_lattice(one, k) for k, one in enumerate(turned[1::2])]
+            return turned
         if not self.on_surface() or data.get("face") is None:
             return []
         from torch_geometric.data import Data

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
-from gncadeq.check import check_count
+from gncadeq.check import check_count, check_number, check_seed
 from gncadeq.choices import UPRIGHT, Up
 from gncadeq.training.targets import seed_nodes
+from gncadeq.transforms import GraphLaplacian
 from gncadeq.typing import OptTensor
 
 _NEAREST = 4  # nodes that a colour is interpolated between
+_SPACING = 1.5**0.5  # of hexagons, in pixels
 
 
 def place_seeds(data: Data, count: int, node: int | None = None, up: Up = "y") -> Data:
@@ -80,21 +83,84 @@ def turned_colors(data: Data, turns: int, mirror: bool = True) -> Tensor:
         >>> turned_colors(data, 8).shape
         torch.Size([25, 16, 4])
     """
-    from scipy.spatial import cKDTree
-
     turns = check_count("turns", turns, 1)
     flat, reach, found = _flat(data), _mean_edge(data), []
-    tree = cKDTree(flat.numpy())
     for side in (1.0, -1.0) if mirror else (1.0,):
+        mirrored = flat * flat.new_tensor([side, 1.0, 1.0][: flat.size(1)])
         for k in range(turns):
-            mirrored = flat * flat.new_tensor([side, 1.0, 1.0][: flat.size(1)])
-            distance, near = tree.query(_turned(mirrored, -k / turns).numpy(), k=_NEAREST)
-            weight = 1 / (torch.from_numpy(distance).square() + 1e-12)
-            weight = weight / weight.sum(1, keepdim=True)
-            weight[torch.from_numpy(distance)[:, 0] > reach] = 0.0
-            color = data.color[torch.from_numpy(near)]
-            found.append((weight.unsqueeze(2).to(color) * color).sum(1))
+            found.append(_sampled(data.color, flat, _turned(mirrored, -k / turns), reach))
     return torch.stack(found, 1)
+
+
+def _sampled(color: Tensor, pos: Tensor, at: Tensor, reach: float) -> Tensor:
+    """Colours at places, between those of the nearest nodes, and zero beyond the reach of all."""
+    from scipy.spatial import cKDTree
+
+    found = cKDTree(pos.numpy()).query(at.numpy(), k=_NEAREST)
+    distance, near = (torch.from_numpy(part) for part in found)
+    weight = 1 / (distance.square() + 1e-12)
+    weight = weight / weight.sum(1, keepdim=True)
+    weight[distance[:, 0] > reach] = 0.0
+    return (weight.unsqueeze(2).to(color) * color[near]).sum(1).clamp(0, 1)
+
+
+def lattice(height: int, width: int, jitter: float = 0.25, seed: int = 0) -> Data:
+    r"""Hexagons over a rectangle of pixels, their middles moved at random, with the pixels'
+    Laplacian.
+
+    At the distance :math:`d = \sqrt{3/2}` of six neighbours,
+
+    .. math::
+        y_i = \tfrac{2}{3} \Big( \tfrac{1}{|\mathcal{N}(i)|} \sum_{j \in \mathcal{N}(i)} z_j - z_i
+        \Big) \approx \tfrac{2}{3} \, \tfrac{d^2}{4} \, \Delta z = \tfrac{1}{4} \Delta z
+
+    as the nine-point Laplacian of :class:`gncadeq.transforms.PixelKernels`. On hexagons its
+    spectrum is that one's too, [-1, 0].
+
+    Args:
+        height: Of the rectangle, in pixels, and so ``width``.
+        jitter: How far, in pixels, a middle is moved along each axis at most; neighbours are then
+            those of the Delaunay triangulation. Zero keeps the hexagons.
+        seed: Of the random moves.
+
+    Returns:
+        ``Data`` with ``pos`` (column, row), ``edge_index`` with loops, and ``edge_attr``
+        ``[E, 1]``.
+
+    Example:
+        >>> lattice(8, 8, jitter=0.0)
+        Data(edge_index=[2, 334], pos=[56, 2], edge_attr=[334, 1])
+    """
+    from scipy.spatial import Delaunay, cKDTree
+
+    height, width = check_count("height", height, 1), check_count("width", width, 1)
+    jitter = check_number("jitter", jitter, least=0.0, most=0.5)
+    rows, columns = math.ceil(height / _SPACING / 0.75**0.5), math.ceil(width / _SPACING)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    place = _SPACING * np.stack([column + row % 2 / 2, row * 0.75**0.5], 1)
+    place += [width / 2, height / 2] - (place.min(0) + place.max(0)) / 2 - 0.5
+    if jitter:
+        place += np.random.default_rng(check_seed(seed)).uniform(-jitter, jitter, place.shape)
+        face = Delaunay(place).simplices
+        pairs = np.concatenate([face[:, [0, 1]], face[:, [1, 2]], face[:, [2, 0]]])
+        a, b = place[pairs.T]
+        pairs = pairs[np.linalg.norm(a - b, axis=1) < 2 * _SPACING]
+    else:
+        pairs = cKDTree(place).query_pairs(1.01 * _SPACING, output_type="ndarray")
+    edges = torch.from_numpy(np.unique(np.sort(pairs, 1), axis=0).astype(np.int64).T)
+    pos, both = torch.from_numpy(place).float(), torch.cat([edges, edges.flip(0)], 1)
+    data = GraphLaplacian()(Data(pos=pos, edge_index=both))
+    data.edge_attr = data.edge_attr * (2 / 3)
+    return data
+
+
+def on_lattice(data: Data, seed: int = 0) -> Data:
+    """A target of pixels on an uneven :func:`lattice`, its seeds at the nearest nodes."""
+    height, width = (int(side) for side in data.image_size.view(-1))
+    out = lattice(height, width, seed=seed)
+    out.color = _sampled(data.color, data.pos, out.pos, 1.0)
+    out.seed_node = torch.cdist(data.pos[seed_nodes(data)], out.pos).argmin(1)
+    return out
 
 
 def turned_targets(data: Data, turns: int) -> list[Data]:
@@ -113,7 +179,7 @@ def turned_targets(data: Data, turns: int) -> list[Data]:
     colors, flat, found = turned_colors(data, turns, mirror=False), _flat(data), []
     for k in range(1, turns):
         one = data.clone()
-        one.color = colors[:, k].clamp(0, 1)
+        one.color = colors[:, k]
         at = _turned(flat[seed_nodes(data)], k / turns)
         one.seed_node = torch.cdist(at, flat).argmin(1)
         found.append(one)
