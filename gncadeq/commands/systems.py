@@ -126,7 +126,7 @@ SYSTEMS = (
         "Mordvintsev et al. 2022",
         "https://arxiv.org/abs/2205.01681",
         "no number",
-        "errors of 0.004 upright, 0.012 to 0.028 turned, 0.015 to 0.017 on hexagons, of 0.17 to 0.19",
+        "errors 0.004 upright, 0.012 to 0.028 turned, 0.015 to 0.017 on hexagons",
         "isotropic",
         ("python examples/isotropic.py",),
     ),
