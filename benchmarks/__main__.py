@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from difflib import get_close_matches
@@ -50,6 +51,7 @@ def main() -> int:
         hint = f". Did you mean {near[0]!r}?" if near else ""
         print(f"Expected a benchmark of {list(known)} (got {name!r}){hint}", file=sys.stderr)
         return 2
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
     sys.argv = [f"benchmarks {name}", *sys.argv[2:]]
     import_module(f"benchmarks.{name}").main()
     return 0

@@ -5,7 +5,7 @@
 A value that Python reads of a tensor (``.item()``, ``bool(tensor)``, ``.tolist()``, and operators
 whose result has a size that depends on values, such as ``nonzero``) makes an accelerator wait; here
 it is one call more. Operators are counted without views: an accelerator runs a kernel or several
-for each. Three uses, each on one thread: 16 test images of MNIST classified by the shipped model, a
+for each. Three uses: 16 test images of MNIST classified by the shipped model, a
 conv of PyTorch Geometric solved on a random graph, and a step of training the MNIST model on 16
 images. Writes ``runs/benchmarks/overhead.json``.
 """
@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections import Counter
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch_geometric.nn import GCNConv
+from torch_geometric.data import Batch
+from torch_geometric.nn import GATConv, GCNConv
 from torch_geometric.utils import to_undirected
 
 import gncadeq
-from benchmarks._measure import save, show
-from gncadeq import GraphDEQ, PixelGraphClassifier
-from gncadeq.datasets import PixelGraphs
+from benchmarks._measure import alternate, cora, save, show
+from gncadeq import Cell, ConvCell, GraphDEQ, GrowingCell, PixelGraphClassifier, WrappedConvCell
+from gncadeq.datasets import PixelGraphs, primitives
+from gncadeq.transforms import ImageToGraph, MeshToGraph
 
 _READS = ("_local_scalar_dense", "nonzero", "equal", "_unique2", "unique_dim", "bincount")
 _INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # by booleans: nonzero
@@ -126,14 +126,46 @@ def own_calls(use) -> int:
     return count
 
 
-def milliseconds(use, rounds: int) -> float:
-    """Median processor time of ``use()``."""
-    times = []
-    for _ in range(rounds):
-        begin = time.process_time()
-        use()
-        times.append(1e3 * (time.process_time() - begin))
-    return median(times)
+def rules(data_root) -> dict[str, tuple[Cell, tuple, int]]:
+    """Rules by name, with their graphs and numbers of graphs; without data those of Cora lack."""
+    found = {}
+    for name, options in (("two full grids", {}), ("living pixels", {"living_threshold": 0.3})):
+        to_graph = ImageToGraph(**options)
+        data = Batch.from_data_list([to_graph(torch.rand(1, 12, 12)) for _ in range(2)])
+        graph = (data.x, data.edge_index, data.edge_attr, data.batch)
+        found[f"`ConvCell`, {name}"] = ConvCell(1, 4, contraction=0.9), graph, 2
+    if data_root:
+        edges, x = cora(data_root).edge_index, torch.randn(2708, 8)
+        for conv in (GCNConv(8, 8), GATConv(8, 8)):
+            name = f"`{type(conv).__name__}` on Cora"
+            found[name] = WrappedConvCell(conv, 8), (x, edges), 1
+    mesh = MeshToGraph("tangent")(primitives.icosphere(2))
+    cell = GrowingCell(16, num_kernels=mesh.edge_attr.size(1))
+    torch.nn.init.normal_(cell.weight_out, std=0.1)
+    graph = (torch.zeros(mesh.num_nodes, 0), mesh.edge_index, mesh.edge_attr)
+    found["`GrowingCell` on an icosphere"] = cell, graph, 1
+    return found
+
+
+@torch.no_grad()
+def step_operators(cell: Cell, graph: tuple, count: int) -> dict[str, int]:
+    """Operators of one more step of a solve without gradient, and of the rule alone."""
+
+    def solve(solver: str, steps: int) -> None:
+        deq = GraphDEQ(
+            cell, solver, tol=1e-30, atol=0.0, max_steps=steps, compact=False, on_failure="ignore"
+        )
+        deq(*graph, batch_size=count, z0=z0)
+
+    z0 = torch.rand(graph[0].size(0), cell.channels)
+    rows = {}
+    for name, solver in (("plain", "picard"), ("Anderson", "anderson")):
+        solve(solver, 8)  # which finds the bound of the weights
+        few, many = (kernels(lambda k=k, s=solver: solve(s, k)).total() for k in (7, 8))
+        rows[name] = many - few
+    step = cell.bind(*graph[:3])
+    step(z0)
+    return {**rows, "of these the rule": kernels(lambda: step(z0)).total()}
 
 
 def uses(data_root):
@@ -174,7 +206,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--lines", action="store_true", help="show which lines read values")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.manual_seed(0)
     rows = []
     for name, use in uses(args.data_root).items():
         for _ in range(3):
@@ -183,15 +215,16 @@ def main() -> None:
         rows.append(
             {
                 "use": name, "own calls": own_calls(use), "operators": kernels(use).total(),
-                "host reads": sum(reads.values()),
-                "ms": milliseconds(use, args.rounds),
+                "reads": sum(reads.values()), "ms": alternate({name: use}, args.rounds)[name],
             }
         )  # fmt: skip
         if args.lines:
             for line, count in reads.most_common():
                 print(f"{count:4}  {line}")
     show("Beside arithmetic", rows)
-    save("overhead", rows)
+    more = [{"rule": name, **step_operators(*rule)} for name, rule in rules(args.data_root).items()]
+    show("Operators of one step", more)
+    save("overhead", rows, steps=more)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,20 @@
     python -m benchmarks plain_start --data-root DATA   # DATA/Planetoid/Cora/raw, DATA/MNIST/raw
 
 Solves without gradients, of the three in turn in one process: ``auto``; ``anderson`` with as many
-differences; ``picard``, plain steps throughout. Prints a Markdown table.
+differences; ``picard``, plain steps throughout. Writes ``runs/benchmarks/plain_start.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from statistics import median
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.datasets import Planetoid
 from torch_geometric.nn import MLP, GATConv, GCNConv, GINConv, SAGEConv
 
+from benchmarks._measure import alternate, cora, save, show
 from gncadeq import Cell, ConvCell, GraphDEQ, PropagationCell, WrappedConvCell
 from gncadeq.datasets import PixelGraphs
 from gncadeq.models import ImageClassifier
@@ -34,10 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def cells(data_root: str) -> Iterator[tuple[str, Cell, tuple[Tensor | None, ...]]]:
     """Names, rules and graphs."""
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "Cora" / "raw"
-        shutil.copytree(Path(data_root) / "Planetoid" / "Cora" / "raw", raw)
-        edges = Planetoid(folder, "Cora")[0].edge_index
+    edges = cora(data_root).edge_index
     x = torch.randn(2708, 64)
     convs: dict[str, tuple[nn.Module, dict[str, Any]]] = {
         "GCN": (GCNConv(64, 64), {}),
@@ -68,40 +60,29 @@ def cells(data_root: str) -> Iterator[tuple[str, Cell, tuple[Tensor | None, ...]
     )  # fmt: skip
 
 
-def medians(ways: dict[str, Callable[[], Any]], rounds: int = 9) -> dict[str, float]:
-    """Milliseconds of this process's CPU, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for k in range(rounds + 1):
-        for name, way in ways.items():
-            begin = time.process_time()
-            way()
-            if k:
-                times[name].append(1e3 * (time.process_time() - begin))
-    return {name: median(values) for name, values in times.items()}
-
-
 @torch.no_grad()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--tols", nargs="+", type=float, default=[1e-3, 1e-6])
+    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    print("| rule | tol | steps: auto | anderson | picard | ms: auto | anderson | picard |")
-    print(f"|{'---|' * 8}")
+    rows = []
     for name, cell, graph in cells(args.data_root):
         for tol in args.tols:
-            steps, ways = {}, {}
+            row: dict[str, Any] = {"rule": name, "tol": f"{tol:g}"}
+            ways = {}
             for solver, options in WAYS.items():
                 deq = GraphDEQ(cell, solver, tol=tol, max_steps=300, on_failure="ignore", **options)
                 solution = deq(*graph, return_solution=True)[1]
-                steps[solver] = f"{float(solution.num_steps.float().mean()):.1f}"
+                row[f"steps: {solver}"] = f"{float(solution.num_steps.float().mean()):.1f}"
                 ways[solver] = lambda deq=deq, graph=graph: deq(*graph)
-            found = (f"{value:.1f}" for value in medians(ways).values())
-            row = " | ".join([name, f"{tol:g}", *steps.values(), *found])
-            print(f"| {row} |", flush=True)
+            found = alternate(ways, args.rounds)
+            rows.append({**row, **{f"ms: {solver}": time for solver, time in found.items()}})
+    show("Plain steps first", rows)
+    save("plain_start", rows)
 
 
 if __name__ == "__main__":

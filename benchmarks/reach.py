@@ -7,8 +7,8 @@ solver to the relative residual 1e-5, the mean of ``--graphs`` images. *radius*:
 spectral radius of a step at an equilibrium, of three images. *reach*: the largest distance in
 pixels' hops from which a change is felt with at least 1 % of the strength of the nearest, by the
 implicit function theorem, the median of three images. A pyramid's steps are those of all levels
-together, and its reach is that of a central node of the top level. Prints a Markdown table and
-writes ``runs/benchmarks/reach.json``.
+together, and its reach is that of a central node of the top level. Writes
+``runs/benchmarks/reach.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from benchmarks._measure import save
+from benchmarks._measure import save, show
 from gncadeq.analysis import influence_by_hop, leading_eigenvalues
 from gncadeq.datasets import PixelGraphs
 from gncadeq.models import ImageClassifier
@@ -67,20 +67,14 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="*", default=[28, 56, 112])
     parser.add_argument("--graphs", type=int, default=12)
     args = parser.parse_args()
-    print("| weights | side | nodes | converged | steps | radius | reach |")
-    print("|---|---|---|---|---|---|---|")
     rows = []
     for name in args.models:
         model = ImageClassifier.from_pretrained(name)
         dataset = PixelGraphs(args.data_root, "mnist", train=False, to_graph=model.to_graph)
         for side in args.sides:
             row = measure(name, dataset, side, args.graphs)
-            rows.append({"weights": name, "side": side, **row})
-            print(
-                f"| `{name}` | {side} | {row['nodes']:.0f} | {row['converged']} of {args.graphs} "
-                f"| {row['steps']:.1f} | {row['radius']:.2f} | {row['reach']} |",
-                flush=True,
-            )
+            rows.append({"weights": f"`{name}`", "side": side, **row})
+    show(f"Reach, {args.graphs} images", rows)
     save("reach", rows)
 
 

@@ -1,7 +1,6 @@
 """True residuals, evaluations and gradient errors: gncadeq, and TorchDEQ used the obvious way.
 
     python -m benchmarks solvers
-    python -m benchmarks solvers --markdown    # the table for the documentation
 
 The obvious way is ``torchdeq.get_deq(ift=True, ...)`` on a state ``[num_nodes, channels]``, with a
 relative tolerance; everything else stays at its default. All is in float64. For each case:
@@ -19,18 +18,15 @@ Writes ``runs/benchmarks/solvers.json``.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-import gncadeq
+from benchmarks._measure import save, show
 from gncadeq import Cell, ConvCell, GraphDEQ, GraphNCA
 from gncadeq.dynamics import Partition
 from gncadeq.transforms import ImageToGraph
@@ -229,67 +225,26 @@ def measure(case: Case) -> list[Row]:
     return rows
 
 
-_COLUMNS = ("case", "tol", "solver", "residual", "reported", "evaluations", "gradient", "batch")
-
-
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> dict[str, str]:
     evaluations = str(row.evaluations)
     if row.evaluations_alone is not None:
         evaluations += f" (alone {row.evaluations_alone})"
-    return [
-        row.case, f"{row.tol:.0e}", f"{row.library} {row.solver}", f"{row.residual:.1e}",
-        f"{row.reported:.1e}", evaluations, f"{row.gradient:.1e}",
-        "" if row.batch is None else f"{row.batch:.1e}",
-    ]  # fmt: skip
-
-
-def _show(rows: list[Row], markdown: bool) -> None:
-    if markdown:
-        print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
-        for row in rows:
-            print(f"| {' | '.join(_cells(row))} |")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="True residual, evaluations and gradient error (float64)")
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("case", "solver") else "right")
-    for k, row in enumerate(rows):
-        ends = k + 1 == len(rows) or rows[k + 1].case != row.case
-        wrong = row.residual > row.tol or not row.gradient < 0.1
-        table.add_row(*_cells(row), end_section=ends, style="red" if wrong else None)
-    Console(width=132).print(table)
+    return {
+        "case": row.case, "tol": f"{row.tol:.0e}", "solver": f"{row.library} {row.solver}",
+        "residual": f"{row.residual:.1e}", "reported": f"{row.reported:.1e}",
+        "evaluations": evaluations, "gradient": f"{row.gradient:.1e}",
+        "batch": "" if row.batch is None else f"{row.batch:.1e}",
+    }  # fmt: skip
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/solvers.json"))
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    options = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = [row for case in cases() for row in measure(case)]
-    _show(rows, options.markdown)
-    from importlib.metadata import version
-
-    record = {
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "threads": torch.get_num_threads(),
-            "device": "cpu",
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchdeq": version("torchdeq"),
-            "gncadeq": gncadeq.__version__,
-        },
-        "rows": [asdict(row) for row in rows],
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=2) + "\n")
+    show("True residual, evaluations and gradient error (float64)", [_cells(row) for row in rows])
+    save("solvers", [asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch_geometric.data import Batch, Data
 from gncadeq import GraphDEQ, GraphNCA, WrappedConvCell
 from gncadeq.cells import can_hold_attention, held_bound
 from gncadeq.testing import assert_batch_independent, assert_deterministic, assert_gradients_exact
+from gncadeq.typing import AdjointStep
 
 CONVS = {
     "gat": lambda **o: pyg.GATConv(4, 2, heads=2, **o),
@@ -65,6 +66,27 @@ def test_at_the_start_it_is_the_conv_and_linear_from_there(name):
     torch.testing.assert_close(middle, 0.5 * (step.image(y) + step.image(z)))
     free = cell_of(name, contraction=None, activation="tanh", attention="state")
     assert not torch.allclose(free.prepare(data.x, data.edge_index).image(z), step.image(z))
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_the_adjoint_is_the_transposed_jacobian(name):
+    """Of a batch, and of one of its graphs; with the activations whose slope is known."""
+    batch = Batch.from_data_list([directed(), directed(6, 1)])
+    last = torch.arange(9, 15)
+    for activation in ("tanh", "relu", None):
+        cell = cell_of(name, activation=activation)
+        step = cell.prepare(batch.x, batch.edge_index)
+        assert isinstance(step, AdjointStep)
+        z = torch.randn(15, 4, dtype=torch.double, requires_grad=True)
+        u, fz = torch.randn(15, 4, dtype=torch.double), step(z)
+        (expected,) = torch.autograd.grad(fz, z, u, retain_graph=True)
+        with torch.no_grad():
+            product = step.adjoint(z.detach(), fz.detach())
+            torch.testing.assert_close(product(u), expected)
+            torch.testing.assert_close(product.restrict(last)(u[last]), expected[last])
+    assert not isinstance(
+        cell_of(name, activation="elu").prepare(batch.x, batch.edge_index), AdjointStep
+    )
 
 
 @pytest.mark.parametrize("name", CONVS)

@@ -13,6 +13,7 @@ graph, directed or not.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +22,20 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 from torch_geometric.nn.aggr import SumAggregation
 
-from gncadeq.cells.pyg.conv_bounds import has_hooks, is_exact, is_known, spectral_norm
-from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
+from gncadeq.cells.pyg.conv_bounds import (
+    LINEAR,
+    has_hooks,
+    is_exact,
+    is_hooked,
+    is_known,
+    spectral_norm,
+)
+from gncadeq.cells.pyg.conv_step import (
+    RestrictableConvStep,
+    WrappedConvStep,
+    knows_slope,
+    remembered,
+)
 from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import OptTensor
 
@@ -148,7 +161,11 @@ class HeldAttentionStep(RestrictableConvStep):
             target = edge_index[_target(conv)]
             total = weight.new_zeros(start.size(0), weight.size(1)).index_add(0, target, weight)
             weight = weight / total.clamp(min=1.0)[target]
-        new = cls(step.cell, step.edge_index, step.drive, step.arguments)
+        parts = [p for p in _parts(conv)[:2] if p is not None]
+        plain = knows_slope(step.cell) and not is_hooked(conv)
+        plain = plain and all(is_exact(part, LINEAR) for part in parts)
+        kind = HeldAdjointStep if plain else cls
+        new = kind(step.cell, step.edge_index, step.drive, step.arguments)
         new.heads = weight.size(1)
         new.carried = None
         if isinstance(conv, pyg.TransformerConv) and conv.lin_edge is not None:
@@ -163,7 +180,10 @@ class HeldAttentionStep(RestrictableConvStep):
         if torch.compiler.is_compiling():
             new.rows, new.weight = _Scatter(entry[target], entry[1 - target]), weight.flatten()
         else:
-            new.rows, order = SparseRows.sort(entry[target], entry[1 - target], n, n)
+            new.rows, order = remembered(
+                conv, (target, n), (entry,),
+                lambda: SparseRows.sort(entry[target], entry[1 - target], n, n),
+            )  # fmt: skip
             new.weight = weight.flatten()[order]
         return new
 
@@ -184,13 +204,56 @@ class HeldAttentionStep(RestrictableConvStep):
     def restrict(self, nodes: Tensor) -> HeldAttentionStep:
         """The same step on ``nodes``, the ascending indices of whole graphs."""
         new: Any = super().restrict(nodes)
-        head = torch.arange(self.heads, device=nodes.device)
-        entry = (nodes.unsqueeze(1) * self.heads + head).flatten()
         new.heads = self.heads
         new.carried = None if self.carried is None else self.carried[nodes]
-        new.rows, kept = self.rows.cut(entry)
+        new.rows, kept = self.rows.cut(_entries(nodes, self.heads))
         new.weight = self.weight[kept]
         return new  # type: ignore[no-any-return]
+
+
+class HeldAdjointStep(HeldAttentionStep):
+    """A :class:`HeldAttentionStep` with an activation whose slope is known."""
+
+    def adjoint(self, z: Tensor, fz: Tensor) -> _HeldAdjoint:
+        """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
+        conv: Any = self.conv
+        parts, slope = _parts(conv), self.slope(fz)
+        rows, order = self.rows.transposed
+        skip = None if parts.skip is None else parts.skip.weight
+        return _HeldAdjoint(
+            rows, self.weight[order], slope, parts.value.weight, skip, self.heads, conv.concat
+        )
+
+
+@dataclass(eq=False)
+class _HeldAdjoint:
+    """The transposed Jacobian of a :class:`HeldAdjointStep` at a state."""
+
+    rows: SparseRows
+    weight: Tensor
+    slope: Tensor
+    value: Tensor
+    skip: OptTensor
+    heads: int
+    concat: bool
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Multiply ``u`` ``[num_nodes, channels]``."""
+        u = self.slope * u
+        each = u if self.concat else (u / self.heads).repeat(1, self.heads)
+        back = self.rows.matmul(each.view(u.size(0) * self.heads, -1), self.weight)
+        out = back.view(u.size(0), -1) @ self.value
+        return out if self.skip is None else out.addmm_(u, self.skip)
+
+    def restrict(self, nodes: Tensor) -> _HeldAdjoint:
+        """The same on ``nodes``, the ascending indices of whole graphs."""
+        rows, kept = self.rows.cut(_entries(nodes, self.heads))
+        return replace(self, rows=rows, weight=self.weight[kept], slope=self.slope[nodes])
+
+
+def _entries(nodes: Tensor, heads: int) -> Tensor:
+    """The rows of nodes, one for each head."""
+    return (nodes.unsqueeze(1) * heads + torch.arange(heads, device=nodes.device)).flatten()
 
 
 class _Scatter:

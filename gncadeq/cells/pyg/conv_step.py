@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from gncadeq.cells.pyg.conv_bounds import is_exact, is_hooked
 from gncadeq.cells.pyg.conv_rule import ConvRule
 from gncadeq.cells.pyg.measured import recorded
 from gncadeq.graph.adjacency import WeightedAdjacency
+from gncadeq.graph.recording import transforms_active
 from gncadeq.graph.rows import Part
 from gncadeq.typing import OptTensor
 
@@ -21,6 +24,47 @@ _EDGES = ("_cached_edge_index", "_cached_adj_t")
 _STATES = ("_cached_x", "_cached_h")
 _ABSENT = object()
 _LOCK = threading.RLock()
+
+
+_SLOPES: dict[type, Callable[[Tensor], Tensor]] = {  # by the value
+    nn.Identity: lambda f: f.new_ones(()).expand_as(f),
+    nn.ReLU: lambda f: (f > 0).to(f.dtype),
+    nn.Tanh: lambda f: 1 - f.square(),
+}
+
+
+def knows_slope(cell: ConvRule) -> bool:
+    """Whether nothing but an activation whose slope is known follows the conv of a cell."""
+    plain = is_exact(cell.activation, _SLOPES) and not is_hooked(cell.activation)
+    return plain and cell.norm is None
+
+
+_T = TypeVar("_T")
+# Of convs: their options and graphs, compared because versions don't tell of all changes, and what
+# was made of them.
+_LAST: MutableMapping[nn.Module, tuple[Any, tuple[OptTensor, ...], Any]] = WeakKeyDictionary()
+
+
+def remembered(
+    conv: nn.Module, options: Any, graph: tuple[OptTensor, ...], make: Callable[[], _T]
+) -> _T:
+    """What ``make()`` returns, made once for the options and the graph that came last."""
+    if transforms_active():
+        return make()
+    known = _LAST.get(conv)
+    if known is not None and known[0] == options and all(map(_same, known[1], graph)):
+        made: _T = known[2]
+        return made
+    made = make()
+    if not torch.is_inference_mode_enabled():  # whose tensors autograd may not save
+        _LAST[conv] = options, tuple(None if v is None else v.clone() for v in graph), made
+    return made
+
+
+def _same(a: OptTensor, b: OptTensor) -> bool:
+    return a is b or (
+        a is not None and b is not None and a.device == b.device and torch.equal(a, b)
+    )
 
 
 class EdgeCache:
@@ -170,6 +214,12 @@ class WrappedConvStep:
             return y
         batch = {"batch": self.arguments.get("batch")} if self.cell.norm_batch else {}
         return norm(y, **batch)  # type: ignore[no-any-return]
+
+    def slope(self, fz: Tensor) -> Tensor:
+        """The derivative of the next state to the conv's output, given its value ``fz``; of a cell
+        that :func:`knows_slope`."""
+        slope = _SLOPES[type(self.cell.activation)](fz)
+        return slope if self.scale is None else self.scale * slope
 
     def components(self) -> tuple[Tensor, int]:
         """``[num_nodes]`` labels of what shares no messages, and their number."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch_geometric.nn as pyg
@@ -15,10 +14,15 @@ from torch.nn.utils import parametrize
 from torch_geometric.nn.aggr import MeanAggregation, SumAggregation
 from torch_geometric.nn.conv import gcn_conv
 
-from gncadeq.cells.pyg.conv_bounds import EXPLAINER, is_exact, is_hooked, is_known
+from gncadeq.cells.pyg.conv_bounds import EXPLAINER, is_hooked, is_known
 from gncadeq.cells.pyg.conv_signature import is_lazy
-from gncadeq.cells.pyg.conv_step import RestrictableConvStep, WrappedConvStep
-from gncadeq.graph.recording import recorded, transforms_active
+from gncadeq.cells.pyg.conv_step import (
+    RestrictableConvStep,
+    WrappedConvStep,
+    knows_slope,
+    remembered,
+)
+from gncadeq.graph.recording import recorded
 from gncadeq.graph.rows import Restrictable
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import OptTensor
@@ -52,11 +56,6 @@ _FORMS: dict[type, Callable[[Any], tuple[Terms, OptTensor]]] = {
     pyg.APPNP: lambda c: (_teleports(c), None),
 }  # fmt: skip
 
-_SLOPES: dict[type, Callable[[Tensor], Tensor]] = {  # by the value
-    nn.Identity: lambda f: f.new_ones(()).expand_as(f),
-    nn.ReLU: lambda f: (f > 0).to(f.dtype),
-    nn.Tanh: lambda f: 1 - f.square(),
-}
 _IN_PLACE: dict[type, Callable[[Tensor], Tensor]] = {nn.ReLU: torch.relu_, nn.Tanh: torch.tanh_}
 
 
@@ -132,9 +131,7 @@ class LinearConvStep(RestrictableConvStep):
             return step
         if not step.drive.size(0):  # of which no Laplacian has a largest entry
             return step
-        activation = step.cell.activation
-        plain = is_exact(activation, _SLOPES) and not is_hooked(activation)
-        kind = LinearAdjointStep if plain and step.cell.norm is None else LinearConvStep
+        kind = LinearAdjointStep if knows_slope(step.cell) else LinearConvStep
         new = kind(step.cell, step.edge_index, step.drive, step.arguments)
         matrix = _remembered(step.conv, step.edge_index, weight, step.drive)
         new.polynomial = _Polynomial(matrix, type(step.conv) is pyg.ChebConv)
@@ -179,12 +176,10 @@ class LinearAdjointStep(LinearConvStep):
 
     def adjoint(self, z: Tensor, fz: Tensor) -> _LinearAdjoint:
         """The transposed Jacobian of the step at ``z``, given its value ``fz`` there."""
-        slope = _SLOPES[type(self.cell.activation)](fz)
-        slope = slope if self.scale is None else self.scale * slope
         terms, _ = _FORMS[type(self.conv)](self.conv)
         back = {k: f.t() if isinstance(f, Tensor) else f for k, f in terms.items()}
         matrix = self.polynomial.matrix.transposed()
-        return _LinearAdjoint(_Polynomial(matrix, self.polynomial.chebyshev), back, slope)
+        return _LinearAdjoint(_Polynomial(matrix, self.polynomial.chebyshev), back, self.slope(fz))
 
 
 def _is_known(conv: Any) -> bool:
@@ -223,32 +218,15 @@ def _remembered(
     conv: nn.Module, edge_index: Tensor, weight: OptTensor, like: Tensor
 ) -> SparseMatrix:
     """The :func:`_matrix` of a conv, made once for the graph that it was called on last."""
-    if (weight is not None and weight.requires_grad) or transforms_active():
+
+    def make() -> SparseMatrix:
         return _matrix(conv, edge_index, weight, like)
+
+    if weight is not None and weight.requires_grad:
+        return make()
     names = ("normalize", "normalization", "improved", "add_self_loops", "flow", "aggr_module")
     options = (like.size(0), like.dtype, *(getattr(conv, name, None) for name in names))
-    known = _LAST.get(conv)
-    if known is not None and known[0] == options and _same(known[1], (edge_index, weight)):
-        return known[2]
-    matrix = _matrix(conv, edge_index, weight, like)
-    if not matrix.weight.is_inference():  # whose tensors autograd may not save
-        given = edge_index.clone(), None if weight is None else weight.clone()
-        _LAST[conv] = options, given, matrix
-    return matrix
-
-
-# Of convs: their options, edges and weights, compared because versions don't tell of all changes,
-# and the matrix that was made of them.
-_LAST: MutableMapping[nn.Module, tuple[Any, tuple[Tensor, OptTensor], SparseMatrix]] = (
-    WeakKeyDictionary()
-)
-
-
-def _same(known: tuple[OptTensor, ...], given: tuple[OptTensor, ...]) -> bool:
-    return all(
-        a is b or (a is not None and b is not None and a.device == b.device and torch.equal(a, b))
-        for a, b in zip(known, given, strict=True)
-    )
+    return remembered(conv, options, (edge_index, weight), make)
 
 
 def _matrix(conv: Any, edge_index: Tensor, weight: OptTensor, like: Tensor) -> SparseMatrix:
