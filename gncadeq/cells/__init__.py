@@ -3,6 +3,7 @@
 from gncadeq.cell import Cell
 from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
+from gncadeq.cells.coordinate import CoordinateCell
 from gncadeq.cells.distance import DistanceCell
 from gncadeq.cells.drives import FeedForwardCell, StencilDrive
 from gncadeq.cells.equivariant import EquivariantCell
@@ -44,6 +45,7 @@ __all__ = [
     "CascadeCell",
     "Cell",
     "ConvCell",
+    "CoordinateCell",
     "DistanceCell",
     "EquivariantCell",
     "FeedForwardCell",

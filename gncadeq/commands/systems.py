@@ -323,6 +323,16 @@ SYSTEMS = (
         ("python examples/sudoku.py",),
     ),
     System(
+        "coordinates",
+        "(Implicit)²: a picture as the equilibrium of its coordinates",
+        "Huang et al. 2021",
+        "https://openreview.net/forum?id=AcoMwAU5c0s",
+        "no number on these pictures",
+        "unknown pixels 22.65 dB; explicit filters 22.25, harmonic fill 22.48",
+        "coordinates",
+        ("python examples/coordinates.py",),
+    ),
+    System(
         "superpixels",
         "MNIST as superpixels",
         "Dwivedi et al. 2020",
