@@ -185,7 +185,7 @@ def test_variants_of_an_isotropic_rule_stand_on_uneven_points():
     config = GrowConfig.recipe("isotropic", "flag", **TINY)
     data = picture_target(torch.ones(4, 11, 11), "isotropic")
     variants = config.draw_variants(place_seeds(data, 3))
-    assert [v.get("image_size") is not None for v in variants] == [True, False, True, False]
+    assert [v.num_nodes == data.num_nodes for v in variants] == [True, False, True, False]
     middle, right, _ = variants[1].pos[variants[1].seed_node]
     assert float((middle - 5).norm()) < 1
     assert 3 < float((right - middle).norm()) < 7

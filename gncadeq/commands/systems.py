@@ -118,7 +118,7 @@ SYSTEMS = (
         "grows and mends",
         "error 0.00017 after 10,000 steps and once mended, quasi-periodic",
         "published_growing",
-        ("python examples/published_growing.py",),
+        ("python examples/published_growing.py --target datasets/gecko.png",),
     ),
     System(
         "isotropic",

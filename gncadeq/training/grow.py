@@ -38,7 +38,6 @@ from gncadeq.training.targets import (
 STATE_BOUND = 1.25  # of the cell, times the bound from which the loss pulls states back
 LOOK_EVERY = 16  # steps between two looks at the residual
 
-_IN_POOL = ("x", "edge_index", "edge_attr", "pos", "color", "turned")  # of a graph
 _COLUMNS = (
     "step", "loss", "pool_loss", "overflow", "rest", "rollout", "age", "gradient_norm", "lr",
     "seconds",
@@ -78,7 +77,6 @@ class Growth(Steps):
         if config.turns:
             for graph in graphs:
                 graph.turned = turned_colors(graph.cpu(), config.turns).to(graph.color)
-        graphs = [Data.from_dict({k: g[k] for k in _IN_POOL if k in g}) for g in graphs]
         elders = int(config.elders * config.pool_size)
         self.pool = SamplePool(graphs, seeds, config.pool_size, config.seed, elders)
         self.nca = GraphNCA(

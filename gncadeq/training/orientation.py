@@ -158,6 +158,7 @@ def on_lattice(data: Data, seed: int = 0) -> Data:
     """A target of pixels on an uneven :func:`lattice`, its seeds at the nearest nodes."""
     height, width = (int(side) for side in data.image_size.view(-1))
     out = lattice(height, width, seed=seed)
+    out.image_size = data.image_size  # of the rectangle: a batch has graphs of both kinds
     out.color = _sampled(data.color, data.pos, out.pos, 1.0)
     out.seed_node = torch.cdist(data.pos[seed_nodes(data)], out.pos).argmin(1)
     return out
