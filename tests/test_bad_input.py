@@ -11,6 +11,7 @@ from torch_geometric.transforms import ToUndirected
 
 from gncadeq import ConvCell, ConvergenceWarning, GraphDEQ, GraphNCA, GrowingCell
 from gncadeq.cells import prepare_neighborhood
+from gncadeq.dynamics import Partition
 
 X = torch.rand(4, 3)
 EDGES = torch.tensor([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
@@ -72,6 +73,21 @@ BAD = {
     ),
     "batch unsorted": (
         gcn, (X, EDGES), {"batch": torch.tensor([1, 0, 1, 0])}, ValueError, "ascending",
+    ),
+    "batch of negative numbers": (
+        gcn, (X, EDGES), {"batch": torch.tensor([0, 0, 0, -3])}, ValueError, "ascending",
+    ),
+    "no graph": (gcn, (X, EDGES), {"batch_size": 0}, ValueError, r"\[0, 0\) \(got 0 to 0"),
+    "partition of others": (
+        gcn, (X, EDGES), {"batch": Partition(None, 3)}, ValueError, "partition of 4 nodes",
+    ),
+    "partition of another number": (
+        gcn, (X, EDGES), {"batch": Partition(None, 4), "batch_size": 2}, ValueError,
+        r"batch_size=1.*got 2",
+    ),
+    "partition elsewhere": (
+        gcn, (X, EDGES), {"batch": Partition(None, 4, like=X.to("meta"))}, ValueError,
+        "partition on the device of 'x', cpu",
     ),
     "batch as a list": (gcn, (X, EDGES), {"batch": [0, 0, 0, 0]}, TypeError, "tensor 'batch'"),
     "no relations": (stencil, (X, EDGES), {}, ValueError, "ImageToGraph writes it"),
@@ -157,6 +173,18 @@ def test_a_lazy_conv_gets_its_weights_in_the_first_call(conv):
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in deq.parameters())
     with pytest.raises(ValueError, match="got a lazy GCNConv"):
         GraphDEQ.from_conv(pyg.GCNConv(-1, 8), 3, init="identity")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dynamics", [GraphDEQ, GraphNCA])
+@pytest.mark.filterwarnings("error")
+def test_a_batch_of_any_integers_and_strides_is_the_same(dynamics, dtype):
+    batch, edges = torch.tensor([0, 0, 1, 1]), EDGES[:, [0, 1, 4, 5]]
+    columns = torch.stack([batch.to(dtype), batch.to(dtype)], 1)
+    for cell in (gcn(dynamics), stencil(dynamics)):
+        given = (edges, KIND[:4]) if isinstance(cell.cell, ConvCell) else (edges,)
+        expected = cell(X, *given, batch=batch)
+        assert torch.equal(cell(X, *given, batch=columns[:, 0]), expected)
 
 
 def test_a_batch_of_graphs_and_hyperedges_between_nodes_are_no_mistake():

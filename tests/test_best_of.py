@@ -69,5 +69,9 @@ def test_starts_that_would_all_be_the_same_are_refused():
         best_of(wells(), *graph(2), z0=torch.zeros(2, 1))
     with pytest.raises(ValueError, match="'starts'"):
         best_of(wells(), *graph(2), starts=0)
+    with pytest.raises(ValueError, match="no 'return_trajectory'"):
+        best_of(wells(), *graph(2), return_trajectory=True)
+    with pytest.raises(TypeError, match="'dynamics'"):
+        best_of(TwoWells(), *graph(2))
     with pytest.raises(TypeError, match="'x'"):
         best_of(wells(), {"a": torch.zeros(2, 1)})

@@ -267,3 +267,16 @@ def test_autocast_keeps_the_form_of_pyg():
         expected = WrappedConvStep.output(step, z)
     assert isinstance(step, LinearConvStep)
     assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("kind", [GCNConv, SAGEConv])
+def test_weights_that_changed_since_the_solve_are_noticed(kind):
+    """The transposed Jacobian is that of the weights now, which autograd doesn't look after."""
+    torch.manual_seed(0)
+    deq = GraphDEQ.from_conv(kind(3, 3), in_channels=2)
+    z = deq(torch.rand(4, 2), torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]]))
+    z.sum().backward(retain_graph=True)
+    with torch.no_grad():
+        deq.cell.conv.bias.mul_(2) if kind is GCNConv else deq.cell.conv.lin_l.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()

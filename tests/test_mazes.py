@@ -94,6 +94,12 @@ def test_what_is_no_maze_is_refused():
     model = MazeSolver()
     with pytest.raises(ValueError, match=r"a start and a goal.*\(got \[0, 1\] of them\)"):
         model(data.x * torch.tensor([1.0, 0.0, 1.0]), data.edge_index)
+    both = mazes(9, 0.0, 2)
+    both.x[both.batch == 1, 2] = 0.0
+    with pytest.raises(ValueError, match=r"in every graph \(got none in graphs \[1\], of 2"):
+        model(both.x, both.edge_index, None, both.batch)
+    with pytest.raises(TypeError, match=r"x\.float\(\)"):
+        model(data.x.double(), data.edge_index)
     with pytest.raises(ValueError, match="'channels'"):
         MazeSolver(channels=0)
     with pytest.raises(ValueError, match=r"got MazeSolver in .*zoo mazes"):

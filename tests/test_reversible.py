@@ -149,3 +149,7 @@ def test_what_cannot_be_undone_is_refused(small):
         nca.cell.bias.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
+
+
+def test_the_smallest_steps_need_no_other_state():
+    assert kept_every(1e-17, torch.float32) > 10**15

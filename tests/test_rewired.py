@@ -94,6 +94,21 @@ def test_rules_that_take_tensors_by_name_are_refused():
         RewiredCell(torch.nn.Linear(2, 2), WithinRadius(0.1))
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (None, "got NoneType.*Return a pair"),
+        ((torch.tensor([[0], [1]]), None, None), "Return a pair"),
+        ((torch.tensor([[0], [2]]), None), "within graphs.*Leave out"),
+        ((torch.tensor([[0], [3]]), None), r"\[0, 3\).*got 0 to 3"),
+    ],
+)
+def test_what_is_no_graph_of_the_state_is_refused(made, message):
+    nca = GraphNCA(RewiredCell(IGNNCell(1, 2), lambda z, batch: made), steps=2)
+    with pytest.raises(ValueError, match=message):
+        nca(torch.rand(3, 1), torch.empty(2, 0, dtype=torch.long), batch=torch.tensor([0, 0, 1]))
+
+
 def test_order_is_one_where_all_fly_alike():
     same = torch.tensor([[0.0, 1.0]]).repeat(4, 1)
     assert float(order(same)) == 1.0

@@ -37,7 +37,7 @@ class RewiredCell(Cell):
         - **output:** state :math:`(|\mathcal{V}|, C)`
 
     Raises:
-        ValueError: If the rule takes tensors by name.
+        ValueError: If the rule takes tensors by name, or ``rewire`` returns no such graph.
 
     Example:
         >>> from gncadeq import GraphNCA, IGNNCell
@@ -79,8 +79,19 @@ class RewiredCell(Cell):
         graph = torch.zeros_like(x[:, :0].sum(1), dtype=torch.long) if batch is None else batch
 
         def step(z: Tensor) -> Tensor:
-            edges, carried = self.rewire(z, graph)
-            return self.cell.prepare(x, edges, carried)(z)
+            made = self.rewire(z, graph)
+            if not isinstance(made, tuple) or len(made) != 2:
+                raise ValueError(
+                    "Expected edge indices and edge attributes of 'rewire' (got "
+                    f"{type(made).__name__}). Return a pair, with None for no attributes"
+                )
+            bound = self.cell.prepare(x, *made)
+            if not torch.compiler.is_compiling() and bool((graph[made[0]].diff(dim=0) != 0).any()):
+                raise ValueError(
+                    "Expected edges of 'rewire' within graphs (got some between two of them). "
+                    "Leave out those with batch[source] != batch[target]"
+                )
+            return bound(z)
 
         return step
 

@@ -40,8 +40,8 @@ def best_of(
           of the starts that were kept
 
     Raises:
-        TypeError: If ``x`` is no tensor.
-        ValueError: If all starts would be the same.
+        TypeError: If ``dynamics`` are none, or ``x`` is no tensor.
+        ValueError: If all starts would be the same, or more than the solution is asked for.
 
     Example:
         >>> from gncadeq import ConvCell, GraphNCA
@@ -52,7 +52,14 @@ def best_of(
         >>> z.shape, found.residual.shape
         (torch.Size([25, 4]), torch.Size([1]))
     """
+    check_type("dynamics", dynamics, Dynamics)
     check_type("x", x, Tensor)
+    asked = sorted({"return_solution", "return_trajectory", "trace"} & options.keys())
+    if asked:
+        raise ValueError(
+            f"Expected no {asked[0]!r} (got one): the state and its solution are returned, and no "
+            "more. Leave it out"
+        )
     starts = check_count("starts", starts, 1)
     if dynamics.start != "normal" or "z0" in options:
         raise ValueError(

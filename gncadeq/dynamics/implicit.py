@@ -24,7 +24,13 @@ import torch
 from torch import Tensor
 
 from gncadeq.dynamics.fixed_point import solve_by
-from gncadeq.dynamics.implicit_checks import Gates, OptGrad, check_captured, check_unchanged
+from gncadeq.dynamics.implicit_checks import (
+    Gates,
+    OptGrad,
+    check_captured,
+    check_unchanged,
+    check_versions,
+)
 from gncadeq.dynamics.options import SolveOptions
 from gncadeq.dynamics.solution import Solution
 from gncadeq.graph.partition import Partition
@@ -95,6 +101,7 @@ def implicit(
     if not fh.requires_grad:
         return z
     equation = _Equation(step, h, fh, partition, linear, gates)
+    equation.leaves = [(t, t._version) for t in inputs if t.is_leaf]
     out: Tensor = _Implicit.apply(equation, z, fh, *inputs)
     return out
 
@@ -171,9 +178,12 @@ class _Equation:
         self.step, self.h, self.fh, self.partition = step, h, fh, partition
         self.linear, self.gates = linear, gates
         self.unpacks = _saved_tensors_are_packed()
+        self.leaves: Sequence[tuple[Tensor, int]] = ()  # and their versions
 
     def adjoint(self, cotangent: Tensor) -> Tensor:
         """Solve ``u = v + Jᵀ u``."""
+        if isinstance(self.step, AdjointStep | OrderedStep):  # else autograd has saved its own
+            check_versions(self.leaves)
         if isinstance(self.step, OrderedStep):
             return self.step.substitute_adjoint(self.h.detach(), cotangent)
         if isinstance(self.step, AdjointStep):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +98,17 @@ def check_unchanged(now: Tensor, then: Tensor) -> None:
             "torch.func.functional_call, let the cell's prepare() look them up, not its step; and "
             "give cells that draw random numbers the attribute draws_randomness = True"
         )
+
+
+def check_versions(leaves: Iterable[tuple[Tensor, int]]) -> None:
+    """Raise if parameters that a step reads in the backward pass were changed since the solve."""
+    for tensor, version in leaves:
+        if tensor._version != version:
+            raise RuntimeError(
+                "Expected the parameters that were solved with (got one of shape "
+                f"{list(tensor.shape)} that was modified by an inplace operation since). Take the "
+                "optimizer's step after the last backward pass, or solve again"
+            )
 
 
 def check_captured(fz: Tensor, inputs: Sequence[Tensor]) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log10
+from math import log, log1p
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def kept_every(step_size: float, dtype: torch.dtype) -> int:
         >>> kept_every(0.5, torch.float32), kept_every(0.1, torch.float32)
         (5, 37)
     """
-    return max(1, int(log10(torch.finfo(dtype).eps) / log10(1 - step_size) / 4))
+    return max(1, int(log(torch.finfo(dtype).eps) / log1p(-step_size) / 4))
 
 
 def check_can_be_undone(cell: nn.Module, device: torch.device, last_alone: bool) -> None:

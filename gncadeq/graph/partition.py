@@ -71,11 +71,14 @@ class Partition:
             )
         if batch.is_floating_point() or batch.dtype == torch.bool:
             raise ValueError(f"Expected integer 'batch' (got {batch.dtype})")
+        batch = batch.long().contiguous()
         self.batch, self.num_graphs = batch, 1 if num_graphs is None else num_graphs
-        if given is None or (torch.compiler.is_compiling() and num_graphs is not None):
+        if (given is None and self.num_graphs) or (
+            torch.compiler.is_compiling() and num_graphs is not None
+        ):
             return  # nothing to check, or no values to see
         if num_graphs is None:
-            num_graphs = int(batch[-1]) + 1 if num_nodes else 0
+            num_graphs = max(int(batch[-1]) + 1, 0) if num_nodes else 0
         first, last, descents = 0, -1, 0
         if num_nodes:  # one question to a device
             descent = (batch[1:] < batch[:-1]).sum()
@@ -103,10 +106,20 @@ class Partition:
         """What was ``given`` where that is a partition, checked when it was made; else a new one.
 
         Raises:
-            ValueError: If it is one of another number of nodes.
+            ValueError: If it is one of another number of nodes or graphs, or on another device.
         """
         if not isinstance(given, Partition):
             return cls(batch, like.size(0), num_graphs, like)
+        if given.batch.device != like.device:
+            raise ValueError(
+                f"Expected a partition on the device of 'x', {like.device} (got one on "
+                f"{given.batch.device}). Make it of a 'batch' there"
+            )
+        if num_graphs not in (None, given.num_graphs):
+            raise ValueError(
+                f"Expected batch_size={given.num_graphs}, as the partition has graphs (got "
+                f"{num_graphs}). Leave it out"
+            )
         if given.num_nodes != like.size(0):
             raise ValueError(
                 f"Expected a partition of {like.size(0)} nodes, as many as 'x' has (got one of "

@@ -42,7 +42,7 @@ class MazeSolver(Classifier):
         - **output:** logits :math:`(|\mathcal{V}|, 2)`; the second is of nodes on the way
 
     Raises:
-        ValueError: If a size isn't positive, or no node is the start or the goal.
+        ValueError: If a size isn't positive, or a graph has no node that is the start or the goal.
 
     Example:
         >>> from gncadeq.datasets import maze
@@ -87,7 +87,7 @@ class MazeSolver(Classifier):
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor
     ) -> tuple[Tensor, Adj, OptTensor]:
         """Check the marks; see :class:`gncadeq.models.classifier.Classifier`."""
-        check_graph(x, edge_index, 3)
+        check_graph(x, edge_index, 3, self.readout[0].weight.dtype)  # type: ignore[arg-type]
         if not bool((x[:, 1:] > 0.5).any(0).all()):
             raise ValueError(
                 "Expected a start and a goal, 1 in the second and third channel of 'x' (got "
@@ -97,6 +97,13 @@ class MazeSolver(Classifier):
 
     def read(self, u: Tensor, z: Tensor, edges: Adj, partition: Partition) -> Tensor:
         """Logits ``[num_nodes, 2]``."""
+        found = partition.sum(torch.cat([u[:, 1:] > 0.5, u[:, :1].isfinite()], 1).long())
+        lacking = ((found[:, :2] == 0).any(1) & (found[:, 2] > 0)).nonzero().flatten().tolist()
+        if lacking:
+            raise ValueError(
+                f"Expected a start and a goal in every graph (got none in graphs {lacking[:5]}, of "
+                f"{partition.num_graphs}). Mark a node as each"
+            )
         logits: Tensor = self.readout(torch.cat([z[:, 2:], u], 1))
         return logits
 
