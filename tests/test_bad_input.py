@@ -9,8 +9,8 @@ from torch import nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import ToUndirected
 
-from gncadeq import ConvCell, ConvergenceWarning, GraphDEQ, GraphNCA, GrowingCell
-from gncadeq.cells import prepare_neighborhood
+from gncadeq import ConvCell, ConvergenceWarning, GraphDEQ, GraphNCA, GrowingCell, IGNNCell
+from gncadeq.cells import CascadeCell, Part, prepare_neighborhood
 from gncadeq.dynamics import Partition
 
 X = torch.rand(4, 3)
@@ -32,7 +32,17 @@ def stencil(dynamics):
     return dynamics(ConvCell(3, 8, contraction=0.9))
 
 
+def ignn(dynamics):
+    return dynamics(IGNNCell(3, 8))
+
+
+def cascade(dynamics):
+    return dynamics(CascadeCell([Part(IGNNCell(3, 8))], in_channels=3))
+
+
 BAD = {
+    "double of a graph": (ignn, (X.double(), EDGES), {}, TypeError, r"x\.float\(\)"),
+    "double of a cascade": (cascade, (X.double(), EDGES), {}, TypeError, r"x\.float\(\)"),
     "index": (gcn, (X, changed(9)), {}, ValueError, r"\[0, 4\).*got 0 to 9"),
     "negative index": (gcn, (X, changed(-1)), {}, ValueError, r"got -1 to 3"),
     "index of a stencil": (stencil, (X, changed(9), KIND), {}, ValueError, r"got 0 to 9"),

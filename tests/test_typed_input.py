@@ -46,6 +46,9 @@ def test_nodes_and_edges_of_a_batch_may_stand_in_any_order(dynamics):
         x, edge_index, edge_attr, graph = arguments(cell, batch, True)
         model = dynamics(cell)
         z = model(x, edge_index, edge_attr, graph)
+        if name == "relation":
+            small = {k: v.to(torch.uint8) for k, v in graph.items()}
+            torch.testing.assert_close(model(x, edge_index, edge_attr, small), z, rtol=0, atol=0)
         kinds = ("edge",) if name == "gated" else ("a", "b")
         order = {k: torch.randperm(x[k].size(0), generator=g) for k in kinds}
         mixed = {k: v[order[k]] if k in order else v for k, v in x.items()}
@@ -226,6 +229,8 @@ def test_other_refusals():
     batch = {"a": torch.zeros(7), "b": torch.zeros(4)}
     with pytest.raises(ValueError, match="integer 'batch' of 'a'"):
         GraphDEQ(make_cell("sage"))(data.x_dict, {}, {}, batch)
+    with pytest.raises(TypeError, match=r"'batch\[a\]' to be a Tensor"):
+        GraphDEQ(make_cell("sage"))(data.x_dict, {}, {}, {"a": [0] * 7, "b": [0] * 4})
     x = {"node": graph.x, "edge": graph.edge_attr}
     with pytest.raises(TypeError, match="integer 'edge_index'"):
         GraphDEQ(cell)(x, graph.edge_index + 0.5)

@@ -220,7 +220,8 @@ class CascadeCell(Cell):
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> CascadeStep:
         """Bind graph and injection; see :class:`Cell`."""
-        check_graph(x, edge_index, self.in_channels)
+        dtype = next((p.dtype for p in self.parameters()), None)
+        check_graph(x, edge_index, self.in_channels, dtype)
         if self.levels == 1:
             levels = [_Level(x, None, edge_index, edge_attr)]
         else:

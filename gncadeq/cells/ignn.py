@@ -212,7 +212,7 @@ class IGNNCell(Cell):
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> IGNNStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the edge weights."""
-        check_graph(x, edge_index, self.in_channels)
+        check_graph(x, edge_index, self.in_channels, self.weight_x.dtype)
         adjacency = WeightedAdjacency(edge_index, edge_attr, x.size(0), like=x)
         if self.normalization is None:
             _, most = adjacency.perron()

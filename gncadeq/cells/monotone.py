@@ -246,7 +246,7 @@ class MonotoneCell(Cell):
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> MonotoneStep:
         """Bind graph and injection; see :class:`Cell`."""
-        check_graph(x, edge_index, self.in_channels)
+        check_graph(x, edge_index, self.in_channels, self.weight_x.dtype)
         hood = prepare_neighborhood(edge_index, edge_attr, x.size(0), self.num_relations)
         a, b, square, skew = self._parts()
         drive = hood.stencil(self.weight_x)(x) + self.bias

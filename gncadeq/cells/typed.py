@@ -148,7 +148,7 @@ class TypedCell(Cell, ABC):
         if batch is None:
             batch = {n: torch.zeros_like(d[:, 0], dtype=torch.long) for n, d in drive.items()}
         else:
-            _check_batch(batch, drive)
+            batch = _check_batch(batch, drive)
         layout, graph = StateLayout.of(batch, self.state_channels)
         rows = layout.rows()
         check_names(
@@ -256,7 +256,7 @@ class TypedCell(Cell, ABC):
         return f"{self.state_channels}, relations={len(self.edge_types)}"
 
 
-def _check_batch(batch: Any, drive: Mapping[str, Tensor]) -> None:
+def _check_batch(batch: Any, drive: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(batch, Mapping):
         raise TypeError(
             "Expected a dictionary 'batch' of graph indices by node type, such as data.batch_dict "
@@ -265,12 +265,14 @@ def _check_batch(batch: Any, drive: Mapping[str, Tensor]) -> None:
     check_names("batch", list(batch), list(drive))
     for name, index in batch.items():
         count = drive[name].size(0)
+        check_type(f"batch[{name}]", index, Tensor)
         if index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(f"Expected integer 'batch' of {name!r} (got {index.dtype})")
         if index.shape != (count,):
             raise ValueError(
                 f"Expected 'batch' of {name!r} of shape [{count}] (got {list(index.shape)})"
             )
+    return {name: index.long() for name, index in batch.items()}
 
 
 def _check_edges(relation: EdgeType, index: Any, source: Tensor, target: Tensor) -> Tensor:
