@@ -26,6 +26,9 @@ def best_of(
     A rule with several equilibria may end in a wrong one, or in none. Where a small residual goes
     with a right answer, more starts find it (*breadth* in `"Equilibrium Reasoners"
     <https://arxiv.org/abs/2605.21488>`_, Huang et al. 2026). Only one start is held at a time.
+    Back-propagation through a :class:`gncadeq.GraphNCA` passes all starts: one that isn't finite
+    makes the gradient NaN, though another is kept. Bound the rule, or train a
+    :class:`gncadeq.GraphDEQ`.
 
     Args:
         dynamics: A :class:`gncadeq.GraphDEQ` or :class:`gncadeq.GraphNCA` with ``start="normal"``.

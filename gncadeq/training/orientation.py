@@ -52,7 +52,10 @@ def place_seeds(data: Data, count: int, node: int | None = None, up: Up = "y") -
     for way in (right, above)[: count - 1]:
         nodes.append(int((pos - pos[first] - reach * way).norm(dim=1).argmin()))
     if len(set(nodes)) < count:
-        raise ValueError(f"Expected a graph wide enough for {count} seeds (got nodes {nodes})")
+        raise ValueError(
+            f"Expected a graph wide enough for {count} seeds (got nodes {nodes}). Use fewer seeds, "
+            "a larger 'size', or another 'seed_node'"
+        )
     out = data.clone()
     out.seed_node = torch.tensor(nodes)
     return out
