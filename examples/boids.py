@@ -82,7 +82,7 @@ def train(states: Tensor, args: argparse.Namespace) -> tuple[LearnedFlock, float
         optimizer.step()
         rate.step()
         if step % 200 == 0:
-            print(f"step {step}: loss {float(loss):.4f}, {time.process_time() - begin:.0f} CPU s",
+            print(f"step {step}: loss {loss.item():.4f}, {time.process_time() - begin:.0f} CPU s",
                   flush=True)  # fmt: skip
     return cell.eval(), time.process_time() - begin
 

@@ -143,7 +143,7 @@ def train(args: argparse.Namespace) -> tuple[Reasoner, float]:
         rate.step()
         if step % args.every == 0 or step + 1 == args.steps:
             right = puzzles.right(model.scores(end.detach())).float().mean()
-            print(f"step {step}: loss {float(loss):.4f}, gradient {float(norm):.2f}, right "
+            print(f"step {step}: loss {loss.item():.4f}, gradient {float(norm):.2f}, right "
                   f"{right:.1%}, {time.process_time() - begin:.0f} CPU s", flush=True)  # fmt: skip
     return model.eval(), time.process_time() - begin
 
