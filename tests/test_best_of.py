@@ -73,5 +73,7 @@ def test_starts_that_would_all_be_the_same_are_refused():
         best_of(wells(), *graph(2), return_trajectory=True)
     with pytest.raises(TypeError, match="'dynamics'"):
         best_of(TwoWells(), *graph(2))
+    with pytest.raises(TypeError, match="'generator'"):
+        best_of(wells(), *graph(2), generator=3)
     with pytest.raises(TypeError, match="'x'"):
         best_of(wells(), {"a": torch.zeros(2, 1)})

@@ -112,3 +112,5 @@ def test_frequencies_are_in_half_periods():
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=f"'{next(iter(options))}'"):
         CoordinateCell(**{"in_channels": 2, "channels": 3, **options})
+    with pytest.raises(TypeError, match="'neighbors' to be True or False"):
+        CoordinateCell(2, 3, neighbors="no")

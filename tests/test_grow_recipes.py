@@ -145,9 +145,11 @@ def test_turned_seeds_grow_a_turned_pattern(tmp_path):
     torch.testing.assert_close(other.z, turn(grown.z), atol=1e-5, rtol=1e-4)
 
 
-def test_several_seeds_go_without_sweeps():
-    with pytest.raises(ValueError, match="one seed with method='sweeps'"):
+def test_several_seeds_and_turns_go_without_sweeps():
+    with pytest.raises(ValueError, match=r"one seed with method='sweeps'.*Use method='bptt'"):
         GrowConfig("spots", seeds=3, method="sweeps")
+    with pytest.raises(ValueError, match=r"turns=0 with method='sweeps'.*Use method='bptt'"):
+        GrowConfig("spots", turns=4, method="sweeps")
 
 
 def test_a_target_turns_with_its_seeds():

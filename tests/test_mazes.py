@@ -104,3 +104,8 @@ def test_what_is_no_maze_is_refused():
         MazeSolver(channels=0)
     with pytest.raises(ValueError, match=r"got MazeSolver in .*zoo mazes"):
         load_pretrained(ImageClassifier, "mazes")
+
+
+def test_a_name_that_is_nearly_that_of_the_weights_gets_a_hint():
+    with pytest.raises(FileNotFoundError, match="Did you mean 'mazes'"):
+        MazeSolver.from_pretrained("maze")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
@@ -114,6 +114,7 @@ class CoordinateCell(Cell):
         self.frequency = check_number("frequency", frequency, above=0.0)
         hint = "An equilibrium is certain there"
         self.kappa = check_number("kappa", kappa, above=0.0, below=1.0, hint=hint)
+        neighbors = check_flag("neighbors", neighbors)
         self.weight = nn.Parameter(torch.empty(channels, channels))
         self.heard = nn.Parameter(torch.empty(channels, channels)) if neighbors else None
         self.bias = nn.Parameter(torch.empty(channels))

@@ -50,7 +50,7 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
     shipped = {p.stem: p for p in _FOLDER.rglob("*.safetensors")}
     path = shipped.get(str(name), Path(name))
     if not path.is_file():
-        near = get_close_matches(str(name), pretrained_names(), n=1)
+        near = get_close_matches(str(name), sorted(shipped), n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
         raise FileNotFoundError(
             f"Expected one of the shipped weights {pretrained_names()}, a run's folder or a "

@@ -206,12 +206,18 @@ class GrowConfig(RunConfig):
                 f"Expected {given} for surfaces alone (got on={self.on!r}). Leave them out"
             )
         if self.seeds > 1 and self.method == "sweeps":
-            raise ValueError(f"Expected one seed with method='sweeps' (got {self.seeds})")
+            raise ValueError(
+                f"Expected one seed with method='sweeps' (got {self.seeds}). Use method='bptt'"
+            )
+        if self.turns and self.method == "sweeps":
+            raise ValueError(
+                f"Expected turns=0 with method='sweeps' (got {self.turns}). Use method='bptt'"
+            )
         no = self._kernels_missing()
         if self.kernels in no:
             raise ValueError(
                 f"Expected 'kernels' other than {no} with on={self.on!r} (got {self.kernels!r}). "
-                "Leave it out"
+                "Leave it out, or take another recipe"
             )
         for small, large in (
             ("min_rollout", "max_rollout"), ("max_rollout", "max_steps"),
