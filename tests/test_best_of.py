@@ -77,3 +77,10 @@ def test_starts_that_would_all_be_the_same_are_refused():
         best_of(wells(), *graph(2), generator=3)
     with pytest.raises(TypeError, match="'x'"):
         best_of(wells(), {"a": torch.zeros(2, 1)})
+
+
+@pytest.mark.parametrize("kind", [GraphDEQ, GraphNCA])
+@pytest.mark.parametrize("start", ["normal", "zeros"])
+def test_a_seed_in_the_place_of_a_generator_is_refused(kind, start):
+    with pytest.raises(TypeError, match="'generator'"):
+        kind(TwoWells(), start=start)(*graph(2), generator=3)

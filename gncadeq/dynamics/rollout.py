@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gncadeq.cell import Cell
-from gncadeq.check import check_choice, check_count, check_number, check_type
+from gncadeq.check import check_choice, check_count, check_number
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.implicit_checks import Gates
 from gncadeq.dynamics.of_cell import Dynamics
@@ -162,8 +162,6 @@ class GraphNCA(Dynamics):
             The last state, followed by what was asked for.
         """
         steps = self.steps if steps is None else check_count("steps", steps)
-        if generator is not None:
-            check_type("generator", generator, torch.Generator)
         if halo is not None:
             x, context = with_halo(self.cell, halo, self.start, x, batch, batch_size, context)
         graph = self.cell.flatten(x, edge_index, edge_attr, index_of(batch), context)

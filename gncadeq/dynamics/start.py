@@ -36,8 +36,11 @@ def start_state(
     Raises:
         ValueError: If ``z0``, or what a predictor returns, has another shape than
             ``[num_nodes, channels]``, or is elsewhere.
-        TypeError: If it is of another type than the injection, half precision aside.
+        TypeError: If it is of another type than the injection, half precision aside, or
+            ``generator`` is none.
     """
+    if generator is not None:
+        check_type("generator", generator, torch.Generator)
     if z0 is not None:
         return _checked(z0, "'z0'", x, channels)
     if isinstance(start, nn.Module):
