@@ -232,6 +232,15 @@ def test_lost_weights_of_a_finished_run_are_made_from_its_checkpoint(tmp_path, w
         assert all(torch.equal(found[name], value) for name, value in whole(kind).items())
 
 
+@pytest.fixture
+def interrupts():
+    """Python's own handler of interrupts, which shells take from processes in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     ("kind", "owner", "name", "step", "saved"),
