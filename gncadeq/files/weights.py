@@ -81,7 +81,7 @@ def load_pretrained(cls: type[M], name: str | Path) -> M:
         commands = _COMMANDS.get(architecture)
         hint = f". They are for the commands {commands}" if commands else ""
         raise ValueError(
-            f"Expected weights of a {cls.__name__} (got {architecture} in {path}){hint}"
+            f"Expected weights of class {cls.__name__} (got {architecture} in {path}){hint}"
         )
     cls = kinds[architecture]
     shapes, _ = files.read_header(path, _WEIGHTS)
