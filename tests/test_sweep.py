@@ -58,17 +58,22 @@ def test_layers_are_longest_paths():
         for j, i in data.edge_index.T.tolist():
             expected[i] = max(expected[i], expected[j] + 1)
     assert layers.layer.tolist() == expected
-    seen = torch.cat([nodes for nodes, _, _ in layers])
+    seen = torch.cat([layer.nodes for layer in layers])
     assert sorted(seen.tolist()) == list(range(9))
-    assert sum(edges.stop - edges.start for _, edges, _ in layers) == data.edge_index.size(1)
+    assert sum(k.edges.stop - k.edges.start for k in layers) == data.edge_index.size(1)
     assert len(Layers(torch.empty(2, 0, dtype=torch.long), 0)) == 0
 
 
-@pytest.mark.parametrize("kind", ["graph", "sweeps", "cascade"])
+@pytest.mark.parametrize("kind", ["graph", "uneven groups", "sweeps", "cascade"])
 def test_laws(kind):
     if kind == "graph":
         torch.manual_seed(0)
         cell, data = SweepCell(2, 4, gain=3.0).double(), acyclic()
+    elif kind == "uneven groups":  # layers in which groups have different numbers of nodes
+        torch.manual_seed(0)
+        cell, data = SweepCell(2, 3, groups=3, kernels=2, gain=2.0).double(), acyclic()
+        data.edge_attr = torch.randn(data.num_edges, 6, dtype=torch.double)
+        data.edge_attr[::2, :2] = data.edge_attr[1::3, 2:4] = 0.0
     else:
         cell, data = sweeping()
         cell = cell if kind == "sweeps" else grower()

@@ -20,96 +20,120 @@ from gncadeq.typing import Adj, OptTensor
 SweepInit = Literal["orthogonal", "identity"]
 
 
-class _Group:
-    """The edges along which a group of channels reads.
+class _Edges:
+    """The edges along which the groups of channels read, as one graph.
+
+    Node :math:`i` of group :math:`p` is its row :math:`p \\, |\\mathcal{V}| + i`.
 
     Args:
         edge_index: ``[2, num_edges]``.
-        weight: ``[num_edges, num_kernels]``.
+        weight: ``[num_edges, num_groups, num_kernels]``.
         num_nodes: Number of nodes.
     """
 
     def __init__(self, edge_index: Tensor, weight: Tensor, num_nodes: int) -> None:
-        used = weight.detach().ne(0).any(1).nonzero().flatten()
-        (self.source, self.target), self.weight = edge_index[:, used], weight[used]
-        self.num_nodes = num_nodes
+        used, group = weight.detach().ne(0).any(2).nonzero().unbind(1)
+        self.source, self.target = edge_index[:, used] + num_nodes * group
+        self.weight, self.groups, self.num_nodes = weight[used, group], weight.size(1), num_nodes
 
     @cached_property
     def layers(self) -> Layers:
-        """The order of the nodes, of which only substitution knows."""
-        return Layers(torch.stack([self.source, self.target]), self.num_nodes)
+        """The order of the rows, of which only substitution knows."""
+        ends = torch.stack([self.source, self.target])
+        return Layers(ends, self.groups * self.num_nodes, self.groups)
+
+    @cached_property
+    def depth(self) -> Tensor:
+        """``[num_nodes]``, after how many steps each node is at rest."""
+        return self.layers.layer.view(self.groups, self.num_nodes).amax(0) + 1
+
+    def rows(self, z: Tensor) -> Tensor:
+        """A state ``[num_nodes, num_groups * channels]`` by rows, ``[num_rows, channels]``."""
+        channels = z.size(1) // self.groups
+        return z.view(-1, self.groups, channels).transpose(0, 1).reshape(-1, channels)
+
+    def joined(self, rows: Tensor) -> Tensor:
+        """The state whose rows these are."""
+        channels = rows.size(1)
+        parts = rows.view(self.groups, self.num_nodes, channels).transpose(0, 1)
+        return parts.reshape(self.num_nodes, self.groups * channels)
 
     def sense(self, z: Tensor) -> Tensor:
-        """What each node reads, ``[num_nodes, num_kernels * channels]``."""
+        """What each row reads, ``[num_rows, num_kernels * channels]``."""
         sent = self.weight.to(z.dtype).unsqueeze(2) * z[self.source].unsqueeze(1)
-        out = z.new_zeros(z.size(0), *sent.shape[1:]).index_add(0, self.target, sent)
-        return out.flatten(1)
+        return z.new_zeros(z.size(0), *sent.shape[1:]).index_add(0, self.target, sent).flatten(1)
+
+
+def _product(y: Tensor, weight: Tensor, shares: list[int]) -> Tensor:
+    """Each row of ``y`` times the matrix of its group, which are so many of them, in order."""
+    if len(shares) == 1:
+        return y @ weight[0]
+    if min(shares) == max(shares):
+        return torch.bmm(y.view(len(shares), shares[0], y.size(1)), weight).flatten(0, 1)
+    parts = zip(torch.split(y, shares), weight, strict=True)
+    return torch.cat([own @ matrix for own, matrix in parts])
 
 
 class SweepStep:
     """One step of a :class:`SweepCell` with graph and injection bound.
 
     Args:
-        groups: Where each group of channels reads.
+        edges: Where the groups of channels read.
         weight: ``[num_groups, num_kernels, channels, channels]``.
         drive: ``[num_nodes, num_groups * channels]``.
     """
 
-    def __init__(self, groups: list[_Group], weight: Tensor, drive: Tensor) -> None:
-        self.groups, self.weight, self.drive = groups, weight, drive
+    def __init__(self, edges: _Edges, weight: Tensor, drive: Tensor) -> None:
+        self.edges, self.weight, self.drive = edges, weight.flatten(1, 2), drive
+        self.kernels = weight.size(1)
         # A snapshot, so that in-place updates before backward() cannot change the equation.
-        self._bound = weight.detach().clone()
+        self._bound = self.weight.detach().clone()
 
     @property
     def depth(self) -> Tensor:
         """``[num_nodes]``, after how many steps each node is at rest."""
-        return torch.stack([group.layers.layer for group in self.groups]).amax(0) + 1
+        return self.edges.depth
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
-        # tanh(Σ_k W_kᵀ Σ_j a^k_ij z_j + d_i)  group by group
-        parts = zip(self.groups, self.weight, z.chunk(len(self.groups), 1), strict=True)
-        sensed = [group.sense(own) @ weight.flatten(0, 1) for group, weight, own in parts]
-        return (torch.cat(sensed, 1) + self.drive).tanh()
+        # tanh(Σ_k W_kᵀ Σ_j a^k_ij z_j + d_i), group by group
+        e = self.edges
+        sensed = _product(e.sense(e.rows(z)), self.weight, [e.num_nodes] * e.groups)
+        return (e.joined(sensed) + self.drive).tanh()
+
+    def _weights(self, z: Tensor) -> Tensor:
+        """Those of the edges in the order of the layers."""
+        e = self.edges
+        return e.weight[e.layers.order].detach().to(z.dtype).unsqueeze(2)
 
     @torch.no_grad()
     def substitute(self) -> Tensor:
         """The equilibrium, layer by layer: every edge is used once."""
-        drives = self.drive.detach().chunk(len(self.groups), 1)
-        states = []
-        for group, weight, drive in zip(self.groups, self._bound, drives, strict=True):
-            weight, z, layers = weight.flatten(0, 1), torch.empty_like(drive), group.layers
-            edge_weight = group.weight[layers.order].detach().to(z.dtype).unsqueeze(2)
-            for nodes, edges, place in layers:
-                y = drive[nodes]
-                if edges.stop > edges.start:
-                    sent = edge_weight[edges] * z[layers.source[edges]].unsqueeze(1)
-                    read = sent.new_zeros(nodes.numel(), *sent.shape[1:]).index_add(0, place, sent)
-                    y = torch.addmm(y, read.flatten(1), weight)
-                z[nodes] = y.tanh_()
-            states.append(z)
-        return torch.cat(states, 1)
+        drive, layers = self.edges.rows(self.drive.detach()), self.edges.layers
+        z, edge_weight = torch.empty_like(drive), self._weights(drive)
+        for nodes, shares, edges, place in layers:
+            y = drive[nodes]
+            if edges.stop > edges.start:
+                sent = edge_weight[edges] * z[layers.source[edges]].unsqueeze(1)
+                read = sent.new_zeros(nodes.numel(), *sent.shape[1:]).index_add_(0, place, sent)
+                y += _product(read.flatten(1), self._bound, shares)
+            z[nodes] = y.tanh_()
+        return self.edges.joined(z)
 
     @torch.no_grad()
     def substitute_adjoint(self, z: Tensor, cotangent: Tensor) -> Tensor:
         """The solution of ``u = v + Jᵀ u`` at the equilibrium ``z``, from the last layer back."""
-        found = []
-        size = len(self.groups)
-        for group, weight, own, v in zip(
-            self.groups, self._bound, z.chunk(size, 1), cotangent.chunk(size, 1), strict=True
-        ):
-            kernels, channels, _ = weight.shape
-            weight, u = weight.flatten(0, 1), v.clone()
-            slope, layers = 1 - own.square(), group.layers
-            edge_weight = group.weight[layers.order].detach().to(z.dtype).unsqueeze(2)
-            for k in reversed(range(len(layers))):
-                nodes, edges, place = layers[k]
-                if edges.stop > edges.start:
-                    back = ((u[nodes] * slope[nodes]) @ weight.t()).view(-1, kernels, channels)
-                    sent = (back[place] * edge_weight[edges]).sum(1)
-                    u.index_add_(0, layers.source[edges], sent)
-            found.append(u)
-        return torch.cat(found, 1)
+        layers, weight = self.edges.layers, self._bound.transpose(1, 2)
+        slope, u = self.edges.rows(1 - z.square()), self.edges.rows(cotangent).clone()
+        edge_weight = self._weights(z)
+        for k in reversed(range(len(layers))):
+            nodes, shares, edges, place = layers[k]
+            if edges.stop > edges.start:
+                back = _product(u[nodes] * slope[nodes], weight, shares)
+                back = back.view(nodes.numel(), self.kernels, -1)
+                sent = (back[place] * edge_weight[edges]).sum(1)
+                u.index_add_(0, layers.source[edges], sent)
+        return self.edges.joined(u)
 
 
 class SweepCell(Cell):
@@ -243,26 +267,26 @@ class SweepCell(Cell):
     ) -> Callable[[Tensor], SweepStep]:
         """Bind the graph; see :class:`Cell`."""
         edge_index = checked_edges(edge_index, num_nodes)
-        fixed = [] if self.distances else self._orient(edge_index, edge_attr, num_nodes)
+        fixed = None if self.distances else self._orient(edge_index, edge_attr, num_nodes)
 
         def bind(x: Tensor) -> SweepStep:
-            groups = fixed
-            if self.distances:
-                groups = self._downhill(edge_index, x[:, : self.distances])
+            edges = fixed
+            if edges is None:
+                edges = self._downhill(edge_index, x[:, : self.distances])
                 x = x[:, self.distances :]
             drive = x if self.weight_x is None else x @ self.weight_x
             drive = drive if self.bias is None else drive + self.bias
             if self.noise and self.training:
                 drive = drive + self.noise * torch.randn_like(drive)
-            return SweepStep(groups, self.weight, drive)
+            return SweepStep(edges, self.weight, drive)
 
         return bind
 
-    def _downhill(self, edge_index: Tensor, far: Tensor) -> list[_Group]:
+    def _downhill(self, edge_index: Tensor, far: Tensor) -> _Edges:
         """For each distance, a group that reads farther neighbours, and one that reads nearer."""
-        rise = (far[edge_index[0]] - far[edge_index[1]]).t()
-        gates = [gate.clamp(0, 1).unsqueeze(1) for r in rise for gate in (r, -r)]
-        return [_Group(edge_index, gate, far.size(0)) for gate in gates]
+        rise = far[edge_index[0]] - far[edge_index[1]]
+        gates = torch.stack([rise, -rise], 2).clamp(0, 1)
+        return _Edges(edge_index, gates.flatten(1).unsqueeze(2), far.size(0))
 
     @torch.no_grad()
     def certificate(
@@ -272,15 +296,14 @@ class SweepCell(Cell):
         edge_index = checked_edges(edge_index, num_nodes)
         if self.distances:  # whatever they are, they order the nodes
             return StructuralCertificate(0.0)
-        groups = self._orient(edge_index, edge_attr, num_nodes)
-        depth = torch.stack([group.layers.layer for group in groups]).amax(0) + 1
+        depth = self._orient(edge_index, edge_attr, num_nodes).depth
         batch = context.get("batch", torch.zeros_like(depth))
         graphs = int(batch.max()) + 1 if batch.numel() else 0
         steps = depth.new_zeros(graphs).scatter_reduce(0, batch, depth, "amax")
         return StructuralCertificate(torch.zeros(graphs, dtype=torch.double), steps)
 
-    def _orient(self, edge_index: Tensor, edge_attr: OptTensor, num_nodes: int) -> list[_Group]:
-        """Where each group reads.
+    def _orient(self, edge_index: Tensor, edge_attr: OptTensor, num_nodes: int) -> _Edges:
+        """Where the groups read.
 
         Raises:
             ValueError: If the weights are of another shape, or the edges of a group have a cycle.
@@ -293,11 +316,9 @@ class SweepCell(Cell):
                 f"Expected weights 'edge_attr' of shape [num_edges, groups * kernels] = "
                 f"[{edge_index.size(1)}, {width}] (got {edge_attr.dtype} {list(edge_attr.shape)})"
             )
-        parts = edge_attr.view(-1, self.groups, self.kernels).unbind(1)
-        found = [_Group(edge_index, weight, num_nodes) for weight in parts]
-        for group in found:
-            _ = group.layers  # refuses a cycle
-        return found
+        edges = _Edges(edge_index, edge_attr.view(-1, self.groups, self.kernels), num_nodes)
+        _ = edges.layers  # refuses a cycle
+        return edges
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

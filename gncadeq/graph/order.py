@@ -3,10 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+
+class Layer(NamedTuple):
+    """A layer of :class:`Layers`.
+
+    Attributes:
+        nodes: Its nodes, ascending.
+        shares: How many of them each of the copies has.
+        edges: Which of the edges in :attr:`Layers.order` lead to them.
+        place: To which of them each of these edges leads.
+    """
+
+    nodes: Tensor
+    shares: list[int]
+    edges: slice
+    place: Tensor
+
+
+def longest_paths(source: Tensor, target: Tensor, num_nodes: int) -> Tensor:
+    """``[num_nodes]``, the length of the longest path that leads to each node; -1 behind a cycle.
+
+    Nodes are taken once all that leads to them was, as in topological sorting (Kahn 1962). Its many
+    small operations are NumPy's, whose calls take a fraction of the time of PyTorch's.
+    """
+    ends = target[source.argsort(stable=True)].cpu().numpy()
+    out = torch.bincount(source, minlength=num_nodes).cpu().numpy()
+    waiting = torch.bincount(target, minlength=num_nodes).cpu().numpy()
+    first = np.cumsum(out) - out
+    layer = np.full(num_nodes, -1)
+    front, count = np.flatnonzero(waiting == 0), 0
+    while front.size:
+        layer[front] = count
+        count += 1
+        number = out[front]
+        starts = np.repeat(first[front] - (np.cumsum(number) - number), number)
+        reached = ends[starts + np.arange(starts.size)]
+        np.subtract.at(waiting, reached, 1)
+        front = np.unique(reached[waiting[reached] == 0])
+    return torch.from_numpy(layer).to(source.device)
 
 
 class Layers:
@@ -15,10 +56,12 @@ class Layers:
     Args:
         edge_index: ``[2, num_edges]``.
         num_nodes: Number of nodes.
+        copies: Number of graphs on the same nodes that these are, one after the other.
 
     Attributes:
         layer: ``[num_nodes]``.
         order: ``[num_edges]``, the edges layer by layer of their targets.
+        source: ``[num_edges]``, their sources in this order.
 
     Raises:
         ValueError: If the edges have a cycle.
@@ -31,54 +74,40 @@ class Layers:
         ValueError: Expected edges without a cycle (got one among 2 of 2 nodes). Orient them...
     """
 
-    def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
+    def __init__(self, edge_index: Tensor, num_nodes: int, copies: int = 1) -> None:
         source, target = edge_index.long()
-        by_source = source.argsort(stable=True)
-        out = torch.bincount(source, minlength=num_nodes)
-        ptr = F.pad(out.cumsum(0), (1, 0))
-        waiting = torch.bincount(target, minlength=num_nodes)
-        self.layer = torch.full_like(waiting, -1)
-        front, self.count, placed = (waiting == 0).nonzero().flatten(), 0, 0
-        while front.numel():
-            self.layer[front] = self.count
-            placed += front.numel()
-            self.count += 1
-            number = out[front]
-            first = (ptr[front] - (number.cumsum(0) - number)).repeat_interleave(number)
-            reached = target[by_source[first + torch.arange(first.numel(), device=first.device)]]
-            waiting.index_add_(0, reached, torch.full_like(reached, -1))
-            front = torch.unique(reached)
-            front = front[waiting[front] == 0]
-        if placed < num_nodes:
+        self.layer = longest_paths(source, target, num_nodes)
+        bad = self.layer < 0
+        if bool(bad.any()):
             raise ValueError(
-                f"Expected edges without a cycle (got one among {num_nodes - placed} of "
-                f"{num_nodes} nodes). Orient them, as gncadeq.transforms.Sweeps does, or pass "
-                "messages that don't turn back on a tree (gncadeq.transforms.NonBacktracking)"
+                "Expected edges without a cycle (got one among "
+                f"{int(bad.view(copies, -1).any(0).sum())} of {num_nodes // copies} nodes). Orient "
+                "them, as gncadeq.transforms.Sweeps does, or pass messages that don't turn back on "
+                "a tree (gncadeq.transforms.NonBacktracking)"
             )
-        self.nodes = self.layer.argsort(stable=True)
-        self._node_ptr = _pointers(self.layer, self.count)
-        self._place = torch.empty_like(self.nodes)
-        self._place[self.nodes] = torch.arange(num_nodes, device=self.nodes.device)
-        self.order = self._place[target].argsort(stable=True)
-        self.source, self._target = source[self.order], self._place[target[self.order]]
-        self._edge_ptr = _pointers(self.layer[target], self.count)
+        count = int(self.layer.max()) + 1 if num_nodes else 0
+        copy = torch.arange(num_nodes, device=source.device) // max(1, num_nodes // copies)
+        shares = torch.bincount(self.layer * copies + copy, minlength=count * copies)
+        shares = shares.view(-1, copies)
+        sizes, nodes = shares.sum(1), self.layer.argsort(stable=True)
+        place = torch.empty_like(nodes)
+        place[nodes] = torch.arange(num_nodes, device=nodes.device)
+        self.order = place[target].argsort(stable=True)
+        self.source, target = source[self.order], target[self.order]
+        layer = self.layer[target]
+        within = place[target] - (sizes.cumsum(0) - sizes)[layer]
+        edges = torch.bincount(layer, minlength=count).tolist()
+        places = (slice(stop - n, stop) for n, stop in zip(edges, accumulate(edges), strict=True))
+        parts = (
+            torch.split(nodes, sizes.tolist()), shares.tolist(), places, torch.split(within, edges)
+        )  # fmt: skip
+        self._layers = [Layer(*one) for one in zip(*parts, strict=True)]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, slice, Tensor]]:
-        """For each layer its nodes; which of the edges in :attr:`order` lead to them; and to which
-        of them each edge leads."""
-        return (self[k] for k in range(self.count))
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers)
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._layers)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, slice, Tensor]:
-        if not 0 <= k < self.count:
-            raise IndexError(k)
-        first, last = self._node_ptr[k], self._node_ptr[k + 1]
-        edges = slice(self._edge_ptr[k], self._edge_ptr[k + 1])
-        return self.nodes[first:last], edges, self._target[edges] - first
-
-
-def _pointers(layer: Tensor, count: int) -> list[int]:
-    pointers: list[int] = F.pad(torch.bincount(layer, minlength=count).cumsum(0), (1, 0)).tolist()
-    return pointers
+    def __getitem__(self, k: int) -> Layer:
+        return self._layers[k]
