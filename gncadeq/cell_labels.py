@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
-from gncadeq.dynamics import GraphNCA, Status
+from gncadeq.evaluation import batch_answers
 from gncadeq.models import SelfClassifier
-from gncadeq.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -159,6 +157,11 @@ class CellEvaluation:
     converged: Tensor
     seconds: float
 
+    @property
+    def without_answer(self) -> int:
+        """Number of graphs that are not at rest."""
+        return int((~self.converged).sum())
+
     def summary(self) -> dict[str, Any]:
         """The figures that matter, as numbers for JSON."""
         residual = self.residual.double().nan_to_num(nan=float("inf"))
@@ -203,33 +206,17 @@ def evaluate_cells(
         progress: Whether to show a progress bar.
         title: Its label.
     """
-    was_training, is_automaton = model.training, isinstance(model.dynamics, GraphNCA)
-    model.eval()
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(check_seed(seed))
-    index = torch.arange(len(dataset)) if index is None else index
     found: list[CellLabels] = []
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()
-    parts = torch.split(index, batch_size)
-    for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
-        prepared = device.type == "cpu" and transform is None
-        data = dataset.batch(part, prepared=prepared).to(device)
-        if transform is not None:
-            data = transform(data)
-        logits, solution = model(
-            data.x, data.edge_index, data.edge_attr, batch=data.batch,
-            batch_size=data.num_graphs, generator=generator, return_solution=True,
-        )  # fmt: skip
-        converged = solution.status == Status.CONVERGED
-        settled = converged | (solution.status == Status.MAX_STEPS) if is_automaton else converged
+    answers = batch_answers(model, dataset, index, batch_size, seed, progress, title, transform)
+    for data, logits, solution, settled in answers:
         logits = logits.masked_fill(~settled[data.batch].unsqueeze(1), float("nan"))
         counts = data.x.amax(1) > grey
         if "level" in data:
             counts &= data.level == 0
         found.append(cell_labels(logits, data.batch, data.y, counts))
-        rows.append((solution.residual, solution.num_steps, converged))
-    model.train(was_training)
+        rows.append((solution.residual, solution.num_steps, solution.converged))
     residual, steps, converged = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
     seconds = time.perf_counter() - start
     return CellEvaluation(CellLabels.join(found), residual, steps, converged, seconds)

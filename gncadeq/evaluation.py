@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
 from gncadeq.check import check_seed
 from gncadeq.datasets import PixelGraphs
-from gncadeq.dynamics import GraphNCA, Status
+from gncadeq.dynamics import GraphNCA, Solution, Status
 from gncadeq.models import ImageClassifier
+from gncadeq.models.classifier import Classifier
 from gncadeq.progress import progress_bar
 
 
@@ -107,31 +110,44 @@ def evaluate(
         progress: Whether to show a progress bar.
         title: Its label.
     """
+    rows: list[tuple[Tensor, ...]] = []
+    start = time.perf_counter()
+    answers = batch_answers(model, dataset, index, batch_size, seed, progress, title)
+    for data, logits, solution, settled in answers:
+        lost = (solution.status == Status.NON_FINITE) | ~logits.isfinite().all(1)
+        rows.append(
+            (data.y, logits.argmax(1).masked_fill(lost, -1), solution.residual,
+             solution.num_steps, solution.converged, settled & ~lost)
+        )  # fmt: skip
+    columns = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
+    label, prediction, residual, steps, converged, answered = columns
+    seconds = time.perf_counter() - start
+    return Evaluation(label, prediction, residual, steps, converged, answered, seconds)
+
+
+def batch_answers(
+    model: Classifier, dataset: PixelGraphs, index: Tensor | None, batch_size: int, seed: int,
+    progress: bool, title: str, transform: Callable[[Batch], Batch] | None = None,
+) -> Iterator[tuple[Batch, Tensor, Solution, Tensor]]:  # fmt: skip
+    """Batches with their logits, solutions, and which graphs have come to an answer ``[B]``."""
     was_training, is_automaton = model.training, isinstance(model.dynamics, GraphNCA)
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(check_seed(seed))
     index = torch.arange(len(dataset)) if index is None else index
-    rows: list[tuple[Tensor, ...]] = []
-    start = time.perf_counter()
     parts = torch.split(index, batch_size)
     for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
-        # Prepared edges stay where they were made.
-        data = dataset.batch(part, prepared=device.type == "cpu").to(device)
+        # Prepared edges stay where they were made, and as they are.
+        prepared = device.type == "cpu" and transform is None
+        data = dataset.batch(part, prepared=prepared).to(device)
+        data = data if transform is None else transform(data)
         logits, solution = model(
             data.x, data.edge_index, data.edge_attr, batch=data.batch,
             batch_size=data.num_graphs, generator=generator, return_solution=True,
         )  # fmt: skip
-        converged = solution.status == Status.CONVERGED
-        lost = (solution.status == Status.NON_FINITE) | ~logits.isfinite().all(1)
         # An automaton's answer is its state after so many steps, at rest or not.
-        settled = converged | (solution.status == Status.MAX_STEPS) if is_automaton else converged
-        rows.append(
-            (data.y, logits.argmax(1).masked_fill(lost, -1), solution.residual,
-             solution.num_steps, converged, settled & ~lost)
-        )  # fmt: skip
+        settled = solution.converged
+        if is_automaton:
+            settled = settled | (solution.status == Status.MAX_STEPS)
+        yield data, logits, solution, settled
     model.train(was_training)
-    columns = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
-    label, prediction, residual, steps, converged, answered = columns
-    seconds = time.perf_counter() - start
-    return Evaluation(label, prediction, residual, steps, converged, answered, seconds)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gncadeq.choices import DynamicsName, StartName
-from gncadeq.commands.evaluate_cells import evaluate_cells
 from gncadeq.commands.options import DataRoot, Device, OtherDataset, RunArgument
 from gncadeq.commands.printing import (
     Json,
@@ -78,62 +77,77 @@ def evaluate(
     """
     import torch
 
+    from gncadeq.cell_labels import evaluate_cells
     from gncadeq.dynamics import GraphDEQ, GraphNCA
-    from gncadeq.evaluation import evaluate as measure
+    from gncadeq.evaluation import evaluate as evaluate_graphs
+    from gncadeq.models import SelfClassifier
+    from gncadeq.transforms import AddShortcuts
 
-    if as_ == "deq":
-        for option, value, default in (
-            ("fire-rate", fire_rate, 1.0),
-            ("step-size", step_size, 1.0),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"Expected no '--{option}' of an equilibrium (got {value}). Use --as nca"
-                )
-    if labels == "cells":
-        given = {"solver": solver, "tol": tol, "max_steps": max_steps}
-        if start and as_ == "deq":
-            given["start"] = start
-        automatic = {
-            "steps": steps, "fire_rate": fire_rate, "step_size": step_size,
-            "start": start or "normal",
-        }  # fmt: skip
-        evaluate_cells(
-            run, data_root, dataset, alpha, shortcuts, picture,
-            {name: value for name, value in given.items() if value is not None},
-            automatic if as_ == "nca" else None, seed, limit, device, json_file,
-        )  # fmt: skip
-        return
-    for name, choice in {"alpha": alpha, "shortcuts": shortcuts, "picture": picture}.items():
-        if choice:
-            raise ValueError(
-                f"Expected no '--{name}' of the labels of graphs (got {choice}). Use --labels cells"
-            )
-    tol, max_steps = 1e-3 if tol is None else tol, 60 if max_steps is None else max_steps
-    model, folder = load_run(run, device)
+    cells, automatic = labels == "cells", as_ == "nca"
+    if not automatic:
+        usual = {"fire-rate": (fire_rate, 1.0), "step-size": (step_size, 1.0)}
+        _refuse(usual, "an equilibrium", "--as nca")
+    if not cells:
+        own = {"alpha": (alpha, None), "shortcuts": (shortcuts, 0), "picture": (picture, None)}
+        _refuse(own, "the labels of graphs", "--labels cells")
+    given = {
+        "solver": solver, "tol": tol, "max_steps": max_steps, "on_failure": "ignore",
+        "start": None if automatic else start,
+    }  # fmt: skip
+    solving: Any = {name: value for name, value in given.items() if value is not None}
+    classifier, folder = load_run(run, device)
+    model: Any = SelfClassifier(classifier, alpha, solving).eval() if cells else classifier
     cell = model.dynamics.cell
+    if shortcuts and cell.levels > 1:
+        raise ValueError(
+            f"Expected long edges between pixels of one level (got --shortcuts {shortcuts} for "
+            f"{cell.levels} levels, where few steps reach everything). Use weights such as mnist"
+        )
     # Both check their options, before any data is read or downloaded.
-    equilibrium = GraphDEQ(
-        cell, solver, tol=tol, max_steps=max_steps, on_failure="ignore",
-        start=start if start and as_ == "deq" else "zeros",
+    equilibrium = model.dynamics if cells else GraphDEQ(cell, **solving)
+    automaton = GraphNCA(
+        cell, steps, fire_rate, step_size, start or "normal", tol=equilibrium.tol
     )  # fmt: skip
-    automaton = GraphNCA(cell, steps, fire_rate, step_size, start or "normal", tol=tol)
-    test_set = load_test_set(model, folder, data_root, dataset)
+    test_set = load_test_set(classifier, folder, data_root, dataset)
     index = torch.arange(len(test_set))[:limit]
     options: dict[str, Any] = {"index": index, "seed": seed, "progress": progress()}
+    if shortcuts:
+        options["transform"] = AddShortcuts(shortcuts, seed=seed)
+    measure: Any = evaluate_cells if cells else evaluate_graphs
     model.dynamics = equilibrium
     reference = measure(model, test_set, title="equilibrium", **options)
     columns, failed = {"equilibrium": reference.summary()}, [unanswered(reference)]
-    if as_ == "nca":
+    if automatic:
         model.dynamics = automaton
         result = measure(model, test_set, title="automaton", **options)
-        columns["automaton"] = {**result.summary(), "agreement": result.agreement(reference)}
-        failed.append(unanswered(result, "a finite state after all steps"))
+        if cells:
+            alike = {"same_label": result.labels.same(reference.labels)}
+        else:
+            alike = {"agreement": result.agreement(reference)}
+            failed.append(unanswered(result, "a finite state after all steps"))
+        columns["automaton"] = {**result.summary(), **alike}
+        model.dynamics = equilibrium
     print_summary(columns)
     write_numbers(json_file, columns)
+    if picture:
+        from gncadeq.viz.figures import save_figure
+        from gncadeq.viz.settling import settling_figure
+
+        lengthen = options.get("transform", lambda graph: graph)
+        first = [int((test_set.labels == c).nonzero()[0]) for c in range(6)]
+        graphs = [lengthen(test_set.get(i)) for i in first]
+        rate = fire_rate if automatic else 0.5
+        say(save_figure(settling_figure(model, graphs, fire_rate=rate, seed=seed), picture))
     if any(failed):
         say(*filter(None, failed), to=errors)
         raise typer.Exit(1)
+
+
+def _refuse(options: dict[str, tuple[Any, Any]], of: str, remedy: str) -> None:
+    """Refuse options whose values are not the defaults that stand beside them."""
+    for name, (value, usual) in options.items():
+        if value != usual:
+            raise ValueError(f"Expected no '--{name}' of {of} (got {value}). Use {remedy}")
 
 
 def register(app: typer.Typer) -> None:

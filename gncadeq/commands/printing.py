@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from gncadeq.cell_labels import CellEvaluation
     from gncadeq.evaluation import Evaluation
 
 console = Console()
@@ -115,9 +116,9 @@ def print_summary(columns: dict[str, dict[str, Any]]) -> None:
     console.print(made)
 
 
-def unanswered(result: Evaluation, expected: str = "an equilibrium") -> str:
+def unanswered(result: Evaluation | CellEvaluation, expected: str = "an equilibrium") -> str:
     """A sentence if graphs have no answer, else an empty string."""
-    count, total = result.without_answer, len(result.label)
+    count, total = result.without_answer, len(result.converged)
     if not count:
         return ""
     return (
