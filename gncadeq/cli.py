@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
+for module in (
     train,
     evaluate,
     show,
@@ -51,7 +51,9 @@ for command in (
     export,
     doctor,
 ):
-    command.register(app)
+    name = module.__name__.rpartition(".")[2]
+    epilog = "\n\n".join(["Examples:", *(f"    {line}" for line in module.EXAMPLES)])
+    app.command(epilog=epilog)(getattr(module, name))
 
 
 def _print_version(value: bool) -> None:

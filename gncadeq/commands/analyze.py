@@ -34,10 +34,7 @@ def analyze(
     write_numbers(json_file, report.summary())
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq analyze runs/mnist\n\n"
-        "    gncadeq analyze mnist --graphs 50 --json -"
-    )(analyze)
+EXAMPLES = (
+    "gncadeq analyze runs/mnist",
+    "gncadeq analyze mnist --graphs 50 --json -",
+)

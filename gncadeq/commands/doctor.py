@@ -104,6 +104,4 @@ def _threads(now: int) -> str:
     return f"{said}. {warning}" if warning else said
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(epilog="Example:\n\n    gncadeq doctor")(doctor)
+EXAMPLES = ("gncadeq doctor",)

@@ -150,11 +150,8 @@ def _refuse(options: dict[str, tuple[Any, Any]], of: str, remedy: str) -> None:
             raise ValueError(f"Expected no '--{name}' of {of} (got {value}). Use {remedy}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq evaluate runs/mnist --solver picard --tol 1e-5 --max-steps 600\n\n"
-        "    gncadeq evaluate mnist --as nca --steps 1000 --fire-rate 0.5 --start normal\n\n"
-        "    gncadeq evaluate mnist-pyramid --labels cells --picture cells.png"
-    )(evaluate)
+EXAMPLES = (
+    "gncadeq evaluate runs/mnist --solver picard --tol 1e-5 --max-steps 600",
+    "gncadeq evaluate mnist --as nca --steps 1000 --fire-rate 0.5 --start normal",
+    "gncadeq evaluate mnist-pyramid --labels cells --picture cells.png",
+)

@@ -137,11 +137,8 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"file": str(path), "bytes": size, **ends}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq export mnist mnist.onnx --check\n\n"
-        "    gncadeq export mnist mnist.onnx --steps 500 --tol 1e-5 --form gather\n\n"
-        "    gncadeq export runs/lizard lizard.onnx --program step --check"
-    )(export)
+EXAMPLES = (
+    "gncadeq export mnist mnist.onnx --check",
+    "gncadeq export mnist mnist.onnx --steps 500 --tol 1e-5 --form gather",
+    "gncadeq export runs/lizard lizard.onnx --program step --check",
+)

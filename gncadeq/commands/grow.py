@@ -61,17 +61,14 @@ def grow(
     )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    python datasets/draw_emoji.py lizard\n\n"
-        "    gncadeq grow datasets/emoji/lizard.png --out runs/lizard\n\n"
-        "    gncadeq grow datasets/emoji/lizard.png --out runs/lizard --resume\n\n"
-        "    gncadeq grow photo.png --size 48 --method implicit --steps 1000\n\n"
-        "    gncadeq grow spots --on icosphere --scale 0.15 --out runs/spots\n\n"
-        "    gncadeq grow spots --on icosphere --method sweeps --out runs/sweeps\n\n"
-        "    gncadeq grow photo.png --on torus\n\n"
-        "    gncadeq grow color --on mesh.ply\n\n"
-        "    gncadeq grow stripes --on graph.graphml"
-    )(grow)
+EXAMPLES = (
+    "python datasets/draw_emoji.py lizard",
+    "gncadeq grow datasets/emoji/lizard.png --out runs/lizard",
+    "gncadeq grow datasets/emoji/lizard.png --out runs/lizard --resume",
+    "gncadeq grow photo.png --size 48 --method implicit --steps 1000",
+    "gncadeq grow spots --on icosphere --scale 0.15 --out runs/spots",
+    "gncadeq grow spots --on icosphere --method sweeps --out runs/sweeps",
+    "gncadeq grow photo.png --on torus",
+    "gncadeq grow color --on mesh.ply",
+    "gncadeq grow stripes --on graph.graphml",
+)

@@ -203,13 +203,10 @@ def _drawn(weights: str, on: str | None) -> Scene:
     return scene
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq play\n\n"
-        "    gncadeq play mnist --on photo.png\n\n"
-        "    gncadeq play spots --on torus:32,16 -o torus.html\n\n"
-        "    gncadeq play runs/lizard -o lizard.html --no-open\n\n"
-        "    gncadeq play B36/S23"
-    )(play)
+EXAMPLES = (
+    "gncadeq play",
+    "gncadeq play mnist --on photo.png",
+    "gncadeq play spots --on torus:32,16 -o torus.html",
+    "gncadeq play runs/lizard -o lizard.html --no-open",
+    "gncadeq play B36/S23",
+)

@@ -284,10 +284,8 @@ def _save(figure: Figure, path: Path, used: set[Path]) -> Path:
     return save_figure(figure, free)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n    gncadeq predict mnist seven.png\n\n"
-        "    gncadeq predict mnist *.jpg --out maps\n\n"
-        "    gncadeq predict mnist panorama.png --as-is"
-    )(predict)
+EXAMPLES = (
+    "gncadeq predict mnist seven.png",
+    "gncadeq predict mnist *.jpg --out maps",
+    "gncadeq predict mnist panorama.png --as-is",
+)

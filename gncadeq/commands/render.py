@@ -49,12 +49,9 @@ def render(
     say(path)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq render mesh.ply mesh.png --up z\n\n"
-        "    gncadeq render graph.graphml graph.html\n\n"
-        "    gncadeq render runs/spots/trajectory.safetensors spots.glb\n\n"
-        "    gncadeq render runs/spots/trajectory.safetensors spots.gif --azimuth 120"
-    )(render)
+EXAMPLES = (
+    "gncadeq render mesh.ply mesh.png --up z",
+    "gncadeq render graph.graphml graph.html",
+    "gncadeq render runs/spots/trajectory.safetensors spots.glb",
+    "gncadeq render runs/spots/trajectory.safetensors spots.gif --azimuth 120",
+)

@@ -144,11 +144,8 @@ def _check_finite(moment: Moment) -> None:
         )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq run runs/lizard\n\n"
-        "    gncadeq run runs/lizard --steps 1000 --damage disc --fire-rate 1.0\n\n"
-        "    gncadeq run runs/spots --on icosphere:4"
-    )(run)
+EXAMPLES = (
+    "gncadeq run runs/lizard",
+    "gncadeq run runs/lizard --steps 1000 --damage disc --fire-rate 1.0",
+    "gncadeq run runs/spots --on icosphere:4",
+)

@@ -64,8 +64,7 @@ def show(
     say(*written)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n    gncadeq show runs/mnist\n\n    gncadeq show mnist --out pics"
-    )(show)
+EXAMPLES = (
+    "gncadeq show runs/mnist",
+    "gncadeq show mnist --out pics",
+)

@@ -81,12 +81,9 @@ def _train(config: TrainConfig, resume: bool, json_file: str | None) -> None:
     )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq train digits --epochs 10\n\n"
-        "    gncadeq train mnist --data-root ~/data --out runs/mnist\n\n"
-        "    gncadeq train mnist --out runs/mnist --resume\n\n"
-        "    gncadeq train mnist --recipe essay --out runs/essay"
-    )(train)
+EXAMPLES = (
+    "gncadeq train digits --epochs 10",
+    "gncadeq train mnist --data-root ~/data --out runs/mnist",
+    "gncadeq train mnist --out runs/mnist --resume",
+    "gncadeq train mnist --recipe essay --out runs/essay",
+)

@@ -82,11 +82,8 @@ def _with_data(words: list[str], data_root: str | None) -> list[str]:
     return [w for w in words if w != "DATA" and not (w == "--data-root" and "DATA" in words)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to ``app``."""
-    app.command(
-        epilog="Examples:\n\n"
-        "    gncadeq zoo\n\n"
-        "    gncadeq zoo life\n\n"
-        "    gncadeq zoo growing --smoke"
-    )(zoo)
+EXAMPLES = (
+    "gncadeq zoo",
+    "gncadeq zoo life",
+    "gncadeq zoo growing --smoke",
+)
