@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import scipy  # its parts load when they are used
 import torch
 from torch import Tensor
+from torch_geometric.utils import to_scipy_sparse_matrix
 
 from gncadeq.analysis.jacobian import Jacobian, check_state
 from gncadeq.check import check_count, check_number
@@ -122,15 +124,9 @@ def hop_distance(edge_index: Tensor, node: int, num_nodes: int) -> Tensor:
     check_edge_index(edge_index)
     check_range("edge_index", edge_index, num_nodes, "num_nodes")
     node = check_count("node", node, 0, num_nodes - 1)
-    hops = torch.full((num_nodes,), -1, device=edge_index.device)
-    hops[node] = 0
-    source, target = edge_index
-    for distance in range(1, num_nodes):
-        reached = source[(hops[target] == distance - 1) & (hops[source] < 0)]
-        if reached.numel() == 0:
-            break
-        hops[reached] = distance
-    return hops
+    graph = to_scipy_sparse_matrix(edge_index.flip(0), num_nodes=num_nodes)
+    hops = scipy.sparse.csgraph.shortest_path(graph, unweighted=True, indices=node)
+    return torch.from_numpy(hops).nan_to_num(posinf=-1).long().to(edge_index.device)
 
 
 def influence_by_hop(value: Tensor, hops: Tensor) -> Tensor:

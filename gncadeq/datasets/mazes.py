@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import scipy  # its parts load when they are used
 import torch
-from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import to_scipy_sparse_matrix
 
 from gncadeq.check import check_count, check_number
 from gncadeq.transforms import ImageToGraph
@@ -44,47 +45,25 @@ def maze(size: int, generator: torch.Generator | None = None, loops: float = 0.0
         tensor([49.,  1.,  1.])
     """
     size = check_count("size", size, 3, odd=True)
+    loops = check_number("loops", loops, least=0.0, most=1.0)
     rooms = (size + 1) // 2
     ends = torch.randperm(rooms * rooms, generator=generator)[:2]
     start, goal = ((2 * (i // rooms), 2 * (i % rooms)) for i in ends.tolist())
     parent = _depth_first(size, start, generator)
-    image = torch.zeros(4, size, size)  # open, start, goal, way
+    image = torch.zeros(3, size, size)  # open, start, goal
     for (row, column), (up, left) in parent.items():
         image[0, row, column] = image[0, (row + up) // 2, (column + left) // 2] = 1
     image[1][start] = image[2][goal] = 1
     if loops > 0.0:
-        return _with_loops(image, check_number("loops", loops, most=1.0), generator)
-    here = goal
-    while here != start:
-        there = parent[here]
-        image[3][here] = image[3][(here[0] + there[0]) // 2, (here[1] + there[1]) // 2] = 1
-        here = there
-    image[3][start] = 1
+        wall = torch.zeros(size, size, dtype=torch.bool)
+        wall[::2, 1::2] = wall[1::2, ::2] = True
+        image[0][wall & (torch.rand(size, size, generator=generator) < loops)] = 1
     data = _TO_GRAPH(image)
-    data.x, data.y = data.x[:, :3].contiguous(), data.x[:, 3] > 0.5
-    return data
-
-
-def _with_loops(image: Tensor, loops: float, generator: torch.Generator | None) -> Data:
-    """Open more walls of a maze, and mark the nodes on any shortest way."""
-    size = image.size(1)
-    wall = torch.zeros(size, size, dtype=torch.bool)
-    wall[::2, 1::2] = wall[1::2, ::2] = True
-    opened = wall & (torch.rand(size, size, generator=generator) < loops)
-    image[0][opened] = 1
-    data = _TO_GRAPH(image)
-    data.x = data.x[:, :3].contiguous()
-    far = []
-    for mark in data.x[:, 1:].T:
-        z = torch.where(mark > 0.5, 0.0, 1e9)
-        for _ in range(data.num_nodes):
-            sent = z[data.edge_index[0]] + 1
-            after = z.scatter_reduce(0, data.edge_index[1], sent, "amin")
-            if torch.equal(after, z):
-                break
-            z = after
-        far.append(z)
-    data.y = far[0] + far[1] == far[0][data.x[:, 2] > 0.5]
+    first, last = data.x[:, 1:].argmax(0).tolist()
+    far = scipy.sparse.csgraph.shortest_path(
+        to_scipy_sparse_matrix(data.edge_index), unweighted=True, indices=[first, last]
+    )  # fmt: skip
+    data.y = torch.from_numpy(far.sum(0) == far[0, last])  # on a shortest way
     return data
 
 
