@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.utils import to_dense_batch
 from torchdeq.solver import get_solver
 from torchdeq.solver import register_solver as register_torchdeq_solver
 from torchdeq.solver.stat import SolverStat
@@ -54,25 +55,6 @@ def check_stock_solver(name: str, options: dict[str, Any] | None) -> None:
             )
 
 
-class _Packing:
-    """Ragged ``[num_nodes, C]`` to padded ``[num_graphs, longest * C]`` and back."""
-
-    def __init__(self, partition: Partition) -> None:
-        count = partition.count
-        first = on_device(count.cumsum() - count, partition.batch)
-        node = torch.arange(partition.num_nodes, device=first.device)
-        self.longest = int(count.max(initial=0))
-        self.slot = partition.batch * self.longest + node - first[partition.batch]
-        self.num_graphs = partition.num_graphs
-
-    def pack(self, z: Tensor) -> Tensor:
-        rows = z.new_zeros(self.num_graphs * self.longest, z.size(1))
-        return rows.index_copy(0, self.slot, z).view(self.num_graphs, -1)
-
-    def unpack(self, rows: Tensor, channels: int) -> Tensor:
-        return rows.reshape(-1, channels)[self.slot]
-
-
 class _Watched:
     """The map on packed rows: counts its calls, and keeps the best state of every graph."""
 
@@ -80,7 +62,6 @@ class _Watched:
         self, step: Step, z0: Tensor, partition: Partition, measure: Residual, tol: float
     ) -> None:
         self.step, self.partition, self.tol = step, partition, tol
-        self.packing, self.channels = _Packing(partition), z0.size(1)
         self.measure = measure
         self.measure.start(z0, partition)
         self.state, self.calls = z0, 0
@@ -89,8 +70,17 @@ class _Watched:
         self.converged = ~self.finite
         self.growth: Growth | None = None
 
+    def pack(self, z: Tensor) -> Tensor:
+        """Ragged ``[num_nodes, C]`` to padded ``[num_graphs, longest * C]``."""
+        p = self.partition
+        rows: Tensor
+        rows, self.mask = to_dense_batch(
+            z, p.batch, max_num_nodes=int(p.count.max()), batch_size=p.num_graphs
+        )
+        return rows.flatten(1)
+
     def __call__(self, rows: Tensor) -> Tensor:
-        z = self.packing.unpack(rows, self.channels)
+        z = rows.view(*self.mask.shape, -1)[self.mask]
         fz = self.step(z).to(z.dtype)
         self.calls += 1
         numbers = self.measure(z, fz, self.partition)
@@ -107,7 +97,7 @@ class _Watched:
         if better.any():
             self.state = torch.where(columns(better, self.partition), z, self.state)
         self.best = np.where(better, numbers, self.best).astype(numbers.dtype)
-        return self.packing.pack(fz)
+        return self.pack(fz)
 
 
 @torch.no_grad()
@@ -126,7 +116,7 @@ def solve_stock(options: SolveOptions, step: Step, z0: Tensor, partition: Partit
     early, tol, max_steps = False, options.tol, options.max_steps
     try:
         get_solver(options.solver.removeprefix(_PREFIX))(
-            watched, watched.packing.pack(z0), max_iter=max_steps, tol=tol, stop_mode="rel",
+            watched, watched.pack(z0), max_iter=max_steps, tol=tol, stop_mode="rel",
             **(options.solver_options or {}),
         )  # fmt: skip
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
