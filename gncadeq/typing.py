@@ -21,13 +21,15 @@ Step: TypeAlias = Callable[[Tensor], Tensor]
 """One application of a cell to a state ``[num_nodes, channels]``, with its graph bound."""
 
 
-@runtime_checkable
-class RestrictableStep(Protocol):
-    """A step that can be cut down to some graphs of its batch (what compaction needs)."""
-
+class _AnyStep(Protocol):
     def __call__(self, z: Tensor, /) -> Tensor:
         """Return the next state."""
         ...
+
+
+@runtime_checkable
+class RestrictableStep(_AnyStep, Protocol):
+    """A step that can be cut down to some graphs of its batch (what compaction needs)."""
 
     def restrict(self, nodes: Tensor) -> RestrictableStep:
         """Return the same step on ``nodes``, the ascending indices of whole graphs."""
@@ -35,12 +37,8 @@ class RestrictableStep(Protocol):
 
 
 @runtime_checkable
-class AdjointStep(Protocol):
+class AdjointStep(_AnyStep, Protocol):
     """A step that knows its transposed Jacobian (what implicit gradients solve with)."""
-
-    def __call__(self, z: Tensor, /) -> Tensor:
-        """Return the next state."""
-        ...
 
     def adjoint(self, z: Tensor, fz: Tensor) -> Step:
         """Return ``u -> J(z)ᵀ u``, given ``fz`` = step(z).
@@ -51,12 +49,8 @@ class AdjointStep(Protocol):
 
 
 @runtime_checkable
-class PartialStep(Protocol):
+class PartialStep(_AnyStep, Protocol):
     """A step that does more than add an update to its state, such as removing dead nodes."""
-
-    def __call__(self, z: Tensor, /) -> Tensor:
-        """Return the next state."""
-        ...
 
     def partial(self, z: Tensor, rate: OptTensor) -> Tensor:
         """Return the next state, its update multiplied by ``rate`` before all else is done."""
@@ -64,16 +58,12 @@ class PartialStep(Protocol):
 
 
 @runtime_checkable
-class OrderedStep(Protocol):
+class OrderedStep(_AnyStep, Protocol):
     """A step along an acyclic graph, which is solved by substitution, and its gradient, too."""
 
     @property
     def depth(self) -> Tensor:
         """``[num_nodes]``, after how many steps each node is at rest."""
-        ...
-
-    def __call__(self, z: Tensor, /) -> Tensor:
-        """Return the next state."""
         ...
 
     def substitute(self) -> Tensor:
@@ -86,16 +76,12 @@ class OrderedStep(Protocol):
 
 
 @runtime_checkable
-class StagedStep(Protocol):
+class StagedStep(_AnyStep, Protocol):
     """A step whose state is parts in an order, of which each reads itself and earlier ones."""
 
     stages: list[Any]
     """The parts. Each has ``take(z)``, which returns its own state; ``rows``, the nodes of that
     state; and ``bind(states)``, which returns its step for given states of the earlier parts."""
-
-    def __call__(self, z: Tensor, /) -> Tensor:
-        """Return the next state."""
-        ...
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """Return the state of all parts."""
