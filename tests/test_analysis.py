@@ -24,7 +24,7 @@ from gncadeq.analysis import (
 )
 from gncadeq.analysis.jacobian import Jacobian
 from gncadeq.datasets import PixelGraphs
-from gncadeq.report import write_report
+from gncadeq.report import measure_report
 from gncadeq.transforms import ImageToGraph
 
 # Path independence
@@ -190,7 +190,8 @@ def test_every_analysis_has_a_picture():
 def test_the_page_is_self_contained(tmp_path):
     dataset = PixelGraphs(tmp_path, "digits", train=False)
     model = PixelGraphClassifier(channels=3, contraction=0.9).train()
-    path = write_report(model, dataset, tmp_path / "page.html", graphs=2, progress=False)
+    report = measure_report(model, dataset, graphs=2, progress=False)
+    path = report.save(tmp_path / "page.html")
     text = path.read_text()
     assert model.training
     assert not list(tmp_path.glob("*.tmp"))
@@ -208,8 +209,9 @@ def test_the_page_says_what_cannot_be_measured(tmp_path):
     model = PixelGraphClassifier(channels=4)
     with torch.no_grad():
         model.dynamics.cell.weight_z.mul_(math.nan)
-    text = write_report(model, dataset, tmp_path / "p.html", graphs=2, progress=False).read_text()
+    report = measure_report(model, dataset, graphs=2, progress=False)
+    text = report.save(tmp_path / "p.html").read_text()
     assert "Not measured: Expected a finite state (got NaN or infinity)" in text
     assert "diverged (2)" in text
     with pytest.raises(ValueError, match="'graphs' to be a whole number of at least 1"):
-        write_report(model, dataset, tmp_path / "p.html", graphs=0)
+        measure_report(model, dataset, graphs=0)

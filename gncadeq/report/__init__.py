@@ -1,5 +1,5 @@
 """One page with the numbers and the pictures of a trained classifier."""
 
-from gncadeq.report.write import Report, measure_report, write_report
+from gncadeq.report.write import Report, measure_report
 
-__all__ = ["Report", "measure_report", "write_report"]
+__all__ = ["Report", "measure_report"]

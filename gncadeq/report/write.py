@@ -44,51 +44,9 @@ class Report:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write it as one HTML page."""
+        """Write it as one HTML page, which holds its pictures, loads nothing, and is never half."""
         write_atomically(path, page(self.title, self.facts, self.sections).encode())
         return Path(path)
-
-
-def write_report(
-    model: ImageClassifier,
-    dataset: PixelGraphs,
-    path: str | Path,
-    *,
-    graphs: int = 100,
-    seed: int = 0,
-    progress: bool = True,
-) -> Path:
-    """Measure how a trained classifier's rule behaves, and write it as one HTML page.
-
-    Spectra, Lyapunov exponents, path independence, a census of attractors, a basin and the reach
-    of information, each with a sentence, a picture and how it was measured. The page holds its
-    pictures and loads nothing; it is written at once, never half of it. What can't be measured
-    says why.
-
-    Args:
-        model: The classifier; its cell is analysed, whichever dynamics it runs.
-        dataset: Where graphs are drawn from, usually the test set.
-        path: The file.
-        graphs: How many graphs to draw; some analyses use the first 12 or fewer of them.
-        seed: Seed of the draw and of all starts.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: If ``graphs`` isn't positive, or if the dataset is empty.
-
-    Example:
-        >>> import tempfile
-        >>> from gncadeq.models import PixelGraphClassifier
-        >>> root = tempfile.mkdtemp()
-        >>> dataset = PixelGraphs(root, "digits", train=False)
-        >>> model = PixelGraphClassifier(channels=2, contraction=0.9)
-        >>> write_report(model, dataset, f"{root}/page.html", graphs=1, progress=False).name
-        'page.html'
-    """
-    return measure_report(model, dataset, graphs=graphs, seed=seed, progress=progress).save(path)
 
 
 def measure_report(
@@ -99,7 +57,31 @@ def measure_report(
     seed: int = 0,
     progress: bool = True,
 ) -> Report:
-    """Measure what :func:`write_report` writes, with the same arguments."""
+    """Measure how a trained classifier's rule behaves.
+
+    Spectra, Lyapunov exponents, path independence, a census of attractors, a basin and the reach
+    of information, each with a sentence, a picture and how it was measured. What can't be measured
+    says why.
+
+    Args:
+        model: The classifier; its cell is analysed, whichever dynamics it runs.
+        dataset: Where graphs are drawn from, usually the test set.
+        graphs: How many graphs to draw; some analyses use the first 12 or fewer of them.
+        seed: Seed of the draw and of all starts.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If ``graphs`` isn't positive, or if the dataset is empty.
+
+    Example:
+        >>> import tempfile
+        >>> from gncadeq.models import PixelGraphClassifier
+        >>> root = tempfile.mkdtemp()
+        >>> dataset = PixelGraphs(root, "digits", train=False)
+        >>> model = PixelGraphClassifier(channels=2, contraction=0.9)
+        >>> measure_report(model, dataset, graphs=1, progress=False).save(f"{root}/page.html").name
+        'page.html'
+    """
     graphs = check_count("graphs", graphs, 1)
     if len(dataset) == 0:
         raise ValueError("Expected a dataset with graphs (got an empty one)")

@@ -22,26 +22,16 @@ _MISSING = 255  # the code of NaN and infinity; finite values have 0 to 254
 
 
 def write_viewer(
-    path: str | Path,
-    data: Any,
-    trajectory: Tensor,
-    *,
-    names: Sequence[str] | None = None,
-    fields: Mapping[str, Tensor] | None = None,
-    title: str = "gncadeq",
-    up: Up = "y",
-    edges: bool = True,
-    steps: Sequence[int] | None = None,
-    steps_per_second: float = 10.0,
+    path: str | Path, data: Any, trajectory: Tensor, *, title: str = "gncadeq", **options: Any
 ) -> Path:
-    """Write a page that plays a trajectory, to be turned, zoomed and coloured in any browser.
-
-    It is the page of :func:`write_play` with one scene, of :func:`recording_scene`, which tells of
-    the other arguments and of errors.
+    """Write a page that plays a trajectory, to be turned, zoomed and coloured by any channel.
 
     Args:
         path: The HTML file, which is written atomically.
+        data: A graph, as of :func:`recording_scene`.
+        trajectory: Its states.
         title: Heading of the page.
+        options: The further arguments of :func:`recording_scene`.
 
     Example:
         >>> import tempfile
@@ -53,11 +43,7 @@ def write_viewer(
         >>> "http:" in page or "https:" in page
         False
     """
-    scene = recording_scene(
-        data, trajectory, names=names, fields=fields, name=title, up=up, edges=edges, steps=steps,
-        steps_per_second=steps_per_second,
-    )  # fmt: skip
-    return write_play(path, [scene], title)
+    return write_play(path, [recording_scene(data, trajectory, name=title, **options)], title)
 
 
 def recording_scene(
