@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.data import BaseData
 
 from gncadeq.certificate import AnyCertificate
-from gncadeq.check import check_type
+from gncadeq.check import check_type, did_you_mean
 from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.neighborhood import Neighborhood, check_edge_index
 from gncadeq.graph.rows import Declared, declared_rows, is_known, rows_of
@@ -115,11 +114,10 @@ class Cell(nn.Module, ABC):
                 )
             if not known:
                 names = list(self.context)
-                near = get_close_matches(name, names, 1)
                 raise TypeError(
                     f"Unexpected argument {name!r} for {type(self).__name__}, which takes "
                     f"{f'one of {names}' if names else 'none'} beyond (x, edge_index, edge_attr)"
-                    + (f". Did you mean {near[0]!r}?" if near else "")
+                    + did_you_mean(name, names)
                 )
             given[name] = value
         return given

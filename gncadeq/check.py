@@ -116,13 +116,22 @@ def check_choice(name: str, value: T, choices: Iterable[Any], hint: str = "") ->
         value is choice or (type(value) is type(choice) and value == choice) for choice in known
     ):
         return value
-    words = [choice for choice in known if isinstance(choice, str)]
-    near = get_close_matches(value, words, 1) if isinstance(value, str) else []
+    near = "" if hint else did_you_mean(value, known)
     listed = ", ".join(map(repr, known[:-1]))
     expected = f"{listed} or {known[-1]!r}" if listed else repr(known[-1])
-    raise ValueError(
-        _message(name, expected, value, hint or (near and f"Did you mean {near[0]!r}?"))
-    )
+    raise ValueError(_message(name, expected, value, hint) + near)
+
+
+def did_you_mean(value: Any, known: Iterable[Any]) -> str:
+    """The end of an error about an unknown name: the nearest that is known, if one is near.
+
+    Example:
+        >>> did_you_mean("andersen", ["picard", "anderson"])
+        ". Did you mean 'anderson'?"
+    """
+    words = [name for name in known if isinstance(name, str)]
+    near = get_close_matches(value, words, 1) if isinstance(value, str) else []
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def check_flag(name: str, value: Any, hint: str = "") -> bool:

@@ -17,9 +17,9 @@ from gncadeq.cells import SweepGrower
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs, primitives
 from gncadeq.dynamics.rollout import advance
-from gncadeq.files.weights import save_pretrained
+from gncadeq.files.weights import load_pretrained, pretrained_names, save_pretrained
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, SelfClassifier
-from gncadeq.training.shipped import grown_names, load_shipped, load_texture, texture_names
+from gncadeq.training.shipped import load_shipped
 from gncadeq.training.targets import anchor, seed_state
 from gncadeq.transforms import ImageToGraph, MeshToGraph, Sweeps, TurnKernels
 from gncadeq.viz import (
@@ -123,9 +123,13 @@ def test_the_page_loads_nothing_and_runs_no_text(tmp_path):
     assert "default-src 'none'" in page
 
 
+def shipped_textures():
+    return {name: load_pretrained(MicroCell, name) for name in pretrained_names("textures")}
+
+
 def test_the_flat_gallery_is_small(tmp_path):
     models = [ImageClassifier.from_pretrained(name) for name in ("mnist", "mnist-pyramid")]
-    textures = texture_scene({name: load_texture(name) for name in texture_names()})
+    textures = texture_scene(shipped_textures())
     scenes = [*map(digit_scene, models), gecko(), textures, life_scene(), maze_scene()]
     assert write_play(tmp_path / "a.html", scenes).stat().st_size <= 400_000
 
@@ -154,7 +158,7 @@ def test_what_cannot_play_says_so(tmp_path, monkeypatch):
             [
                 "digits",
                 "digits",
-                *["grow"] * len(grown_names()),
+                *["grow"] * len(pretrained_names("grown")),
                 "texture",
                 "texture",
                 "life",
@@ -184,7 +188,8 @@ def test_the_command_writes_a_page(words, kinds, tmp_path, monkeypatch):
 def test_what_can_be_named_is_said(name, near):
     result = CliRunner().invoke(app, ["play", name, "--no-open"])
     said = str(result.exception)
-    for known in ("mnist-pyramid", *grown_names(), *texture_names(), "voronoi", "maze", "B3/S23"):
+    grown, textures = pretrained_names("grown"), pretrained_names("textures")
+    for known in ("mnist-pyramid", *grown, *textures, "voronoi", "maze", "B3/S23"):
         assert f"'{known}'" in said
     assert f"(got '{name}', which is none of them)" in said
     assert said.endswith(f"Did you mean '{near}'?") if near else "mean" not in said
@@ -489,7 +494,7 @@ def test_at_rest_nothing_moves(show):
 
 def test_textures_are_painted_into_each_other(show, tmp_path):
     torch.manual_seed(0)
-    textures = {name: load_texture(name) for name in texture_names()}
+    textures = shipped_textures()
     page = show(texture_scene(textures, side=32), texture_scene(textures, primitives.torus(32, 16)))
     for k in range(2):
         page.evaluate(f"play.show({k})")
@@ -513,10 +518,10 @@ def test_textures_are_painted_into_each_other(show, tmp_path):
     page.evaluate("play.show(0)")
     run(page, 200)
     assert float(state(page, 12).abs().max()) < 2
-    save_pretrained(load_texture("leopard"), tmp_path / "mine.safetensors")
+    save_pretrained(load_pretrained(MicroCell, "leopard"), tmp_path / "mine.safetensors")
     page.locator("#file").set_input_files(tmp_path / "mine.safetensors")
     until(page, "play.scene.info.name === 'mine'")
-    assert page.evaluate("play.scene.names") == ["mine", *texture_names()]
+    assert page.evaluate("play.scene.names") == ["mine", *pretrained_names("textures")]
     run(page, 2)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import webbrowser
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gncadeq.check import did_you_mean
 from gncadeq.commands.kinds import expect, kind_of
 from gncadeq.commands.options import folder_name
 from gncadeq.commands.printing import busy, say
@@ -66,9 +66,9 @@ def play(
 
 def gallery() -> list[Scene]:
     """The shipped rules."""
-    from gncadeq.training.shipped import grown_names
+    from gncadeq.files.weights import pretrained_names
 
-    names = ("mnist", "mnist-pyramid", *grown_names(), "textures")
+    names = ("mnist", "mnist-pyramid", *pretrained_names("grown"), "textures")
     scenes = [_scene(name, None) for name in names]
     scenes.append(_scene("textures", "torus:96,48") | {"name": "Textures on a ring"})
     return [*scenes, *(_scene(name, None) for name in ("B3/S23", "voronoi", "maze"))]
@@ -77,16 +77,13 @@ def gallery() -> list[Scene]:
 def _textures(source: str, on: str | None) -> Scene:
     """All shipped textures, or one alone, or the weights of one in a file."""
     from gncadeq.cells import GrowingCell, MicroCell
-    from gncadeq.files.weights import load_pretrained, read_header
-    from gncadeq.training.shipped import load_texture, texture_names
+    from gncadeq.files.weights import load_pretrained, pretrained_names, read_header
     from gncadeq.training.surfaces import read_surface
     from gncadeq.viz.play import texture_scene
 
     rules: dict[str, MicroCell | GrowingCell]
     if source == "textures":
-        rules = {name: load_texture(name) for name in texture_names()}
-    elif source in texture_names():
-        rules = {source: load_texture(source)}
+        rules = {name: load_pretrained(MicroCell, name) for name in pretrained_names(source)}
     else:
         kind: Any = MicroCell if read_header(source)[1] == "MicroCell" else GrowingCell
         rules = {Path(source).stem: load_pretrained(kind, source)}
@@ -99,7 +96,7 @@ def _textures(source: str, on: str | None) -> Scene:
 def _scene(source: str, on: str | None) -> Scene:
     from gncadeq.files.weights import pretrained_names
     from gncadeq.training import GrowConfig
-    from gncadeq.training.shipped import grown_names, load_shipped, texture_names
+    from gncadeq.training.shipped import load_shipped
     from gncadeq.viz.play import grown_scene, life_scene, maze_scene, voronoi_scene
 
     if source == "voronoi":
@@ -117,14 +114,14 @@ def _scene(source: str, on: str | None) -> Scene:
         return life_scene(
             TotalisticCell.from_rulestring(source), name="Life" if usual else source.upper()
         )
-    if source in grown_names():
+    if source in pretrained_names("grown"):
         cell, data, z0, card = load_shipped(source, on)
         config = GrowConfig(**card["config"])
         return grown_scene(
             cell, data, z0, card["fire_rate"], source.capitalize(), config.up,
             config.mesh_kernels(),
         )  # fmt: skip
-    if source == "textures" or source in texture_names() or _is_texture(source):
+    if source in ("textures", *pretrained_names("textures")) or _is_texture(source):
         return _textures(source, on)
     if source in pretrained_names():
         return _drawn(source, on)
@@ -138,12 +135,10 @@ def _scene(source: str, on: str | None) -> Scene:
 def _unknown(source: str) -> str:
     """What can be named, to one who named something else."""
     from gncadeq.files.weights import pretrained_names
-    from gncadeq.training.shipped import grown_names, texture_names
 
-    digits, grown, textures = pretrained_names(), grown_names(), texture_names()
+    digits, grown, textures = map(pretrained_names, ("", "grown", "textures"))
     others = ["textures", "voronoi", "maze"]
-    near = get_close_matches(source.lower(), [*digits, *grown, *textures, *others], n=1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(source.lower(), [*digits, *grown, *textures, *others])
     return (
         f"Expected shipped weights of digits {digits}, a grown rule {grown}, a texture {textures}, "
         f"one of {others}, a rulestring such as 'B3/S23', a run's folder, or a .safetensors file "

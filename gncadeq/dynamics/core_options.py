@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 from torchdeq.utils import add_deq_args
 
+from gncadeq.check import did_you_mean
 from gncadeq.dynamics.options import SolveOptions, check_option
 from gncadeq.dynamics.torchdeq_bridge import PREFIX, check_stop_mode
 
@@ -59,8 +59,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         known = names | {"no_stat", *_OWN}
         for name in options:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                hint = f". Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(name, known)
                 raise TypeError(f"Unknown option {name!r} of core='graph'{hint}")
     for name in ("f_stop_mode", "b_stop_mode"):
         check_stop_mode(name, options.get(name, "rel"))

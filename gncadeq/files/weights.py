@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from gncadeq.check import did_you_mean
 from gncadeq.files import tensors as files
 
 M = TypeVar("M", bound=nn.Module)
@@ -25,9 +25,17 @@ _WEIGHTS = "a safetensors file of weights"
 _FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 
 
-def pretrained_names() -> list[str]:
-    """The names of the weights of image classifiers that ship with the package."""
-    return sorted(p.stem for p in _FOLDER.glob("*.safetensors"))
+def pretrained_names(kind: str = "") -> list[str]:
+    """The names of the weights that ship with the package.
+
+    Args:
+        kind: ``"grown"`` or ``"textures"``, of such rules; by default of image classifiers.
+
+    Example:
+        >>> "gecko" in pretrained_names("grown"), "giraffe" in pretrained_names("textures")
+        (True, True)
+    """
+    return sorted(p.stem for p in (_FOLDER / kind).glob("*.safetensors"))
 
 
 def save_pretrained(model: nn.Module, path: str | Path, card: dict[str, Any] | None = None) -> None:
@@ -50,8 +58,7 @@ def read_header(name: str | Path) -> tuple[Path, str, dict[str, Any], dict[str, 
     shipped = {p.stem: p for p in _FOLDER.rglob("*.safetensors")}
     path = shipped.get(str(name), Path(name))
     if not path.is_file():
-        near = get_close_matches(str(name), sorted(shipped), n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(name), sorted(shipped))
         raise FileNotFoundError(
             f"Expected one of the shipped weights {pretrained_names()}, a run's folder or a "
             f".safetensors file (got {str(name)!r}, which is none of them){hint}"

@@ -1,31 +1,17 @@
-"""Grown rules and rules of textures that ship with the package."""
+"""Grown rules that ship with the package."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.cells import GrowingCell, MicroCell
+from gncadeq.cells import GrowingCell
 from gncadeq.files.weights import load_pretrained
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.targets import anchor, picture_target, seed_node, seed_state
-
-_PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-_FOLDER = _PRETRAINED / "grown"
-
-
-def grown_names() -> list[str]:
-    """The names of the grown rules that ship with the package.
-
-    Example:
-        >>> "gecko" in grown_names()
-        True
-    """
-    return sorted(p.stem for p in _FOLDER.glob("*.safetensors"))
 
 
 def load_shipped(
@@ -34,7 +20,7 @@ def load_shipped(
     """A shipped rule, its graph with the injection as ``x``, its seed state, and its card.
 
     Args:
-        name: One of :func:`grown_names`.
+        name: One of ``gncadeq.files.weights.pretrained_names("grown")``.
         on: Another surface for a rule of a surface.
 
     Raises:
@@ -61,26 +47,3 @@ def load_shipped(
     node = seed_node(data, config.seed_node if on is None else None)
     data.x = anchor(data, node, cell.in_channels)
     return cell, data, seed_state(data, cell.channels, node), card
-
-
-def texture_names() -> list[str]:
-    """The names of the rules of textures that ship with the package.
-
-    Example:
-        >>> "giraffe" in texture_names()
-        True
-    """
-    return sorted(p.stem for p in (_PRETRAINED / "textures").glob("*.safetensors"))
-
-
-def load_texture(name: str) -> MicroCell:
-    """A shipped rule of a texture, with its card as ``card``.
-
-    Args:
-        name: One of :func:`texture_names`.
-
-    Example:
-        >>> load_texture("giraffe")
-        MicroCell(12, num_kernels=1, parameters=588)
-    """
-    return load_pretrained(MicroCell, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.check import check_choice, check_count, check_type
+from gncadeq.check import check_choice, check_count, check_type, did_you_mean
 from gncadeq.choices import Kernels, Projection, Up
 from gncadeq.files.tensors import read_tensors, write_tensors
 from gncadeq.training.surfaces import (
@@ -185,8 +184,7 @@ def load_target(
         rgba = F.pad(read_rgba(_picture(target), size), (padding,) * 4)
         return picture_target(rgba, kernels)
     if not Path(on).suffix:
-        near = get_close_matches(on.partition(":")[0], ["grid", *SURFACES], n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(on.partition(":")[0], ["grid", *SURFACES])
         raise ValueError(
             f"Expected 'on' to be 'grid', one of {list(SURFACES)}, a mesh file or a graph file "
             f"(got {on!r}){hint}"
@@ -225,8 +223,7 @@ def _surface_color(
 
 def _picture(target: str) -> str:
     if not Path(target).is_file():
-        near = get_close_matches(target, list(PATTERNS), n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(target, PATTERNS)
         raise FileNotFoundError(
             f"Expected a picture, or one of {list(PATTERNS)} (got {target}, which is no file){hint}"
         )

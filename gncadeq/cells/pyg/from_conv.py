@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 from gncadeq.cell import Cell
 from gncadeq.cells.pyg.hetero_conv import HeteroConvCell
 from gncadeq.cells.pyg.wrap import WrappedConvCell
-from gncadeq.check import check_count
+from gncadeq.check import check_count, did_you_mean
 
 Conv = nn.Module | Callable[..., nn.Module]
 """A conv, or a class of convs (also with options bound by :func:`functools.partial`)."""
@@ -74,8 +73,7 @@ def cell_from_conv(
     known = [*mine, *of_dynamics, *of_conv]
     for name in options:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, known)
             raise TypeError(
                 f"Expected options of {kind.__name__} or {dynamics.__name__} (got {name!r}){hint}"
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
-from gncadeq.check import check_type
+from gncadeq.check import check_type, did_you_mean
 from gncadeq.dynamics.solvers.anderson import Anderson
 from gncadeq.dynamics.solvers.auto import Auto
 from gncadeq.dynamics.solvers.base import Picard, Solver
@@ -54,11 +53,9 @@ def make_solver(name: str, options: dict[str, Any] | None = None) -> Solver:
         TypeError: If it doesn't know one of the options.
     """
     if not isinstance(name, str) or name not in _SOLVERS:
-        near = get_close_matches(str(name), _SOLVERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"Expected 'solver' to be one of {solver_names()} or 'torchdeq:NAME' "
-            f"(got {name!r}).{hint}"
+            f"(got {name!r}){did_you_mean(name, _SOLVERS)}"
         )
     options = {} if options is None else options
     check_type("options", options, dict)
