@@ -197,6 +197,8 @@ def test_a_large_picture_is_scaled_by_its_longer_side(tmp_path):
 
 def test_doctor_and_help():
     result = runner.invoke(app, ["doctor"])
+    listed = set(result.stdout.replace(",", " ").split())
+    assert {"mnist-pyramid", "mazes", "gecko", "leopard"} <= listed
     assert result.exit_code == 0
     for part in ("torchdeq", "trimesh (extra dev)", "playwright (extra dev)", "browser"):
         assert part in result.output

@@ -88,7 +88,10 @@ def _machine() -> dict[str, str]:
         "threads": _threads(torch.get_num_threads()),
         "devices (--device)": ", ".join(devices()),
         "CUDA": torch.cuda.get_device_name() if torch.cuda.is_available() else "none found",
-        "shipped weights": ", ".join(pretrained_names()) or "none",
+        "weights of images": ", ".join(pretrained_names()) or "none",
+        "weights of nodes": ", ".join(pretrained_names("nodes")) or "none",
+        "grown rules": ", ".join(pretrained_names("grown")) or "none",
+        "textures": ", ".join(pretrained_names("textures")) or "none",
         "data root": str(default_root().resolve()),
     }
 

@@ -29,7 +29,8 @@ def pretrained_names(kind: str = "") -> list[str]:
     """The names of the weights that ship with the package.
 
     Args:
-        kind: ``"grown"`` or ``"textures"``, of such rules; by default of image classifiers.
+        kind: ``"grown"`` or ``"textures"``, of such rules; ``"nodes"``, of classifiers of nodes; by
+            default of image classifiers.
 
     Example:
         >>> "gecko" in pretrained_names("grown"), "giraffe" in pretrained_names("textures")
