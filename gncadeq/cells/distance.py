@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gncadeq.cell import Cell, check_graph
+from gncadeq.cells.max_propagation import rest
 from gncadeq.certificate import StructuralCertificate
 from gncadeq.check import check_count, check_number
 from gncadeq.graph.neighborhood import checked_edges
@@ -30,18 +31,12 @@ class DistanceStep:
     @property
     def depth(self) -> Tensor:
         """``[num_nodes]``, after how many steps from the ceiling each node is at rest."""
-        far = self.substitute()
-        return torch.where(far < self.ceiling, far, 0.0).amax(1).long() + 1
+        return rest(self, self.source)[1]
 
     @torch.no_grad()
     def substitute(self) -> Tensor:
         """The equilibrium, from the sources outwards."""
-        z = self.source.clone()
-        while True:
-            after = self(z)
-            if bool(((after == z) | after.isnan()).all()):
-                return z
-            z = after
+        return rest(self, self.source)[0]
 
     def substitute_adjoint(self, z: Tensor, cotangent: Tensor) -> Tensor:
         """Distances have no gradient: they are whole numbers."""

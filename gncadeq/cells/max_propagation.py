@@ -49,7 +49,7 @@ class MaxPropagationStep:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             fz = self(z)
-        u, _ = _rest(
+        u, _ = rest(
             lambda u: cotangent + torch.autograd.grad(fz, z, u, retain_graph=True)[0], cotangent
         )
         return u
@@ -57,10 +57,10 @@ class MaxPropagationStep:
     @cached_property
     def _solution(self) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return _rest(self, self.x.detach())
+            return rest(self, self.x.detach())
 
 
-def _rest(step: Step, z: Tensor) -> tuple[Tensor, Tensor]:
+def rest(step: Step, z: Tensor) -> tuple[Tensor, Tensor]:
     """Where steps lead, and after how many each node ``[num_nodes]`` is at rest."""
     settled = torch.ones(z.size(0), dtype=torch.long, device=z.device)
     number, eps = 0, torch.finfo(z.dtype).eps

@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 from gncadeq.choices import AXES, UPRIGHT, Kernels, Projection, Up
 from gncadeq.datasets import MeshWarning, graph_files, mesh_files, primitives
 from gncadeq.files.content import suffix_of
+from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.training.clouds import point_graph
 from gncadeq.transforms import GraphLaplacian, MeshToGraph
 
@@ -255,7 +256,7 @@ def surface_target(
             "Expected a target that is visible on the surface (got only transparent vertices). "
             "Enlarge the picture, or choose another projection"
         )
-    part = _parts(graph.edge_index, graph.num_nodes)
+    part, _ = WeightedAdjacency(graph.edge_index, None, graph.num_nodes).components()
     largest = part == part[visible].bincount().argmax()
     lost = int((visible & ~largest).sum())
     if lost:
@@ -278,14 +279,6 @@ def _front(pos: Tensor, up: Up, among: Tensor) -> Tensor:
     # The first of equals: rounding must not choose, or other resolutions have other seeds.
     first: Tensor = (distance <= distance.min() + 1e-4 * side.max()).nonzero()[0]
     return first
-
-
-def _parts(edge_index: Tensor, num_nodes: int) -> Tensor:
-    from scipy.sparse.csgraph import connected_components
-    from torch_geometric.utils import to_scipy_sparse_matrix
-
-    graph = to_scipy_sparse_matrix(edge_index, num_nodes=num_nodes)
-    return torch.from_numpy(connected_components(graph, directed=False)[1]).long()
 
 
 def _upright(pos: Tensor, up: Up) -> tuple[Tensor, Tensor]:
