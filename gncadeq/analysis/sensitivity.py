@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.utils import to_scipy_sparse_matrix
 
 from gncadeq.analysis.jacobian import Jacobian, check_state
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_number, check_value
 from gncadeq.dynamics import Partition, solve
 from gncadeq.graph.neighborhood import check_edge_index, check_range
 from gncadeq.typing import Step
@@ -65,8 +65,7 @@ def sensitivity(
     node = check_count("node", node, -z.size(0), z.size(0) - 1)
     tol = check_number("tol", tol, above=0.0)
     max_steps = check_count("max_steps", max_steps, 1)
-    if steps is not None:
-        steps = check_count("steps", steps)
+    steps = check_value("steps", steps, int | None)
     z = z.detach()
     pull = _response(step, z, tol, max_steps) if steps is None else _through(step, z, steps)
     total = z.new_zeros(z.size(0))

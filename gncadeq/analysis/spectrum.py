@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gncadeq.analysis.jacobian import Jacobian, each_graph
-from gncadeq.check import check_count, check_number, check_seed
+from gncadeq.check import check_count, check_seed, check_value
 from gncadeq.dynamics import ConvergenceError
 from gncadeq.typing import OptTensor, Step
 
@@ -152,9 +152,8 @@ def operator_norm(
 
 
 def _check(tol: float | None, seed: int) -> None:
-    if tol is not None:
-        tol = check_number("tol", tol, above=0.0)
-    seed = check_seed(seed)
+    check_value("tol", tol, float | None, above=0.0)
+    check_seed(seed)
 
 
 def _radius(jacobian: Jacobian, tol: float | None, seed: int) -> float:

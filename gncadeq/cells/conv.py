@@ -20,7 +20,7 @@ from gncadeq.cells.stencil import (
 )
 from gncadeq.cells.window import present_relations, rows_rate, stencil_gain, window_rate
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_number, check_value
 from gncadeq.choices import Injection, Update
 from gncadeq.graph.neighborhood import Neighborhood, Stencil
 from gncadeq.graph.recording import recorded
@@ -185,8 +185,7 @@ class ConvCell(Cell):
             raise ValueError("Expected update='direct' with bound='rows' (got 'residual')")
         if activation == "relu" and update == "residual":
             raise ValueError("Expected update='direct' with activation='relu' (got 'residual')")
-        if contraction is not None:
-            contraction = check_number("contraction", contraction, above=0.0)
+        contraction = check_value("contraction", contraction, float | None, above=0.0)
         self.activation: StencilActivation = activation
         self.bound: StencilBound = bound
         self.in_channels, self.channels = in_channels, channels

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
-from gncadeq.check import check_count, check_flag, check_number
+from gncadeq.check import check_count, check_flag, check_number, check_value
 from gncadeq.graph.perception import Perception, check_kernels
 from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
@@ -138,10 +138,10 @@ class GrowingCell(Cell):
         hidden_channels = check_count("hidden_channels", hidden_channels, 1)
         in_channels = check_count("in_channels", in_channels)
         alive_threshold = check_number("alive_threshold", alive_threshold)
-        if alive_channel is not None:
-            alive_channel = check_count("alive_channel", alive_channel, 0, channels - 1)
-        if max_degree is not None:
-            max_degree = check_count("max_degree", max_degree)
+        alive_channel = check_value(
+            "alive_channel", alive_channel, int | None, least=0, most=channels - 1
+        )
+        max_degree = check_value("max_degree", max_degree, int | None)
         if max_degree is not None and num_kernels != 1:
             raise ValueError(f"Expected num_kernels=1 with 'max_degree' (got {num_kernels})")
         self.in_channels, self.channels = in_channels, channels
@@ -150,7 +150,7 @@ class GrowingCell(Cell):
         # Who lives depends on the next states of the neighbours, and these on theirs.
         self.hops = 1 if alive_channel is None else 2
         self.max_degree = max_degree
-        self.bound = None if bound is None else check_number("bound", bound, above=0.0)
+        self.bound = check_value("bound", bound, float | None, above=0.0)
         senses = channels * (1 + num_kernels)
         self.weight_z = nn.Parameter(torch.empty(hidden_channels, senses))
         weight_x = torch.empty(hidden_channels, in_channels)

@@ -13,7 +13,7 @@ from gncadeq.cell import Cell, check_graph
 from gncadeq.cells.stencil import prepare_neighborhood, stencil_bound
 from gncadeq.cells.window import present_relations, window_rate
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_number, check_value
 from gncadeq.graph.neighborhood import Stencil
 from gncadeq.graph.rows import Restrictable
 from gncadeq.typing import Adj, OptTensor
@@ -162,8 +162,7 @@ class MonotoneCell(Cell):
         channels = check_count("channels", channels, 1)
         hint = "Else there may be no equilibrium or many"
         monotonicity = check_number("monotonicity", monotonicity, above=0.0, most=1e30, hint=hint)
-        if contraction is not None:
-            contraction = check_number("contraction", contraction, above=0.0, below=1.0)
+        contraction = check_value("contraction", contraction, float | None, above=0.0, below=1.0)
         kernel_size = check_count("kernel_size", kernel_size, 1, odd=True)
         self.in_channels, self.channels = in_channels, channels
         self.monotonicity, self.contraction = float(monotonicity), contraction

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from gncadeq.check import check_count
+from gncadeq.check import check_value
 from gncadeq.datasets.image_dataset import ImageDataset
 from gncadeq.datasets.sources import cache_folder
 from gncadeq.files.tensors import read_tensors, write_tensors
@@ -67,8 +67,7 @@ class Superpixels(ImageDataset):
         transform: Callable[[Data], Data] | None = None,
         force_reload: bool = False,
     ) -> None:
-        if limit is not None:
-            limit = check_count("limit", limit, 1)
+        limit = check_value("limit", limit, int | None, least=1)
         super().__init__(root, name, train, transform)
         self.limit, self.to_graph = limit, to_graph or ImageToSuperpixels()
         self.images, self.labels = self.images[:limit], self.labels[:limit]

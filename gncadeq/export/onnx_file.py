@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_value
 from gncadeq.choices import Form, Program
 from gncadeq.export.loop import roll
 from gncadeq.export.program import Model, StepProgram, as_automaton, export_step
@@ -80,8 +80,8 @@ def to_onnx(
         if value is not None and (program == "step" or (name == "tol" and masked)):
             kind = "a step" if program == "step" else "a rollout with update masks"
             raise ValueError(f"Expected {name}=None for {kind} (got {value})")
-    steps = None if steps is None else check_count("steps", steps)
-    tol = None if tol is None else check_number("tol", tol, least=0.0)
+    steps = check_value("steps", steps, int | None)
+    tol = check_value("tol", tol, float | None, least=0.0)
     onnx = import_extra("onnx")
     traced = StepProgram(model, form, edge_attr)
     proto = _step_model(traced)

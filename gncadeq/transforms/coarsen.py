@@ -10,7 +10,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce, scatter
 
-from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_value
 from gncadeq.graph.neighborhood import check_range
 from gncadeq.typing import OptTensor
 
@@ -82,8 +82,7 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
             raise ValueError(
                 f"Expected 'size', the edge of a box, with method='voxel' alone (got {size})"
             )
-        if size is not None:
-            size = check_number("size", size, above=0.0)
+        size = check_value("size", size, float | None, above=0.0)
         self.levels, self.factor, self.size = levels, factor, size
         self.method: CoarsenMethod = method
         self.descend = check_flag("descend", descend)

@@ -11,7 +11,13 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_flag, check_number, check_type
+from gncadeq.check import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_type,
+    check_value,
+)
 from gncadeq.transforms.pyramid import pixel_places, pixel_pyramids
 
 PixelNeighborhood = Literal["moore", "von_neumann"]
@@ -60,10 +66,9 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
     ) -> None:
         check_choice("neighborhood", neighborhood, ("moore", "von_neumann"))
         check_flag("periodic", periodic)
-        if living_threshold is not None:
-            living_threshold = check_number(
-                "living_threshold", living_threshold, least=0.0, below=1.0
-            )
+        living_threshold = check_value(
+            "living_threshold", living_threshold, float | None, least=0.0, below=1.0
+        )
         self.halo, self.levels = check_count("halo", halo), check_count("levels", levels, 1)
         if levels > 1 and (periodic or neighborhood != "moore"):
             raise ValueError(
@@ -144,7 +149,7 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
         """
         if self.levels == 1:
             return self.batch(images, y)
-        _check_images(images)
+        check_images(images)
         nodes, edges, count = self._graphs(images, written=False)
         owner = torch.arange(len(images)).repeat_interleave(count)
         ptr = F.pad(count.cumsum(0), (1, 0))
@@ -169,7 +174,7 @@ class ImageToGraph(BaseTransform):  # type: ignore[misc]
             >>> ImageToGraph().batch(torch.rand(3, 1, 4, 5)).num_graphs
             3
         """
-        _check_images(images)
+        check_images(images)
         b, _, height, width = images.shape
         nodes, edges, count = self._graphs(images)
         owner = torch.arange(b).repeat_interleave(count)
@@ -268,7 +273,8 @@ def pixel_edges(
     return edge_index, relation.expand_as(table)[inside], pos
 
 
-def _check_images(images: Tensor) -> None:
+def check_images(images: Tensor) -> None:
+    """Raise what is wrong with images ``[B, C, H, W]``, as :func:`check_image` does."""
     if images.dim() != 4:
         raise ValueError(f"Expected images of shape [B, C, H, W] (got {list(images.shape)})")
     if len(images):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_number, check_type
+from gncadeq.check import check_choice, check_count, check_number, check_type, check_value
 from gncadeq.choices import Kernels
 from gncadeq.transforms.surface_balls import surface_balls
 from gncadeq.transforms.surface_operators import (
@@ -96,8 +96,7 @@ class MeshToGraph(BaseTransform):  # type: ignore[misc]
     ) -> None:
         check_choice("kernels", kernels, get_args(Kernels))
         check_choice("weights", weights, (*get_args(Weights), None))
-        if scale is not None:
-            scale = check_number("scale", scale, above=0.0)
+        scale = check_value("scale", scale, float | None, above=0.0)
         max_edges = check_count("max_edges", max_edges, 1)
         if scale is not None and weights is not None:
             raise ValueError(

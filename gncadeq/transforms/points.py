@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_number
+from gncadeq.check import check_choice, check_count, check_value
 from gncadeq.transforms.mesh import check_positions
 from gncadeq.transforms.surface_operators import (
     least_squares_gradient,
@@ -69,10 +69,8 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
     ) -> None:
         if (k is None) == (radius is None):
             raise ValueError(f"Expected one of 'k' and 'radius' (got k={k}, radius={radius})")
-        if k is not None:
-            k = check_count("k", k, 1)
-        if radius is not None:
-            radius = check_number("radius", radius, above=0.0)
+        k = check_value("k", k, int | None, least=1)
+        radius = check_value("radius", radius, float | None, above=0.0)
         check_choice("kernels", kernels, get_args(PointKernels))
         check_choice("weights", weights, get_args(PointWeights))
         max_edges = check_count("max_edges", max_edges, 1)

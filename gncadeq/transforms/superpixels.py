@@ -12,8 +12,8 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_number
-from gncadeq.transforms.image import check_image, stack_graphs
+from gncadeq.check import check_choice, check_count, check_number, check_value
+from gncadeq.transforms.image import check_image, check_images, stack_graphs
 from gncadeq.transforms.points import nearest_neighbors
 
 SuperpixelEdges = Literal["polar", "relation"]
@@ -69,16 +69,14 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
         living_threshold: float | None = None,
         min_size: float = 0.5,
     ) -> None:
-        if num_segments is not None:
-            num_segments = check_count("num_segments", num_segments, 1)
+        num_segments = check_value("num_segments", num_segments, int | None, least=1)
         compactness = check_number("compactness", compactness, above=0.0)
         min_size = check_number("min_size", min_size, least=0.0, most=1.0)
         k = check_count("k", k, 1)
         check_choice("edges", edges, get_args(SuperpixelEdges))
-        if living_threshold is not None:
-            living_threshold = check_number(
-                "living_threshold", living_threshold, least=0.0, below=1.0
-            )
+        living_threshold = check_value(
+            "living_threshold", living_threshold, float | None, least=0.0, below=1.0
+        )
         self.num_segments, self.compactness, self.k = num_segments, compactness, k
         self.edges, self.living_threshold, self.min_size = edges, living_threshold, min_size
 
@@ -107,11 +105,8 @@ class ImageToSuperpixels(BaseTransform):  # type: ignore[misc]
             Features ``[N, C + 2]``, positions ``[N, 2]`` as (column, row), how many each image has
             ``[B]``, and ``[B, H, W]``, the node of every pixel, or -1.
         """
-        if images.dim() != 4:
-            raise ValueError(f"Expected images of shape [B, C, H, W] (got {list(images.shape)})")
+        check_images(images)
         b, _, height, width = images.shape
-        if b:
-            check_image(images.flatten(0, 1))
         if self.num_segments is None:
             label = torch.arange(height * width).expand(b, -1)
         else:

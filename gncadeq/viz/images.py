@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from gncadeq.check import check_count
+from gncadeq.check import check_value
 from gncadeq.files.atomic import write_atomically
 
 MOST_PIXELS = 64_000_000
@@ -41,8 +41,7 @@ def read_image(path: str | Path, channels: int = 1, size: int | None = None) -> 
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image, a damaged one, or one of more than 64 million pixels.
     """
-    if size is not None:
-        size = check_count("size", size, 1, 16_384)
+    size = check_value("size", size, int | None, least=1, most=16_384)
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"

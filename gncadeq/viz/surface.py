@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from gncadeq.check import check_count, check_flag, check_number, check_type
+from gncadeq.check import check_count, check_flag, check_number, check_type, check_value
 from gncadeq.choices import Up
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.geometry import geometry
@@ -85,10 +85,8 @@ class SurfaceRenderer:
         supersample = check_count("supersample", supersample, 1, 16)
         zoom = check_number("zoom", zoom, above=0.0)
         node_size = check_number("node_size", node_size, above=0.0)
-        azimuth, elevation = (
-            None if angle is None else check_number(name, angle)
-            for name, angle in (("azimuth", azimuth), ("elevation", elevation))
-        )
+        azimuth = check_value("azimuth", azimuth, float | None)
+        elevation = check_value("elevation", elevation, float | None)
         if background is not None:
             check_type("background", background, str)
         try:

@@ -14,7 +14,7 @@ from gncadeq.cells.pyg.conv_signature import check_width, is_lazy, output_width,
 from gncadeq.cells.pyg.measured import MeasuredCell, measuring, recorded
 from gncadeq.cells.pyg.modules import Activation, activation_of
 from gncadeq.cells.typed import Typed, TypedCell
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_value
 from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.graph.layout import FlatGraph, check_names
 from gncadeq.typing import Adj, EdgeType, OptTensor
@@ -165,8 +165,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
         for relation, module in inner.items():
             if relation[2] in self.state_channels:
                 check_width(module, self.state_channels[relation[2]], f" of {relation}")
-        if contraction is not None:
-            contraction = check_number("contraction", contraction, above=0.0)
+        contraction = check_value("contraction", contraction, float | None, above=0.0)
         power_steps = check_count("power_steps", power_steps, 2)
         self.contraction, self.power_steps = contraction, power_steps
         self.conv = conv

@@ -23,7 +23,7 @@ from gncadeq.cells.pyg.conv_step import WrappedConvStep
 from gncadeq.cells.pyg.conv_width import state_width
 from gncadeq.cells.pyg.modules import Activation, activation_of, norm_of
 from gncadeq.certificate import Certificate
-from gncadeq.check import check_choice, check_count, check_flag, check_number
+from gncadeq.check import check_choice, check_count, check_flag, check_value
 from gncadeq.graph.layout import FlatGraph
 from gncadeq.graph.neighborhood import Neighborhood, check_range
 from gncadeq.graph.rows import Rows, declared_rows
@@ -164,8 +164,7 @@ class WrappedConvCell(ScaledConvCell):
         in_channels = check_count("in_channels", in_channels, 1, hint=hint)
         channels = check_count("channels", channels, 1)
         check_width(conv, channels)
-        if contraction is not None:
-            contraction = check_number("contraction", contraction, above=0.0)
+        contraction = check_value("contraction", contraction, float | None, above=0.0)
         check_choice("init", init, ("conv", "identity", "ranges"))
         check_choice("attention", attention, ("injection", "state"))
         check_flag("bias", bias)

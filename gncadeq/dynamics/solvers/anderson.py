@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gncadeq.check import check_count, check_number
+from gncadeq.check import check_count, check_number, check_value
 from gncadeq.dynamics.solvers.base import Numbers, Solver, columns, on_device
 from gncadeq.graph.partition import Partition
 from gncadeq.graph.precision import widest
@@ -43,7 +43,7 @@ class Anderson(Solver):
     def __init__(self, history: int = 5, damping: float = 1.0, ridge: float | None = None) -> None:
         self.history = check_count("history", history, least=1)
         self.damping = check_number("damping", damping, above=0, most=1)
-        self.ridge = None if ridge is None else check_number("ridge", ridge, least=0)
+        self.ridge = check_value("ridge", ridge, float | None, least=0)
 
     def begin(self, z: Tensor, partition: Partition) -> None:
         """Start without a history."""
