@@ -76,10 +76,6 @@ class Counted(Cell):
         self.cell, self.count = cell, 0
         self.in_channels, self.channels = cell.in_channels, cell.channels
 
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters."""
-        self.cell.reset_parameters()
-
     def prepare(self, x: Tensor, edge_index: Any, edge_attr: Any = None) -> Any:
         """Count from now on."""
         step = self.cell.prepare(x, edge_index, edge_attr)

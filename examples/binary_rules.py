@@ -88,9 +88,6 @@ class ThresholdCell(Cell):
         self.update: ThresholdUpdate = update
         self.in_channels, self.channels = 0, check_count("channels", channels, 1)
 
-    def reset_parameters(self) -> None:
-        """Nothing: the rule is fixed."""
-
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> ThresholdStep:
         """Bind the graph; see :class:`gncadeq.Cell`."""
         check_graph(x, edge_index, self.in_channels)
@@ -141,10 +138,6 @@ class BinaryCell(Cell):
         self.cell = cell
         self.in_channels, self.channels = cell.in_channels, cell.channels
         self.context, self.hypergraph = cell.context, cell.hypergraph
-
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters of the cell."""
-        self.cell.reset_parameters()
 
     def flatten(
         self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, context: dict[str, Any]

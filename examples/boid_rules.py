@@ -47,9 +47,6 @@ class Flock(Cell):
 
     in_channels, channels = 0, 4
 
-    def reset_parameters(self) -> None:
-        """There are none."""
-
     def prepare(self, x, edge_index, edge_attr=None):
         """Bind the ways between neighbours."""
         source, target = edge_index
@@ -84,12 +81,6 @@ class LearnedFlock(Cell):
         self.push = nn.Sequential(
             nn.Linear(2 * hidden + 2, hidden), nn.SiLU(), nn.Linear(hidden, 2)
         )
-
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters."""
-        for module in (*self.message, *self.push):
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
 
     def pushes(self, z: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
         """What is added to the velocities ``[num_nodes, 2]``."""

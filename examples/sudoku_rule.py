@@ -36,11 +36,6 @@ class PuzzleCell(Cell):
         """Whether a step draws noise."""
         return self.training and self.noise > 0
 
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters."""
-        self.first.reset_parameters()
-        self.last.reset_parameters()
-
     def prepare(self, x, edge_index, edge_attr=None):
         """Bind clues and graph; ``edge_attr`` is the relation of every edge."""
         if self._edges is None or self._edges[0] is not edge_index:

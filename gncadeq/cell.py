@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.data.data import BaseData
+from torch_geometric.nn.inits import reset
 
 from gncadeq.certificate import AnyCertificate
 from gncadeq.check import check_type, did_you_mean
@@ -69,9 +70,10 @@ class Cell(nn.Module, ABC):
         """
         return lambda x: self.prepare(x, edge_index, edge_attr)
 
-    @abstractmethod
     def reset_parameters(self) -> None:
-        """Draw fresh parameters."""
+        """Draw fresh parameters: those of the modules within, unless a cell has others."""
+        for module in self.children():
+            reset(module)
 
     def flatten(
         self, x: Any, edge_index: Any, edge_attr: Any, batch: Any, context: dict[str, Any]

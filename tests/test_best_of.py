@@ -15,9 +15,6 @@ class TwoWells(Cell):
 
     in_channels = channels = 1
 
-    def reset_parameters(self):
-        """There are none."""
-
     def prepare(self, x, edge_index, edge_attr=None):
         return lambda z: torch.where(z > 0, z + 0.1 * (1 - z), -1.0)
 

@@ -25,9 +25,6 @@ class Drawing(Cell):
         super().__init__()
         self.lin, self.module = nn.Linear(3, 3), module
 
-    def reset_parameters(self):
-        self.lin.reset_parameters()
-
     def prepare(self, x, edge_index, edge_attr=None):
         return lambda z: (0.3 * self.module(self.lin(z)) + x).tanh()
 

@@ -96,9 +96,6 @@ def test_a_cell_that_promises_nothing_says_so():
         def prepare(self, x, edge_index, edge_attr=None):
             return lambda z: 3 * z
 
-        def reset_parameters(self):
-            pass
-
     assert float(Wild().lipschitz_bound()) == float("inf")
 
 

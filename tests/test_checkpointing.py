@@ -25,9 +25,6 @@ class Watched(Cell):
         self.cell, self.in_channels, self.channels = cell, cell.in_channels, cell.channels
         self.states, self.evaluations, self.most = [], 0, 0
 
-    def reset_parameters(self):
-        self.cell.reset_parameters()
-
     def prepare(self, x, edge_index, edge_attr=None):
         step = self.cell.prepare(x, edge_index, edge_attr)
 

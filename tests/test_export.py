@@ -116,9 +116,6 @@ def test_a_cell_of_ones_own_can_be_taught():
         def prepare(self, x, edge_index, edge_attr=None):
             raise NotImplementedError
 
-        def reset_parameters(self):
-            pass
-
     class MeanRule(Rule):
         def forward(self, graph, x, edge_attr, scale):
             count = graph.total(torch.ones_like(graph.source, dtype=x.dtype).unsqueeze(-1))

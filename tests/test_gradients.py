@@ -120,9 +120,6 @@ class Capturing(Cell):
         super().__init__()
         self.rate = [torch.tensor(0.5, dtype=torch.double, requires_grad=True)]
 
-    def reset_parameters(self):
-        pass
-
     def prepare(self, x, edge_index, edge_attr=None):
         return lambda z: torch.tanh(self.rate[0] * z + x)
 

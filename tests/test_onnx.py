@@ -374,9 +374,6 @@ def test_what_cannot_be_exported_is_named(tmp_path):
         def prepare(self, x, edge_index, edge_attr=None):
             return lambda z: z
 
-        def reset_parameters(self):
-            pass
-
     class Halved(ConvCell):
         def prepare(self, x, edge_index, edge_attr=None):
             step = super().prepare(x, edge_index, edge_attr)

@@ -40,9 +40,6 @@ class Counter(Cell):
 
     in_channels, channels = 0, 1
 
-    def reset_parameters(self):
-        pass
-
     def prepare(self, x, edge_index, edge_attr=None):
         return lambda z: z + 1
 
@@ -104,9 +101,6 @@ class TwoDraws(Cell):
     def __init__(self) -> None:
         super().__init__()
         self.drop = nn.Dropout(0.5)
-
-    def reset_parameters(self):
-        pass
 
     def prepare(self, x, edge_index, edge_attr=None):
         drive = self.drop(torch.ones_like(x))

@@ -301,9 +301,6 @@ class Given(Cell):
         self.in_channels = self.channels = 2
         self.step = step
 
-    def reset_parameters(self) -> None:
-        """There are none."""
-
     def prepare(self, x, edge_index, edge_attr=None):
         return self.step
 

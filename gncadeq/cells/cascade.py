@@ -206,18 +206,6 @@ class CascadeCell(Cell):
             )
         return reads
 
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters of all parts."""
-        for part in self.parts:
-            part.cell.reset_parameters()
-            drive = part.drive
-            if drive is not None:
-                own = hasattr(drive, "reset_parameters")
-                layers: list[Any] = [drive] if own else list(drive.modules())
-                for layer in layers:
-                    if hasattr(layer, "reset_parameters"):
-                        layer.reset_parameters()
-
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> CascadeStep:
         """Bind graph and injection; see :class:`Cell`."""
         dtype = next((p.dtype for p in self.parameters()), None)

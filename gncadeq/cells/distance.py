@@ -72,9 +72,6 @@ class DistanceCell(Cell):
         self.in_channels = self.channels = check_count("marks", marks, 1)
         self.ceiling = check_number("ceiling", ceiling, least=1.0)
 
-    def reset_parameters(self) -> None:
-        """There are none."""
-
     def certificate(
         self, edge_index: Adj, edge_attr: OptTensor = None, *, num_nodes: int, **context: Tensor
     ) -> StructuralCertificate:

@@ -113,9 +113,6 @@ class FeedForwardCell(Cell):
         self.channels = self.in_channels = check_count("channels", channels, 1)
         self.activation: Activation = check_choice("activation", activation, get_args(Activation))
 
-    def reset_parameters(self) -> None:
-        """There are none."""
-
     def lipschitz_bound(self, graph: Any = None) -> Tensor:
         """Zero: the next state depends on the injection alone."""
         return torch.zeros(())

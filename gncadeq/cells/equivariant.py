@@ -123,9 +123,7 @@ class EquivariantCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters; the first moves are small, as in the paper's code of EGNN."""
-        for module in self.children():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
+        super().reset_parameters()
         nn.init.xavier_uniform_(self.move_out, gain=1e-3)
 
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> EquivariantStep:

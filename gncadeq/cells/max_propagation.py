@@ -116,9 +116,6 @@ class MaxPropagationCell(Cell):
         self.in_channels = self.channels = check_count("channels", channels, 1)
         self.alpha = check_number("alpha", alpha, above=0.0, below=1.0)
 
-    def reset_parameters(self) -> None:
-        """There are none."""
-
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""The Lipschitz constant of one step in the largest entry, :math:`1 - \alpha`."""
         return torch.tensor(1.0 - self.alpha)

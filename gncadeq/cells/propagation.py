@@ -102,9 +102,6 @@ class PropagationCell(Cell):
         self.alpha = alpha
         self.normalization: Normalization = normalization
 
-    def reset_parameters(self) -> None:
-        """There are none."""
-
     def lipschitz_bound(self, graph: Data | None = None) -> Tensor:
         r"""The Lipschitz constant of one step, :math:`1 - \alpha`, on every ``graph``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +62,6 @@ class RewiredCell(Cell):
             raise TypeError(f"Expected a function or a module 'rewire' (got {rewire!r})")
         self.cell, self.rewire = cell, rewire
         self.in_channels, self.channels = cell.in_channels, cell.channels
-
-    def reset_parameters(self) -> None:
-        """Draw fresh parameters of the rule, and of ``rewire`` where it has any."""
-        self.cell.reset_parameters()
-        reset: Any = getattr(self.rewire, "reset_parameters", None)
-        if isinstance(self.rewire, nn.Module) and callable(reset):
-            reset()
 
     def prepare(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None, batch: OptTensor = None

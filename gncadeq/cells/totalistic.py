@@ -108,9 +108,6 @@ class TotalisticCell(Cell):
         birth, survive = ([int(digit) for digit in group] for group in found.groups())
         return cls(birth, survive, channels)
 
-    def reset_parameters(self) -> None:
-        """Nothing: the rule is fixed."""
-
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> TotalisticStep:
         """Bind the graph; see :class:`gncadeq.Cell`."""
         check_graph(x, edge_index, self.in_channels)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from gncadeq.cell import Cell
 from gncadeq.choices import Criterion
 from gncadeq.dynamics.solution import Solution
-from gncadeq.dynamics.start import Start, reset_start
+from gncadeq.dynamics.start import Start
 
 
 class Dynamics(nn.Module):
@@ -99,4 +100,4 @@ class Dynamics(nn.Module):
     def reset_parameters(self) -> None:
         """Draw fresh parameters of the cell, and of a start that is a module."""
         self.cell.reset_parameters()
-        reset_start(self.start)
+        reset(self.start)

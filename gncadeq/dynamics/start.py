@@ -53,18 +53,6 @@ def start_state(
     return noise.to(x.device)
 
 
-def reset_start(start: Start) -> None:
-    """Draw fresh parameters of a start that is a module, all of it or part by part."""
-    if not isinstance(start, nn.Module):
-        return
-    for part in (start, *start.modules()):
-        reset = getattr(part, "reset_parameters", None)
-        if callable(reset):
-            reset()
-            if part is start:
-                return
-
-
 def _checked(z0: Tensor, name: str, x: Tensor, channels: int) -> Tensor:
     check_type(name.strip("'"), z0, Tensor)
     if list(z0.shape) != [x.size(0), channels]:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from gncadeq.cell import check_graph
 from gncadeq.cells import CascadeCell, DistanceCell, Part, SweepCell
@@ -79,9 +80,7 @@ class MazeSolver(Classifier):
         self.dynamics.reset_parameters()
         cell: Any = self.dynamics.cell
         self._spread_drive(cell.parts[1].cell)
-        for layer in self.readout:
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
+        reset(self.readout)
 
     def inject(
         self, x: Tensor, edge_index: Adj, edge_attr: OptTensor

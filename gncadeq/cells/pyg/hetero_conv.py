@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import HANConv, HeteroConv
+from torch_geometric.nn.inits import reset
 
 from gncadeq.cells.pyg.conv_growth import settled_growth
 from gncadeq.cells.pyg.conv_signature import check_width, is_lazy, output_width, read_signature
@@ -174,9 +175,7 @@ class HeteroConvCell(TypedCell, MeasuredCell):
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters, the conv's included."""
-        reset: Any = getattr(self.conv, "reset_parameters", None)
-        if reset is not None:
-            reset()
+        reset(self.conv)
         self.growth.reset()
         super().reset_parameters()
 

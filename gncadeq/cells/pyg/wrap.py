@@ -215,10 +215,7 @@ class WrappedConvCell(ScaledConvCell):
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters, the conv's and the norm's included."""
-        for module in (self.conv, self.norm):
-            reset: Any = getattr(module, "reset_parameters", None)
-            if reset is not None:
-                reset()
+        super().reset_parameters()
         self.growth.reset()
         self._reset_own()
 
