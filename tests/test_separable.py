@@ -21,6 +21,18 @@ def test_the_nearest_separable_stencil():
     rest = torch.linalg.svdvals(weight.transpose(0, 1))[:, 1:]  # Eckart and Young's theorem
     torch.testing.assert_close((weight - near).square().sum(), rest.square().sum())
     torch.testing.assert_close(separable(*separable.right_inverse(near)), near)
+    unit = Separable(unit_center=True)
+    window, matrix = unit.right_inverse(near)
+    assert (window.numel(), matrix.numel()) == (8 * 3, 3 * 5)
+    torch.testing.assert_close(unit(window, matrix), near)
+
+
+def test_windows_without_a_middle_have_nearly_none():
+    weight = torch.randn(9, 3, 1, dtype=torch.double) * torch.randn(3, 5, dtype=torch.double)
+    weight[4, 0] = 0.0
+    weight[:, 1] = 0.0
+    unit = Separable(unit_center=True)
+    torch.testing.assert_close(unit(*unit.right_inverse(weight)), weight, rtol=1e-5, atol=1e-5)
 
 
 def test_a_window_for_each_channel_and_then_a_matrix():
@@ -84,13 +96,15 @@ def test_a_separable_pyramid_is_folded_saved_and_loaded(tmp_path):
     model.eval()
     logits = model(data.x, data.edge_index, data.edge_attr)
     model.fold()
-    torch.testing.assert_close(
-        model(data.x, data.edge_index, data.edge_attr), logits, rtol=1e-4, atol=1e-5
-    )
+    assert sum(p.numel() for p in model.parameters()) == 958 - 24 - 32 - 25
+    folded = model(data.x, data.edge_index, data.edge_attr)
+    assert not folded[:, -1].any()
+    torch.testing.assert_close(folded, logits - logits[:, -1:], rtol=1e-3, atol=1e-4)
+    model.fold()  # twice is once
     model.save_pretrained(str(tmp_path / "small.safetensors"))
     again = ImageClassifier.from_pretrained(str(tmp_path / "small.safetensors")).eval()
     torch.testing.assert_close(
-        again(data.x, data.edge_index, data.edge_attr), logits, rtol=1e-4, atol=1e-5
+        again(data.x, data.edge_index, data.edge_attr), folded, rtol=1e-4, atol=1e-5
     )
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch_geometric.data import Data
 
 from gncadeq.cell import check_graph
 from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.drives import FeedForwardCell, StencilDrive
-from gncadeq.cells.separable import separate
+from gncadeq.cells.separable import assign, fix_centers, separate
 from gncadeq.check import check_count, check_flag, check_options, check_value
 from gncadeq.dynamics import GraphDEQ, GraphNCA
 from gncadeq.graph.levels import Pyramid
@@ -113,11 +114,13 @@ class PyramidClassifier(ImageClassifier):
             )  # fmt: skip
             drive = StencilDrive(below, here, norm)
             if check_flag("separable", separable):
-                separate(cell, "weight_z")
-                separate(drive.conv)
+                separate(cell, "weight_z", unit_center=not norm)
+                separate(drive.conv, unit_center=not norm)
             parts.append(Part(cell, drive, [level - 1], level))
         self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(CascadeCell(parts, in_channels), **deq)
         self.readout = PeakReadout(channels[-1], num_classes)
+        if separable and not norm:
+            self.readout.fix_last()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -155,10 +158,19 @@ class PyramidClassifier(ImageClassifier):
         return window_peaks(z[:, : self.readout.channels], data, radius)
 
     def fold(self) -> None:
-        """Move the drives' normalisations into their stencils; eval outputs stay the same."""
+        """Move the drives' normalisations into their stencils; eval outputs stay the same.
+
+        Of a separable model the middles of windows become one, and the last class's logit zero, by
+        a change of all logits that no probability depends on: neither is a parameter any more.
+        """
         cell: Any = self.dynamics.cell
         for part in cell.parts:
             part.drive.fold()
+        if self.config["separable"] and self.config["norm"]:
+            for part in cell.parts[1:]:
+                fix_centers(part.cell, "weight_z")
+                fix_centers(part.drive.conv)
+            self.readout.fix_last()
         self.config["norm"] = False
 
 
@@ -177,9 +189,28 @@ class PeakReadout(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
-        self.lin.reset_parameters()
+        fresh = nn.Linear(2 * self.channels, self.lin.out_features)
+        assign(self.lin, "weight", fresh.weight.detach())
+        assign(self.lin, "bias", fresh.bias.detach())
+
+    def fix_last(self) -> None:
+        """Make the last output zero, by a change of all outputs: softmax stays the same."""
+        for name in ("weight", "bias"):
+            parametrize.register_parametrization(self.lin, name, _LastZero())
 
     def decode(self, pooled: Tensor) -> Tensor:
         """Logits ``[num_graphs, out_channels]``."""
         out: Tensor = self.lin(pooled)
         return out
+
+
+class _LastZero(nn.Module):
+    """The parametrisation of rows of which the last is zero."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Append the last row."""
+        return torch.cat([rows, torch.zeros_like(rows[:1])])
+
+    def right_inverse(self, rows: Tensor) -> Tensor:
+        """Subtract the last row from all others."""
+        return rows[:-1] - rows[-1]
