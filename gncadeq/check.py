@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -231,6 +232,16 @@ def check_value(name: str, value: Any, kind: Any, **limits: Any) -> Any:
         return check_number(name, value, **limits)
     check_type(name, value, get_origin(kind) or kind)
     return value
+
+
+def import_extra(name: str, extra: str) -> Any:
+    """Import a module of an extra of the package, or say how to get it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected the extra '{extra}' ({error}). pip install 'gncadeq[{extra}]'"
+        ) from error
 
 
 def _bounds(

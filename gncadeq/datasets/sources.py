@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gncadeq.check import import_extra
+
 NAMES = ("mnist", "fashion-mnist", "kmnist", "digits")
 _CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 
@@ -158,17 +160,9 @@ def _read_idx(path: Path, md5: str) -> np.ndarray:
 
 
 def _load_digits(train: bool) -> tuple[Tensor, Tensor]:
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise ImportError(
-            "Expected scikit-learn for the 'digits' (not installed). pip install 'gncadeq[train]'"
-        ) from error
-    digits = load_digits()
+    digits = import_extra("sklearn.datasets", "train").load_digits()
+    split = import_extra("sklearn.model_selection", "train").train_test_split
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    parts = train_test_split(
-        images, digits.target, test_size=0.2, stratify=digits.target, random_state=0
-    )
+    parts = split(images, digits.target, test_size=0.2, stratify=digits.target, random_state=0)
     image, label = (parts[0], parts[2]) if train else (parts[1], parts[3])
     return torch.from_numpy(image).unsqueeze(1), torch.from_numpy(label).long()

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from gncadeq.check import check_seed
+from gncadeq.check import check_seed, import_extra
 from gncadeq.dynamics import Partition
 from gncadeq.dynamics.rollout import advance
-from gncadeq.export.onnx_file import import_extra
 from gncadeq.export.plain import neighbor_table
 from gncadeq.export.program import Model, as_automaton, float_type
 from gncadeq.models import ImageClassifier
@@ -77,7 +76,7 @@ def check_onnx(
         ValueError: If the difference is larger than ``tolerance``.
         ImportError: If the extra ``export`` isn't installed.
     """
-    session = import_extra("onnxruntime").InferenceSession(os.fspath(path))
+    session = import_extra("onnxruntime", "export").InferenceSession(os.fspath(path))
     about = session.get_modelmeta().custom_metadata_map
     if "gncadeq" not in about:
         raise ValueError(f"Expected a file that to_onnx has written (got {os.fspath(path)!r})")

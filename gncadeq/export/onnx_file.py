@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gncadeq.check import check_choice, check_value
+from gncadeq.check import check_choice, check_value, import_extra
 from gncadeq.choices import Form, Program
 from gncadeq.export.loop import roll
 from gncadeq.export.program import Model, StepProgram, as_automaton, export_step
@@ -82,7 +82,7 @@ def to_onnx(
             raise ValueError(f"Expected {name}=None for {kind} (got {value})")
     steps = check_value("steps", steps, int | None)
     tol = check_value("tol", tol, float | None, least=0.0)
-    onnx = import_extra("onnx")
+    onnx = import_extra("onnx", "export")
     traced = StepProgram(model, form, edge_attr)
     proto = _step_model(traced)
     if program == "rollout":
@@ -95,20 +95,8 @@ def to_onnx(
     return path
 
 
-def import_extra(name: str) -> Any:
-    """Import a package of the extra ``export``, or say how to get it."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected the extra 'export' ({error}). pip install 'gncadeq[export]'"
-        ) from error
-
-
 def _step_model(program: StepProgram) -> Any:
-    import_extra("onnxscript")
+    import_extra("onnxscript", "export")
     outputs = ["z_next"] + ([] if program.readout is None else ["logits"])
     with _quiet():
         exported = torch.onnx.export(

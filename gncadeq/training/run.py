@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gncadeq import models
+from gncadeq.check import import_extra
 from gncadeq.datasets import PixelGraphs
 from gncadeq.device import usable_device
 from gncadeq.dynamics import GraphDEQ, GraphNCA
@@ -129,15 +130,10 @@ def fit(config: TrainConfig, checkpoint: Path | None = None, progress: bool = Tr
         checkpoint: Where to go on.
         progress: Whether to show a progress bar.
     """
-    try:
-        import lightning as L
-        from lightning.pytorch.callbacks import RichProgressBar
+    L = import_extra("lightning", "train")
+    from lightning.pytorch.callbacks import RichProgressBar
 
-        from gncadeq.training.task import CheckpointFiles, PixelClassification, RunLog
-    except ImportError as error:
-        raise ImportError(
-            f"Expected the extra 'train' ({error}). pip install 'gncadeq[train]'"
-        ) from error
+    from gncadeq.training.task import CheckpointFiles, PixelClassification, RunLog
 
     device = usable_device(config.device)
     here, folder = Processes.here(), Path(config.out)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from gncadeq.check import check_choice, check_count, check_number, check_value
+from gncadeq.check import check_choice, check_count, check_number, check_value, import_extra
 from gncadeq.transforms.image import check_image, check_images, stack_graphs
 from gncadeq.transforms.points import nearest_neighbors
 
@@ -201,13 +201,7 @@ def slic(
                 [0, 0, 1, 1, 1, 1],
                 [0, 0, 1, 1, 1, 1]])
     """
-    try:
-        from skimage.segmentation import slic as scikit_slic
-    except ImportError as error:
-        raise ImportError(
-            "Expected scikit-image for superpixels (not installed). "
-            "pip install 'gncadeq[superpixels]'"
-        ) from error
+    scikit_slic = import_extra("skimage.segmentation", "superpixels").slic
     values = image.permute(1, 2, 0).double().numpy()
     for asked in range(num_segments, 0, -1):
         label = scikit_slic(
