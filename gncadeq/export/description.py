@@ -71,13 +71,13 @@ def describe(cell: Cell) -> Description:
     """
     same_steps(cell, description)
     with torch.no_grad():
-        found: Description = description(cell)
-    return found
+        found = description(cell)
+    return {"in_channels": cell.in_channels, "channels": cell.channels, **found}
 
 
 @singledispatch
 def description(cell: Cell) -> Description:
-    """The description of a kind of cell; see :func:`describe`."""
+    """What :func:`describe` says of a kind of cell, but for its channels."""
     raise ValueError(
         "Expected a cell that plays in a page: ConvCell, CascadeCell, SweepCell, GrowingCell, "
         "MicroCell, TotalisticCell, DistanceCell, PropagationCell or MaxPropagationCell (got "
@@ -92,8 +92,7 @@ def _weights(module: nn.Module) -> Description:
 @description.register
 def _(cell: ConvCell) -> Description:
     return {
-        "kind": "conv", "in_channels": cell.in_channels, "channels": cell.channels,
-        "residual": cell.update == "residual", "activation": cell.activation,
+        "kind": "conv", "residual": cell.update == "residual", "activation": cell.activation,
         **_weights(rule(cell)),
     }  # fmt: skip
 
@@ -101,9 +100,8 @@ def _(cell: ConvCell) -> Description:
 @description.register
 def _(cell: GrowingCell) -> Description:
     return {
-        "kind": "growing", "in_channels": cell.in_channels, "channels": cell.channels,
-        "kernels": cell.num_kernels, "hidden": cell.hidden_channels + cell.out_bias,
-        "bound": cell.bound,
+        "kind": "growing", "kernels": cell.num_kernels,
+        "hidden": cell.hidden_channels + cell.out_bias, "bound": cell.bound,
         "alive": cell.alive_channel, "threshold": cell.alive_threshold, **_weights(rule(cell)),
     }  # fmt: skip
 
@@ -111,45 +109,34 @@ def _(cell: GrowingCell) -> Description:
 @description.register
 def _(cell: MicroCell) -> Description:
     return {
-        "kind": "micro", "in_channels": 0, "channels": cell.channels, "kernels": cell.num_kernels,
-        "weight": packed(cell.weight), "bias": packed(cell.bias),
+        "kind": "micro", "kernels": cell.num_kernels, "weight": packed(cell.weight),
+        "bias": packed(cell.bias),
     }  # fmt: skip
 
 
 @description.register
 def _(cell: TotalisticCell) -> Description:
-    return {
-        "kind": "totalistic", "in_channels": 0, "channels": cell.channels,
-        "table": packed(cell.table),
-    }  # fmt: skip
+    return {"kind": "totalistic", "table": packed(cell.table)}
 
 
 @description.register
 def _(cell: DistanceCell) -> Description:
-    marks = cell.channels
-    return {"kind": "distance", "in_channels": marks, "channels": marks, "ceiling": cell.ceiling}
+    return {"kind": "distance", "ceiling": cell.ceiling}
 
 
 @description.register
 def _(cell: PropagationCell) -> Description:
-    return {
-        "kind": "propagation", "in_channels": cell.channels, "channels": cell.channels,
-        "alpha": cell.alpha, "normalization": cell.normalization,
-    }  # fmt: skip
+    return {"kind": "propagation", "alpha": cell.alpha, "normalization": cell.normalization}
 
 
 @description.register
 def _(cell: MaxPropagationCell) -> Description:
-    channels = cell.channels
-    return {"kind": "peak", "in_channels": channels, "channels": channels, "alpha": cell.alpha}
+    return {"kind": "peak", "alpha": cell.alpha}
 
 
 @description.register
 def _(cell: FeedForwardCell) -> Description:
-    return {
-        "kind": "feedforward", "in_channels": cell.in_channels, "channels": cell.channels,
-        "activation": cell.activation,
-    }  # fmt: skip
+    return {"kind": "feedforward", "activation": cell.activation}
 
 
 @description.register
@@ -161,9 +148,8 @@ def _(cell: SweepCell) -> Description:
         )
     bias = cell.weight.new_zeros(cell.channels) if cell.bias is None else cell.bias
     found = {
-        "kind": "sweep", "in_channels": cell.in_channels, "channels": cell.channels,
-        "groups": cell.groups, "kernels": cell.kernels, "weight": packed(cell.weight),
-        "bias": packed(bias),
+        "kind": "sweep", "groups": cell.groups, "kernels": cell.kernels,
+        "weight": packed(cell.weight), "bias": packed(bias),
     }  # fmt: skip
     return found if cell.weight_x is None else {**found, "weight_x": packed(cell.weight_x)}
 
@@ -185,10 +171,7 @@ def _(cell: CascadeCell) -> Description:
             "level": part.level, "rises": part.level != first, "plain": plain,
             "place": [place.start, place.stop],
         })  # fmt: skip
-    return {
-        "kind": "cascade", "in_channels": cell.in_channels, "channels": cell.channels,
-        "levels": cell.levels, "parts": parts,
-    }  # fmt: skip
+    return {"kind": "cascade", "levels": cell.levels, "parts": parts}
 
 
 def _drive(drive: nn.Module | None) -> Description | None:
