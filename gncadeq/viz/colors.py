@@ -211,11 +211,11 @@ def drawn(value: Tensor, data: Data) -> Tensor:
     return value[data.level == 1] if "level" in data else value
 
 
-def paint_graph(color: Tensor, data: Data, background: float = 1.0) -> Tensor:
+def paint_graph(color: Tensor, data: Data) -> Tensor:
     """Paint the colours of the :func:`drawn` nodes of an image's graph ``[height, width, 3]``: a
     pixel each, or 2 × 2 pixels for a node of level 1."""
     height, width = (int(s) for s in data.image_size.view(-1))
     if "level" not in data:
-        return paint(color, data.pos, height, width, background)
-    coarse = paint(color, drawn(data.pos, data) / 2, -(-height // 2), -(-width // 2), background)
+        return paint(color, data.pos, height, width)
+    coarse = paint(color, drawn(data.pos, data) / 2, -(-height // 2), -(-width // 2))
     return coarse.repeat_interleave(2, 0).repeat_interleave(2, 1)[:height, :width]

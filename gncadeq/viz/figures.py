@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -24,7 +23,7 @@ from gncadeq.files.csv_rows import read_rows
 from gncadeq.models import ImageClassifier
 from gncadeq.transforms import graph_to_image
 from gncadeq.viz.colors import LABEL_COLORS, StateColors, drawn, paint, paint_graph, rgb
-from gncadeq.viz.images import write_gif
+from gncadeq.viz.images import enlarged, write_gif
 from gncadeq.viz.legend import TEXT
 
 STEPS = (0, 1, 2, 3, 5, 8, 15, 40)
@@ -55,13 +54,9 @@ def encode_figure(figure: Figure, kind: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def save_gif(frames: Sequence[Tensor], path: str | Path, scale: int = 6, ms: int = 120) -> Path:
+def save_gif(frames: Sequence[Tensor], path: str | Path) -> Path:
     """Write frames ``[H, W, 3]`` in [0, 1] as a GIF; the last one stays for a second."""
-    arrays = [(255 * frame.clamp(0, 1)).round().byte().numpy() for frame in frames]
-    images = [
-        Image.fromarray(np.kron(array, np.ones((scale, scale, 1), np.uint8))) for array in arrays
-    ]
-    return write_gif(path, images, ms)
+    return write_gif(path, [enlarged(frame, 6) for frame in frames])
 
 
 @torch.no_grad()

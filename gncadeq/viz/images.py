@@ -133,6 +133,13 @@ def write_gif(
     return Path(path)
 
 
+def enlarged(picture: Tensor, scale: int) -> Image.Image:
+    """Pixels ``[H, W, 3]`` in [0, 1], each as a square of ``scale`` × ``scale``."""
+    image = Image.fromarray((255 * picture.clamp(0, 1)).round().byte().numpy())
+    width, height = image.size
+    return image.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+
+
 def png(picture: Image.Image) -> bytes:
     """The bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -15,9 +15,8 @@ from gncadeq.choices import Up
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.trajectories import save_trajectory
 from gncadeq.growth import Moment
-from gncadeq.transforms import graph_to_image
-from gncadeq.viz.colors import ColorScale
-from gncadeq.viz.images import png, write_gif
+from gncadeq.viz.colors import ColorScale, paint_graph
+from gncadeq.viz.images import enlarged, png, write_gif
 from gncadeq.viz.legend import tile
 from gncadeq.viz.recording import write_viewer
 from gncadeq.viz.surface import SurfaceRenderer
@@ -38,29 +37,10 @@ def painter(
     """
     if data.get("image_size") is not None:
         scale = max(1, size // int(data.image_size.max()))
-        return lambda color: over_white(color, data, scale)
+        return lambda color: enlarged(paint_graph(_ON_WHITE(color.clamp(0, 1)), data), scale)
     flat = data.pos.size(1) == 2
     renderer = SurfaceRenderer(data, size=size, up=up, azimuth=0.0 if flat else azimuth)
     return lambda color: renderer(color, _ON_WHITE)
-
-
-def over_white(color: Tensor, data: Data, scale: int = 4) -> Image.Image:
-    """Node colours ``[num_nodes, 4]``, multiplied by alpha, on white.
-
-    Raises:
-        ValueError: If the graph is no pixel grid.
-    """
-    if data.get("image_size") is None:
-        raise ValueError(
-            "Expected the graph of a picture, with 'image_size' (got one without). Only pixel "
-            "grids are drawn as pictures"
-        )
-    rgba = graph_to_image(color, data).clamp(0, 1)
-    rgb = (rgba[:3] + 1 - rgba[3:]).clamp(0, 1).permute(1, 2, 0)
-    pixels = (255 * rgb).round().byte().numpy()
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    width, height = picture.size
-    return picture.resize((scale * width, scale * height), Image.Resampling.NEAREST)
 
 
 def save_strip(

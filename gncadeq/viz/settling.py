@@ -14,11 +14,12 @@ from gncadeq.device import beside
 from gncadeq.dynamics import GraphNCA, Partition
 from gncadeq.models import SelfClassifier
 from gncadeq.transforms import graph_to_image
-from gncadeq.viz.colors import LABEL_COLORS, rgb
+from gncadeq.viz.colors import LABEL_COLORS, paint, rgb
 from gncadeq.viz.figures import show_pixels
 from gncadeq.viz.legend import TEXT
 
 STEPS = (0, 5, 20, 100, 1000)
+_GREY = 0.1  # pixels brighter than this are drawn
 
 
 @torch.no_grad()
@@ -28,7 +29,6 @@ def settling_figure(
     steps: Sequence[int] = STEPS,
     fire_rate: float = 0.5,
     seed: int = 0,
-    grey: float = 0.1,
 ) -> Figure:
     """The label of every pixel after some steps from Gaussian noise, and at the equilibrium.
 
@@ -38,7 +38,6 @@ def settling_figure(
         steps: After how many steps, ascending.
         fire_rate: The share of the nodes that update in a step.
         seed: Of noise and update masks.
-        grey: Pixels brighter than this are drawn.
     """
     batch = beside(Batch.from_data_list(list(graphs)), model)
     u, edges, relation = model.inject(batch.x, batch.edge_index, batch.edge_attr)
@@ -61,7 +60,7 @@ def settling_figure(
         show_pixels(line[0], graph_to_image(graph.x, graph)[0], cmap="gray", vmin=0, vmax=1)
         own = slice(int(batch.ptr[row]), int(batch.ptr[row + 1]))
         for axis, label in zip(line[1:], columns, strict=True):
-            show_pixels(axis, label_image(label[own], graph, grey))
+            show_pixels(axis, label_image(label[own], graph))
     titles = ["input", *("noise" if t == 0 else f"step {t}" for t in steps), "equilibrium"]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
@@ -72,14 +71,11 @@ def settling_figure(
     return figure
 
 
-def label_image(label: Tensor, graph: Data, grey: float = 0.1) -> Tensor:
+def label_image(label: Tensor, graph: Data) -> Tensor:
     """Labels ``[num_nodes]`` as a picture ``[H, W, 3]``, black where no bright pixel is."""
     height, width = graph.image_size.view(-1).tolist()
-    level = graph.get("level")
-    bright = graph.x.amax(1) > grey
-    if level is not None:
-        bright &= level == 0
-    picture = torch.zeros(height, width, 3)
-    column, row = graph.pos[bright].long().T
-    picture[row, column] = torch.tensor(rgb(LABEL_COLORS), dtype=torch.float)[label[bright]]
-    return picture
+    bright = graph.x.amax(1) > _GREY
+    if "level" in graph:
+        bright &= graph.level == 0
+    color = torch.tensor(rgb(LABEL_COLORS))[label[bright]]
+    return paint(color, graph.pos[bright], height, width, background=0.0)
