@@ -190,18 +190,10 @@ def stencil_to_conv2d(weight: Tensor, bias: OptTensor) -> nn.Conv2d:
     return conv
 
 
-def stencil_symbol(weight: Tensor, frequencies: int) -> Tensor:
+def _symbol(weight: Tensor, phase: Tensor) -> Tensor:
     r"""The Fourier symbol of a stencil ``[kernel², in_channels, out_channels]``,
     :math:`\hat{\mathbf{K}}(\omega) = \sum_r \mathbf{K}_r e^{\mathrm{i} \omega \cdot \delta_r}`.
-
-    Returns:
-        ``[num_samples, in_channels, out_channels]``, complex, at samples of both frequencies over
-        :math:`[0, 2\pi)`; one of each conjugate pair.
     """
-    return _symbol(weight, _phases_like(weight, frequencies))
-
-
-def _symbol(weight: Tensor, phase: Tensor) -> Tensor:
     return torch.einsum("fr,rio->fio", phase, weight.to(phase.dtype))
 
 

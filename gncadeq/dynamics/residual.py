@@ -47,7 +47,7 @@ class Residual:
         floor: float | None = None,
         certificate: Certificate | None = None,
     ) -> None:
-        self.criterion = check_criterion(criterion)
+        self.criterion = check_choice("criterion", criterion, get_args(Criterion))
         if criterion == "error" and (certificate is None or not certificate.promises):
             raise ValueError(
                 f"Expected a certificate below 1 for criterion='error' (got {certificate}): "
@@ -118,8 +118,3 @@ class Residual:
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
         size: Tensor = torch.linalg.vector_norm(value / scale, dim=1)
         return scale.squeeze(1) * size
-
-
-def check_criterion(value: Criterion) -> Criterion:
-    """Return ``value`` if it is a known criterion, else raise ``ValueError``."""
-    return check_choice("criterion", value, get_args(Criterion))
