@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -25,20 +26,15 @@ Bound = Literal["all", "cycles"]
 Start = Literal["orthogonal", "identity"]
 
 
+@dataclass(eq=False)
 class RelationStep:
     """One step of a :class:`RelationCell` with graph and injection bound."""
 
-    def __init__(
-        self,
-        layout: StateLayout,
-        relations: dict[EdgeType, tuple[SparseMatrix, Tensor]],
-        own: dict[str, Tensor],
-        drive: Tensor,
-        activation: Activation,
-    ) -> None:
-        self.layout, self.relations, self.own = layout, relations, own
-        self.drive = drive
-        self.activation: Activation = activation
+    layout: StateLayout
+    relations: dict[EdgeType, tuple[SparseMatrix, Tensor]]
+    own: dict[str, Tensor]
+    drive: Tensor
+    activation: Activation
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the next state."""
