@@ -6,9 +6,10 @@ import ast
 import os
 import subprocess
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+
+from gncadeq.check import did_you_mean
 
 
 def names() -> dict[str, str]:
@@ -47,8 +48,7 @@ def main() -> int:
     if name == "all":
         return run_all(list(known), sys.argv[2:])
     if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         print(f"Expected a benchmark of {list(known)} (got {name!r}){hint}", file=sys.stderr)
         return 2
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
