@@ -215,19 +215,22 @@ def train(
     for now in range(args.epochs):
         model.train()
         shuffled = index[torch.randperm(len(index), generator=order)]
+        right = seen = 0
         for part in shuffled[: len(index) // BATCH * BATCH].split(BATCH):
             batch = dataset.batch(part)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(batch), batch.y)
+            logits = model(batch)
+            loss = F.cross_entropy(logits, batch.y)
             loss.backward()
             check_gradients(model, now)
             optimizer.step()
             cycle.step()
+            right, seen = right + int((logits.argmax(1) == batch.y).sum()), seen + len(batch.y)
         found = accuracy(model, dataset, valid)
         print(
-            f"epoch {now + 1}: loss {float(loss.detach()):.3f}, validation {100 * found:.2f} %",
-            flush=True,
-        )
+            f"epoch {now + 1}: right while training {100 * right / seen:.2f} %, "
+            f"validation {100 * found:.2f} %", flush=True,
+        )  # fmt: skip
         if found > best:
             best, state, epoch = found, copy.deepcopy(model.state_dict()), now + 1
     model.load_state_dict(state)
