@@ -81,7 +81,7 @@ def main() -> None:
             out = f"{args.out}/variants-{count}-seed-{seed}"
             if not (Path(out) / "model.safetensors").is_file():
                 options = {"seed": seed, "variants": count, "steps": args.training_steps}
-                grow(GrowConfig("spots", on="icosphere:2", out=out, **options))
+                grow(GrowConfig("spots", on="icosphere:2", out=out, average=0.0, **options))
             print(f"\n{count} variants, seed {seed}: error (largest state) after steps")
             print("| mesh | vertices | one colour | " + " | ".join(map(str, args.steps)) + " |")
             print("|---" * (3 + len(args.steps)) + "|")

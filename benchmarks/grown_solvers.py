@@ -2,9 +2,10 @@
 
     python -m benchmarks grown_solvers --run runs/spots
 
-The run is that of ``gncadeq grow spots --on icosphere:3 --scale 0.15 --out runs/spots``, made here
-(two minutes) if there is none. *seed* starts from the one living cell; *wounded* (a warm start)
-from the pattern at rest, a third of it cut off. TorchDEQ's own solvers run with one row a graph.
+The run is that of ``gncadeq grow spots --on icosphere:3 --scale 0.15 --average 0 --out
+runs/spots``, made here (two minutes) if there is none. *seed* starts from the one living cell;
+*wounded* (a warm start) from the pattern at rest, a third of it cut off. TorchDEQ's own solvers run
+with one row a graph.
 Writes ``runs/benchmarks/grown_solvers.json``.
 """
 
@@ -34,7 +35,8 @@ def main() -> None:
     args = parser.parse_args()
     if not (Path(args.run) / "model.safetensors").is_file():
         with torch.enable_grad():
-            grow(GrowConfig(target="spots", on="icosphere:3", scale=0.15, out=args.run))
+            config = GrowConfig("spots", on="icosphere:3", scale=0.15, average=0.0, out=args.run)
+            grow(config)
     cell, data, seed, _ = load_grown(args.run)
     graph = (data.x, data.edge_index, data.edge_attr)
     rest = GraphNCA(cell, steps=2000)(*graph, z0=seed)

@@ -72,7 +72,7 @@ def one(name: str, args: argparse.Namespace) -> dict[str, Any]:
             options = {
                 "steps": args.steps, "hidden_channels": args.hidden, "min_rollout": 14,
                 "max_rollout": 26, "max_steps": 64, "phantom_steps": args.phantom_steps,
-                "variants": 0,
+                "variants": 0, "average": args.average,
             }  # fmt: skip
         config = GrowConfig(args.target, on=args.on, size=args.size, **options, **place)
         data = load_target(config.target, config.on, config.size)
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--sweep-steps", type=int, default=1000, help="training steps of sweeps")
     parser.add_argument("--hidden", type=int, default=72, help="width of the MLP, but of sweeps")
     parser.add_argument("--phantom-steps", type=int, default=12)
+    parser.add_argument("--average", type=float, default=0.98, help="of weights, but of sweeps")
     parser.add_argument("--long", type=int, default=10_000, help="steps of the automaton")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
@@ -125,7 +126,9 @@ def main() -> None:
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="implicit_")
     rows: dict[str, Any] = {}
-    given = ("on", "size", "steps", "sweep_steps", "hidden", "phantom_steps", "long", "out")
+    given = (
+        "on", "size", "steps", "sweep_steps", "hidden", "phantom_steps", "average", "long", "out",
+    )  # fmt: skip
     options = [str(w) for k in given for w in (f"--{k.replace('_', '-')}", getattr(args, k))]
     for name in args.methods:
         for seed in args.seeds:

@@ -39,6 +39,7 @@ def train(recipe: str, steps: int, args: argparse.Namespace) -> float:
     """Train by a recipe, or continue; the CPU seconds of this call."""
     folder = Path(args.out) / recipe
     options = {"on": args.on, "size": args.size, "seed": args.seed, "steps": steps, "padding": 0}
+    options["average"] = 0.0  # the last weights of both
     if recipe == "distill":
         options["decay"] = 0.7  # the published step number is never reached
     if args.smoke:

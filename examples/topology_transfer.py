@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    options = {"steps": args.steps}
+    options = {"steps": args.steps, "average": 0.0}
     if args.smoke:
         options, args.side, args.radius, args.long = SMOKE, 13, 4.0, 60
         if args.out == parser.get_default("out"):

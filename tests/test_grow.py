@@ -129,6 +129,22 @@ def test_killed_and_resumed_gives_the_same_result(tmp_path, method):
         grow(tiny(tmp_path, "none"), resume=True)
 
 
+def test_the_kept_weights_are_a_running_mean(tmp_path):
+    data, last = picture_target(flag()), Growth(tiny(tmp_path, average=0.0), picture_target(flag()))
+    run = Growth(tiny(tmp_path, average=0.5), data)
+    mean = None
+    for count in range(6):
+        run.train_step()
+        last.train_step()
+        weight = run.cell.weight_out.detach().clone()
+        share = min(0.5, (1 + count) / (10 + count))
+        mean = weight if mean is None else share * mean + (1 - share) * weight
+    assert torch.allclose(run.result.weight_out, mean, atol=1e-7)
+    assert not torch.equal(run.result.weight_out, run.cell.weight_out)
+    assert torch.equal(last.cell.weight_out, run.cell.weight_out)  # training is the same
+    assert torch.equal(last.result.weight_out, last.cell.weight_out)
+
+
 @pytest.mark.parametrize("on", ["grid", "icosphere:2"])
 def test_sweeps_grow_keep_and_mend(tmp_path, picture, on):
     """At rest by construction, and the same from a resumed run."""

@@ -13,8 +13,7 @@ from gncadeq.commands.kinds import expect
 from gncadeq.commands.options import Resume, configure, folder_name, with_options
 from gncadeq.commands.printing import Json, progress, remark, resumable, write_numbers
 from gncadeq.training import GrowConfig
-from gncadeq.training.grow_config import METHODS
-from gncadeq.training.recipes import GROW_RECIPES
+from gncadeq.training.recipes import GROW_RECIPES, METHODS
 
 
 @with_options(GrowConfig)

@@ -17,6 +17,7 @@ from gncadeq.files.run_lock import run_lock
 from gncadeq.files.weights import load_pretrained, read_header, save_pretrained
 from gncadeq.growth import color_error
 from gncadeq.progress import progress_bar
+from gncadeq.training.averaging import running_mean
 from gncadeq.training.grow_config import GrowConfig
 from gncadeq.training.grow_sweeps import SweepGrowth, blank_state, mean_edge, sweep_graph
 from gncadeq.training.losses import normalize_gradients, overflow_loss, rest_loss
@@ -64,6 +65,8 @@ class Growth(Steps):
             out_bias=config.out_bias,
         )  # fmt: skip
         self.cell.to(usable_device(config.device))
+        self.average = running_mean(self.cell, config.average)
+        self.result: Any = self.average.module  # what the run keeps
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         self.data.x = anchor(data, None, config.marks())
         target = beside(self.data, self.cell)
@@ -126,6 +129,7 @@ class Growth(Steps):
                 "train through fewer steps (max_rollout)"
             )
         self.optimizer.step()
+        self.average.update_parameters(self.cell)
         self.pool.update(index, z, steps)
         self.step += 1
         return {
@@ -207,11 +211,14 @@ class Growth(Steps):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        return {**super().state_dict(), "pool": self.pool.state_dict()}
+        average = self.average.state_dict()
+        return {**super().state_dict(), "average": average, "pool": self.pool.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, to the same result."""
         super().load_state_dict(state)
+        if "average" in state:  # earlier versions kept none: theirs begins here
+            self.average.load_state_dict(state["average"])
         self.pool.load_state_dict(state["pool"])
 
 
@@ -269,7 +276,7 @@ def _grow(
 
     def save_weights() -> None:
         made = {**card, "steps_done": run.step}
-        save_pretrained(run.cell, folder / "model.safetensors", made)
+        save_pretrained(run.result, folder / "model.safetensors", made)
 
     if (state := checkpoints.newest()) is not None:
         run.load_state_dict(state)
@@ -287,7 +294,7 @@ def _grow(
             row = log.add(run.step, figures, flush=keep)
             if row:
                 bar.set_postfix({"loss": f"{row['loss']:.4f}", "pool": f"{row['pool_loss']:.4f}"})
-    return run.cell.eval()
+    return run.result.eval()
 
 
 def load_grown(

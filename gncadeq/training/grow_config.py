@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from gncadeq.check import check_choice, check_count
 from gncadeq.choices import AXES, Gradient, GrowMethod, GrowRecipe, Injury, Kernels, Projection, Up
-from gncadeq.training.recipes import GROW_RECIPES
+from gncadeq.training.recipes import GROW_RECIPES, METHODS
 from gncadeq.training.run_config import MAX_SEED, RunConfig, device_option, option
 
 if TYPE_CHECKING:
@@ -188,6 +188,13 @@ class GrowConfig(RunConfig):
         least=0,
         most=1,
     )
+    average: float = option(
+        0.98,
+        "The run keeps a running mean of the weights, to which a training step adds one minus this "
+        "share of its own; 0 keeps the last ones (bptt, implicit).",
+        least=0,
+        below=1,
+    )
     save_every: int = option(100, "Training steps between checkpoints.", least=1)
     device: str = device_option()
 
@@ -339,9 +346,3 @@ class GrowConfig(RunConfig):
     def rest_weight(self, step: int) -> float:
         """The weight of the rest loss in a training step."""
         return self.rest * step / self.steps
-
-
-METHODS: dict[str, dict[str, Any]] = {
-    "sweeps": {"steps": 1000, "lr": 5e-3, "hidden_channels": 48},
-}
-"""What methods of ``gncadeq grow`` change of the defaults."""

@@ -77,6 +77,7 @@ class SweepGrowth(Steps):
             max(1, config.channels // 2) if grid else config.channels, config.hidden_channels,
         )  # fmt: skip
         self.cell.to(usable_device(config.device))
+        self.result = self.cell  # what the run keeps
         self.graph = beside(graph, self.cell)
         self.deq = GraphDEQ(self.cell)
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)

@@ -26,13 +26,20 @@ GROW_RECIPES: dict[str, dict[str, Any]] = {
         "anchor": False, "fire_rate": 0.5, "min_rollout": 64, "max_rollout": 96, "settle": 0,
         "variants": 0, "pool_size": 1024, "elders": 0.0, "batch_size": 8, "reset_every": 1,
         "damage": 3, "damage_from": 0.0, "injury": "disc", "rest": 0.0, "overflow": 0.0,
-        "steps": 8000, "decay": 0.25,
+        "steps": 8000, "decay": 0.25, "average": 0.0,
     },
     "isotropic": {
         "kernels": "isotropic", "hidden_channels": 192, "seeds": 3, "variants": 4, "steps": 2000,
+        "average": 0.0,
     },
 }  # fmt: skip
 """What the recipes of ``gncadeq grow`` change of the defaults."""
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sweeps": {"steps": 1000, "lr": 5e-3, "hidden_channels": 48},
+}
+"""What methods of ``gncadeq grow`` change of the defaults."""
+
 _FOR_DATASET: dict[tuple[str, str], dict[str, Any]] = {
     # 1,437 images of 8 × 8 pixels: more steps an epoch, shifts of the same share of an image, and
     # no level of 2 × 2 pixels.
