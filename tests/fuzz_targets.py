@@ -199,6 +199,9 @@ def calls() -> Calls:
         "GrowingCell call": (lambda **o: gncadeq.GraphNCA(growing, 2)(**o), {
             "x": picture.pos[:, :0], "edge_index": picture.edge_index,
             "edge_attr": picture.edge_attr, "z0": torch.rand(16, 4)}),
+        "AttentionCell": (gncadeq.cells.AttentionCell, {
+            "in_channels": 1, "channels": 2, "heads": 2, "embed_channels": 4,
+            "hidden_channels": 3, "edge_dim": 2}),
         "IGNNCell": (gncadeq.IGNNCell, {
             "in_channels": 2, "channels": 2, "kappa": 0.5, "activation": "relu",
             "normalization": "sym", "bias": True}),

@@ -1,6 +1,7 @@
 """Cells: one local rule a file."""
 
 from gncadeq.cell import Cell
+from gncadeq.cells.attention import AttentionCell
 from gncadeq.cells.cascade import CascadeCell, Part
 from gncadeq.cells.conv import ConvCell
 from gncadeq.cells.coordinate import CoordinateCell
@@ -42,6 +43,7 @@ from gncadeq.graph.adjacency import WeightedAdjacency
 from gncadeq.graph.perception import Perception
 
 __all__ = [
+    "AttentionCell",
     "CascadeCell",
     "Cell",
     "ConvCell",
