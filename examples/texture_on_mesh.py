@@ -4,6 +4,8 @@
     python examples/texture_on_mesh.py --meshes icosphere:5 spot.obj bunny.obj --azimuth 30 210 30
     python examples/texture_on_mesh.py --textures brick grass gravel --kernels tangent
     python examples/texture_on_mesh.py --textures photo.png --rule growing --kernels tangent
+    python examples/texture_on_mesh.py --start runs/texture_on_mesh --age 150 --rest 0.2 \\
+        --steps 300 --lr 1e-3 --out runs/still                        # brought to rest
     python examples/texture_on_mesh.py --on icosphere:4               # trained on a surface
     python examples/texture_on_mesh.py --ablation --textures leopard  # what makes it stay
     python examples/texture_on_mesh.py --smoke                        # seconds, 68 parameters
@@ -80,6 +82,9 @@ def main() -> None:
     parser.add_argument(
         "--rest", type=float, default=0.0, help="weight of the pressure to be still"
     )
+    parser.add_argument("--fire-rate", type=float, default=TextureConfig.fire_rate)
+    parser.add_argument("--start", help="folder of rules to go on from, by the textures' names")
+    parser.add_argument("--age", type=int, default=0, help="steps of the pool before the training")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--long", type=int, default=10_000, help="steps of the run")
@@ -90,7 +95,8 @@ def main() -> None:
     args = parser.parse_args()
     options = {
         "channels": args.channels, "steps": args.steps, "lr": args.lr, "rest": args.rest,
-        "kernels": args.kernels, "seed": args.seed,
+        "kernels": args.kernels, "seed": args.seed, "age": args.age,
+        "fire_rate": args.fire_rate,
     }  # fmt: skip
     if args.smoke:
         options |= SMOKE
@@ -180,6 +186,8 @@ def train(target: Tensor, config: TextureConfig, args: argparse.Namespace, path:
     cell: Cell = MicroCell(config.channels, kernels)
     if args.rule == "growing":
         cell = GrowingCell(config.channels, kernels, 8 * config.channels, alive_channel=None)
+    if args.start:
+        cell = load_pretrained(RULES[args.rule], Path(args.start) / path.name).train()
     train_texture(target, config, progress=True, cell=cell, data=data)
     seconds = round(time.process_time() - began, 1)
     print(f"{path.stem}: {seconds} CPU seconds of training")

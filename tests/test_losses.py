@@ -109,6 +109,11 @@ def test_the_rest_loss_is_zero_at_an_equilibrium_and_is_the_residual_elsewhere()
         float((step(away) - away).square().mean().detach())
     )
     assert torch.autograd.gradcheck(lambda z: rest_loss(step, z), (away,))
+    lengths = (step(away) - away).square().sum(1).sqrt().mean().detach()
+    torch.testing.assert_close(rest_loss(step, away, squared=False).detach(), lengths)
+    still = torch.ones(4, 2, requires_grad=True)  # no step, and a gradient that is a number
+    rest_loss(lambda z: 1.0 * z, still, squared=False).backward()
+    assert torch.equal(still.grad, torch.zeros(4, 2))
 
 
 def test_overflow_is_felt_outside_the_bound_alone():

@@ -282,6 +282,21 @@ def test_a_random_state_of_a_draw_starts_again():
         assert new == [k == expected for k in range(3)]
 
 
+def test_states_may_be_old_before_the_training():
+    options = {"channels": 4, "size": 20, "batch_size": 2, "pool_size": 4}
+    cell = MicroCell(4, 1)
+    with torch.no_grad():
+        cell.bias.fill_(1.0)
+    young, old = (
+        TextureTraining(texture("giraffe", 32), TextureConfig(age=age, **options), cell)
+        for age in (0, 3)
+    )
+    grown = old.pool - young.pool  # by one in every step, at the fire rate one half
+    assert set(grown.round().unique().tolist()) == {0.0, 1.0, 2.0, 3.0}
+    torch.testing.assert_close(grown, grown.round(), atol=1e-5, rtol=0)
+    assert old.identity() != young.identity()
+
+
 def test_rules_with_an_injection_are_refused():
     with pytest.raises(ValueError, match="without injection"):
         TextureTraining(texture("giraffe", 32), TextureConfig(size=20), GrowingCell(4, 1, 4, 1))

@@ -99,23 +99,31 @@ def overflow_loss(z: Tensor, bound: float = 2.0) -> Tensor:
     return z.abs().sub(bound).relu().sum() / max(1, z.numel())
 
 
-def rest_loss(step: Step, z: Tensor) -> Tensor:
+def rest_loss(step: Step, z: Tensor, squared: bool = True) -> Tensor:
     r"""How much one more step changes the state: the squared residual, as a pressure to be still.
 
     .. math::
         \frac{1}{|\mathcal{V}| \, C} \lVert f(\mathbf{z}) - \mathbf{z} \rVert^2
+        \quad\text{ or }\quad
+        \frac{1}{|\mathcal{V}|} \sum_i \lVert f(\mathbf{z})_i - \mathbf{z}_i \rVert
 
-    Zero exactly at a fixed point. Differentiable in the state as well as in the rule.
+    Zero exactly at a fixed point. Differentiable in the state as well as in the rule. The square
+    hardly presses on small changes; the other one does, on every node that moves at all.
 
     Args:
         step: The step, ``cell.prepare(x, edge_index, edge_attr)``.
         z: The state ``[num_nodes, channels]``.
+        squared: Whether the squares of changes count, or their lengths.
 
     Example:
         >>> rest_loss(lambda z: z / 2, torch.tensor([[2.0]]))
         tensor(1.)
     """
-    return (step(z) - z).square().sum() / max(1, z.numel())
+    change = step(z) - z
+    if squared:
+        return change.square().sum() / max(1, z.numel())
+    lengths: Tensor = change.norm(dim=1)
+    return lengths.sum() / max(1, z.size(0))
 
 
 def start_loss(z0: Tensor, z: Tensor) -> Tensor:

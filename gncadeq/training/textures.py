@@ -66,6 +66,9 @@ class TextureConfig(RunConfig):
         20, "Fewest steps to train through; the number is drawn for every training step.", least=1
     )
     max_rollout: int = option(48, "Most steps to train through.")
+    age: int = option(
+        0, "Steps of the first states before the training; some hundreds for a trained rule."
+    )
     noise: float = option(0.3, "Standard deviation of the start.", above=0)
     fire_rate: float = option(0.5, "Probability that a node updates in a step.", above=0, most=1)
     overflow: float = option(
@@ -202,7 +205,7 @@ class TextureTraining(Steps):
         self.nca = GraphNCA(self.cell, fire_rate=config.fire_rate)
         self.optimizer = torch.optim.Adam(self.cell.parameters(), lr=config.lr)
         self._generator = torch.Generator().manual_seed(config.seed)
-        self.pool = self._start(config.pool_size)
+        self.pool = self._aged(self._start(config.pool_size))
         self.losses = torch.zeros(config.pool_size)  # of the pool's states when last seen
         digest = hashlib.sha256(repr((config, tuple(target.shape), self.cell)).encode())
         for part in (target, one.edge_index, one.edge_attr, *self.cell.state_dict().values()):
@@ -212,6 +215,19 @@ class TextureTraining(Steps):
     def _start(self, count: int) -> Tensor:
         shape = (count, self.num_nodes, self.cell.channels)
         return self.config.noise * torch.randn(shape, generator=self._generator)
+
+    @torch.no_grad()
+    def _aged(self, pool: Tensor) -> Tensor:
+        """The states after the steps that they have run before the training."""
+        c = self.config
+        if not c.age:
+            return pool
+        graph = Batch.from_data_list([self.graph.get_example(0)] * c.pool_size)
+        z: Tensor = self.nca(
+            graph.x, graph.edge_index, graph.edge_attr, graph.batch, z0=pool.flatten(0, 1),
+            steps=c.age, batch_size=c.pool_size, generator=self._generator,
+        )  # fmt: skip
+        return z.view_as(pool)
 
     def identity(self) -> str:
         """An id that is the same for the same target, options, graph and untrained rule."""
@@ -253,7 +269,8 @@ class TextureTraining(Steps):
         losses = self.loss(colors, generator)
         over, rest = overflow_loss(z, 1.0), z.new_zeros(())
         if c.rest:
-            rest = rest_loss(self.cell.prepare(graph.x, graph.edge_index, graph.edge_attr), z)
+            step = self.cell.prepare(graph.x, graph.edge_index, graph.edge_attr)
+            rest = rest_loss(step, z, squared=False)
         loss = losses.mean()
         total = loss + c.overflow * over + c.rest * self.step / c.steps * rest
         self.set_rate(c.learning_rate(self.step))
