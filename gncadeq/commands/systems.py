@@ -354,7 +354,7 @@ SYSTEMS = (
         "Palm et al. 2022",
         "https://arxiv.org/abs/2201.12360",
         "other data",
-        "8 × 8 pixels: -18.80 nats; as published -24.56, a perceptron -18.46",
+        "8 × 8 pixels: -18.80 nats; through time -24.56, a perceptron -18.46",
         "variational",
         ("python examples/variational.py",),
     ),
