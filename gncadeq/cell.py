@@ -71,7 +71,17 @@ class Cell(nn.Module, ABC):
         return lambda x: self.prepare(x, edge_index, edge_attr)
 
     def reset_parameters(self) -> None:
-        """Draw fresh parameters: those of the modules within, unless a cell has others."""
+        """Draw fresh parameters: those of the modules within, unless a cell has others.
+
+        Raises:
+            NotImplementedError: If a cell has parameters of its own and no such method.
+        """
+        own = [name for name, _ in self.named_parameters(recurse=False)]
+        if own and type(self).reset_parameters is Cell.reset_parameters:
+            raise NotImplementedError(
+                f"Expected a method 'reset_parameters' of {type(self).__name__}, which has "
+                f"parameters of its own (got none, for {own})"
+            )
         for module in self.children():
             reset(module)
 

@@ -125,6 +125,31 @@ def test_bad_arguments(make, message):
         make()
 
 
+class Halving(Cell):
+    """A cell of one's own, with a module and, if wanted, a parameter that no module has."""
+
+    in_channels = channels = 3
+
+    def __init__(self, scaled=False):
+        super().__init__()
+        self.inject = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh())
+        self.again = self.inject[0]
+        self.scale = torch.nn.Parameter(torch.rand(3)) if scaled else None
+
+    def prepare(self, x, edge_index, edge_attr=None):
+        drive = self.inject(x)
+        return lambda z: drive + z / 2
+
+
+def test_a_cell_draws_the_parameters_of_its_modules_and_says_which_it_cannot():
+    deq = GraphDEQ(Halving())
+    before = deq.cell.again.weight.clone()
+    deq.reset_parameters()
+    assert not torch.equal(deq.cell.again.weight, before)
+    with pytest.raises(NotImplementedError, match=r"'reset_parameters' of Halving.*\['scale'\]"):
+        GraphDEQ(Halving(scaled=True)).reset_parameters()
+
+
 def test_relations_are_not_weights():
     data = ImageToGraph()(torch.rand(2, 3, 3))
     with pytest.raises(TypeError, match="edge_attr=None for weights of one"):

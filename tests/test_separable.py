@@ -10,6 +10,8 @@ import torch
 from gncadeq import ConvCell, GraphDEQ
 from gncadeq.cells import StencilConv, StencilDrive, separate, stencil_norm
 from gncadeq.cells.separable import Separable
+from gncadeq.dynamics import Partition
+from gncadeq.export.program import StepProgram
 from gncadeq.models import ImageClassifier, PyramidClassifier
 from gncadeq.transforms import ImageToGraph
 
@@ -106,6 +108,74 @@ def test_a_separable_pyramid_is_folded_saved_and_loaded(tmp_path):
     torch.testing.assert_close(
         again(data.x, data.edge_index, data.edge_attr), folded, rtol=1e-4, atol=1e-5
     )
+
+
+def small_pyramid(**options):
+    torch.manual_seed(0)
+    model = PyramidClassifier(channels=(2, 3, 4), separable=True, **options)
+    data = model.to_graph(torch.rand(1, 12, 12))
+    model(data.x, data.edge_index, data.edge_attr)
+    return model.eval(), data
+
+
+def test_a_pyramid_whose_drives_alone_are_folded_is_loaded_and_folded_on(tmp_path):
+    """As weights were saved before windows lost their middles."""
+    model, data = small_pyramid()
+    for part in model.dynamics.cell.parts:
+        part.drive.fold()
+    model.config["norm"] = False
+    logits = model(data.x, data.edge_index, data.edge_attr)
+    del model.config["folded"]
+    model.save_pretrained(str(tmp_path / "old.safetensors"))
+    old = ImageClassifier.from_pretrained(str(tmp_path / "old.safetensors"))
+    torch.testing.assert_close(old(data.x, data.edge_index, data.edge_attr), logits)
+    old.fold()
+    again = old(data.x, data.edge_index, data.edge_attr)
+    torch.testing.assert_close(again.softmax(1), logits.softmax(1))
+    assert old.config["folded"]
+    assert not again[:, -1].any()
+    with pytest.raises(ValueError, match="norm=False and separable=True"):
+        PyramidClassifier(folded=True)
+
+
+def test_what_needs_no_gradient_is_folded_too():
+    model, _ = small_pyramid()
+    count = sum(p.numel() for p in model.parameters()) - 9 - 12 - 9
+    with torch.no_grad():
+        model.fold()
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
+    frozen, _ = small_pyramid()
+    frozen.readout.requires_grad_(False)
+    frozen.dynamics.cell.parts[1].cell.requires_grad_(False)
+    frozen.fold()
+    assert sum(p.numel() for p in frozen.parameters()) == count
+    assert not any(p.requires_grad for p in frozen.dynamics.cell.parts[1].cell.parameters())
+
+
+def test_a_folded_model_draws_anew_in_its_own_precision():
+    model, data = small_pyramid()
+    model.fold()
+    model.double().reset_parameters()
+    assert model(data.x.double(), data.edge_index, data.edge_attr).dtype == torch.double
+
+
+def test_the_logit_of_one_class_alone_is_no_difference():
+    model, data = small_pyramid(num_classes=1)
+    logit = model(data.x, data.edge_index, data.edge_attr)
+    model.fold()
+    folded = model(data.x, data.edge_index, data.edge_attr)
+    torch.testing.assert_close(folded, logit, rtol=1e-4, atol=1e-5)
+
+
+def test_an_exported_step_says_the_logits_of_the_model():
+    model, data = small_pyramid()
+    z = torch.rand(data.num_nodes, model.dynamics.cell.channels)
+    batch = torch.zeros(data.num_nodes, dtype=torch.long)
+    program = StepProgram(model)
+    _, logits = program(z, data.edge_index, data.edge_attr, data.x, batch=batch)
+    pooled = model.pool(z, Partition(None, z.size(0)), data.edge_index, data.edge_attr)
+    expected = model.readout.decode(pooled)
+    torch.testing.assert_close(logits, expected)
 
 
 def test_a_stencil_of_zeros_can_be_trained():

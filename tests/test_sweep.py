@@ -9,7 +9,7 @@ from torch import nn
 from torch_geometric.data import Batch, Data
 
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status, SweepCell
-from gncadeq.cells import DistanceCell, FeedForwardCell
+from gncadeq.cells import DistanceCell, FeedForwardCell, MaxPropagationCell
 from gncadeq.certificate import StructuralCertificate
 from gncadeq.datasets import maze, primitives
 from gncadeq.graph.order import Layers
@@ -312,3 +312,13 @@ def test_a_node_is_at_rest_a_step_after_the_one_before_it():
         states.append(step(states[-1]))
     rest = torch.stack(states)[:, :, 0] == step.substitute()[:, 0]
     assert rest.long().argmax(0).tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("cell", [DistanceCell(2), MaxPropagationCell(2, 0.1)])
+def test_no_nodes_are_at_rest_at_once(cell):
+    edges, batch = torch.empty(2, 0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    z, found = GraphDEQ(cell)(
+        torch.empty(0, 2), edges, batch=batch, batch_size=3, return_solution=True
+    )
+    assert z.shape == (0, 2)
+    assert found.converged.tolist() == [True] * 3

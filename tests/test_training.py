@@ -14,8 +14,9 @@ from conftest import killed
 
 from gncadeq import PixelGraphClassifier
 from gncadeq.datasets import PixelGraphs
-from gncadeq.models import ImageClassifier
+from gncadeq.models import ImageClassifier, PyramidClassifier
 from gncadeq.training import TrainConfig
+from gncadeq.training.describe import describe_inputs
 from gncadeq.training.run import train
 from gncadeq.training.task import PixelClassification
 
@@ -74,6 +75,17 @@ def test_limits_of_certainty_come_from_unseen_images(recipe, validation, tmp_pat
     assert limits.keys() == expected.keys()
     for name, value in expected.items():
         assert limits[name] == pytest.approx(float(value.quantile(0.01)), abs=1e-4)
+
+
+def test_of_differences_of_logits_no_size_is_described(tmp_path):
+    model = PyramidClassifier(channels=(2, 3), separable=True).eval()
+    model.fold()
+    data = PixelGraphs(tmp_path, "digits", True, model.to_graph)
+    model.dynamics.on_failure = "ignore"
+    found = describe_inputs(model, data, limit=60, unseen=data.images[-30:])
+    assert found["certainty"].keys() == {"probability"}
+    card = ImageClassifier.from_pretrained("mnist-tiny").card
+    assert card["inputs"]["certainty"].keys() == {"probability"}
 
 
 def test_the_bar_shows_means_of_the_epoch_and_the_validation_by_name(tmp_path, monkeypatch):

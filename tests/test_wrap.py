@@ -245,6 +245,16 @@ def test_identity_start_smooths_the_injection():
     assert torch.equal(cell.conv.lin.weight, torch.eye(4).double())
 
 
+def test_the_injection_is_drawn_once():
+    cell, other = WrappedConvCell(pyg.GCNConv(4, 4), 3), pyg.GCNConv(4, 4)
+    torch.manual_seed(0)
+    cell.reset_parameters()
+    torch.manual_seed(0)
+    other.reset_parameters()
+    assert torch.equal(cell.conv.lin.weight, other.lin.weight)
+    assert torch.equal(cell.inject.weight, nn.init.xavier_uniform_(torch.empty(4, 3)))
+
+
 @pytest.mark.parametrize("attention", [False, True])
 def test_a_broken_hypergraph_spares_the_others(attention):
     """Hyperedges have numbers of their own, which are no nodes'."""

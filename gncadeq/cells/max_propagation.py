@@ -70,8 +70,9 @@ def rest(step: Step, z: Tensor) -> tuple[Tensor, Tensor]:
         moved = (after != z) & ~(after.isnan() & z.isnan())
         settled[moved.any(1)] = number + 1
         # Exactly at rest after the longest way; what shrinks for ever is so to rounding.
-        least = 0.0 if number <= z.size(0) else eps * float(z.abs().nan_to_num().amax())
-        done = not bool((moved & ~((after - z).abs() <= least)).any())
+        if number > z.size(0) > 0:
+            moved &= ~((after - z).abs() <= eps * z.abs().nan_to_num().amax())
+        done = not bool(moved.any())
         z = after
         if done:
             return z, settled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -115,5 +117,9 @@ def fix_centers(module: nn.Module, name: str = "weight") -> None:
         >>> sum(p.numel() for p in conv.parameters())  # 60 before
         56
     """
+    factor: Any = getattr(module.parametrizations, name)
+    stencil = nn.Parameter(getattr(module, name).detach(), factor.original0.requires_grad)
     parametrize.remove_parametrizations(module, name)
+    delattr(module, name)  # a buffer now, where no gradient is wanted
+    setattr(module, name, stencil)
     separate(module, name, unit_center=True)

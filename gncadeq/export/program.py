@@ -82,7 +82,7 @@ class StepProgram(nn.Module):
         super().__init__()
         check_choice("form", form, ("scatter", "gather"))
         model = copy.deepcopy(model).cpu().eval()
-        if isinstance(model, ImageClassifier):
+        if isinstance(model, PixelGraphClassifier):
             model.fold()  # a batch norm's statistics, whose shapes don't trace
         nca = as_automaton(model)
         self.form, self.channels, self.step_size = form, nca.cell.channels, nca.step_size

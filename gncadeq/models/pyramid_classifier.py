@@ -55,6 +55,8 @@ class PyramidClassifier(ImageClassifier):
             (:func:`gncadeq.cells.separate`), which have a third to a seventh of the parameters.
         transform: Arguments of the :class:`ImageToGraph` that makes the graphs the model is for.
         deq: Arguments of :class:`GraphDEQ`.
+        folded: Whether a separable model is without the parameters that change no answer;
+            :meth:`fold` sets it to true.
 
     Shapes:
         - **input:** node features :math:`(|\mathcal{V}|, F)`, edge indices
@@ -81,6 +83,7 @@ class PyramidClassifier(ImageClassifier):
         separable: bool = False,
         transform: dict[str, Any] | None = None,
         deq: dict[str, Any] | None = None,
+        folded: bool = False,
     ) -> None:
         super().__init__()
         in_channels = check_count("in_channels", in_channels, 1)
@@ -97,9 +100,15 @@ class PyramidClassifier(ImageClassifier):
                 f"Expected 'channels' for each of at least two levels (got {channels} for "
                 f"levels={transform['levels']})"
             )
+        check_flag("separable", separable)
+        if check_flag("folded", folded) and (norm or not separable):
+            raise ValueError(
+                "Expected norm=False and separable=True with folded=True (got "
+                f"norm={norm} and separable={separable})"
+            )
         self.config = {
             "in_channels": in_channels, "channels": channels, "num_classes": num_classes,
-            "contraction": contraction, "norm": norm, "separable": separable,
+            "contraction": contraction, "norm": norm, "separable": separable, "folded": folded,
             "transform": transform, "deq": deq,
         }  # fmt: skip
         self.in_channels, self.card = in_channels, {}
@@ -113,13 +122,13 @@ class PyramidClassifier(ImageClassifier):
                 activation="relu", bias=False,
             )  # fmt: skip
             drive = StencilDrive(below, here, norm)
-            if check_flag("separable", separable):
-                separate(cell, "weight_z", unit_center=not norm)
-                separate(drive.conv, unit_center=not norm)
+            if separable:
+                separate(cell, "weight_z", unit_center=folded)
+                separate(drive.conv, unit_center=folded)
             parts.append(Part(cell, drive, [level - 1], level))
         self.dynamics: GraphDEQ | GraphNCA = GraphDEQ(CascadeCell(parts, in_channels), **deq)
         self.readout = PeakReadout(channels[-1], num_classes)
-        if separable and not norm:
+        if folded:
             self.readout.fix_last()
         self.reset_parameters()
 
@@ -166,12 +175,13 @@ class PyramidClassifier(ImageClassifier):
         cell: Any = self.dynamics.cell
         for part in cell.parts:
             part.drive.fold()
-        if self.config["separable"] and self.config["norm"]:
+        self.config["norm"] = False
+        if self.config["separable"] and not self.config["folded"]:
             for part in cell.parts[1:]:
                 fix_centers(part.cell, "weight_z")
                 fix_centers(part.drive.conv)
             self.readout.fix_last()
-        self.config["norm"] = False
+            self.config["folded"] = True
 
 
 class PeakReadout(nn.Module):
@@ -189,13 +199,16 @@ class PeakReadout(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
-        fresh = nn.Linear(2 * self.channels, self.lin.out_features)
+        weight = self.lin.weight
+        fresh = nn.Linear(
+            2 * self.channels, self.lin.out_features, device=weight.device, dtype=weight.dtype
+        )
         assign(self.lin, "weight", fresh.weight.detach())
         assign(self.lin, "bias", fresh.bias.detach())
 
     def fix_last(self) -> None:
-        """Make the last output zero, by a change of all outputs: softmax stays the same."""
-        for name in ("weight", "bias"):
+        """Make the last of several outputs zero, by a change of all: softmax stays the same."""
+        for name in ("weight", "bias") if self.lin.out_features > 1 else ():
             parametrize.register_parametrization(self.lin, name, _LastZero())
 
     def decode(self, pooled: Tensor) -> Tensor:

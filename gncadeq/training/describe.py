@@ -50,7 +50,8 @@ def describe_inputs(
         dimmest living pixel is), and ``pooled`` (``mean`` ``[classes, C]``, ``whiten`` ``[C, C]``,
         and ``far``, the high limit of the distance; ``None`` if the states are not finite). With
         ``unseen`` also ``certainty``: of each of :func:`gncadeq.models.inputs.certainty` what a
-        hundredth of the unseen images stay below, empty if none of their states is finite.
+        hundredth of the unseen images stay below, empty if none of their states is finite; without
+        the size of logits where the last one is zero, as of a folded separable model.
     """
     images = dataset.images[:limit].float() / 255
     labels = dataset.labels[: len(images)]
@@ -92,6 +93,8 @@ def _pooled(model: ImageClassifier, images: Tensor) -> Tensor:
 
 def _certainty_limits(logits: Tensor) -> dict[str, float]:
     found = certainty(logits[logits.isfinite().all(1)])
+    if not logits[:, -1].any():  # folded away: only differences of logits say something
+        del found["log-sum-exp"]
     return {name: _round(x.quantile(_UNCERTAIN)) for name, x in found.items() if len(x)}
 
 

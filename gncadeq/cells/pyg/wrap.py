@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from gncadeq.cell import check_graph
 from gncadeq.cells.pyg.conv_certificate import conv_certificate
@@ -215,7 +216,8 @@ class WrappedConvCell(ScaledConvCell):
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters, the conv's and the norm's included."""
-        super().reset_parameters()
+        for module in (self.conv, self.activation, self.norm):
+            reset(module)
         self.growth.reset()
         self._reset_own()
 
