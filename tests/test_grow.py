@@ -145,6 +145,19 @@ def test_the_kept_weights_are_a_running_mean(tmp_path):
     assert torch.equal(last.result.weight_out, last.cell.weight_out)
 
 
+def test_a_run_of_an_earlier_version_keeps_its_weights(tmp_path):
+    """Also where nothing is left to do: its checkpoints have no mean."""
+    run, again = (Growth(tiny(tmp_path), picture_target(flag())) for _ in range(2))
+    for _ in range(3):
+        run.train_step()
+    state = run.state_dict()
+    del state["average"]
+    again.load_state_dict(state)
+    assert torch.equal(again.result.weight_out, run.cell.weight_out)
+    again.train_step()
+    assert torch.equal(again.result.weight_out, again.cell.weight_out)  # where the mean begins
+
+
 @pytest.mark.parametrize("on", ["grid", "icosphere:2"])
 def test_sweeps_grow_keep_and_mend(tmp_path, picture, on):
     """At rest by construction, and the same from a resumed run."""

@@ -217,8 +217,10 @@ class Growth(Steps):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, to the same result."""
         super().load_state_dict(state)
-        if "average" in state:  # earlier versions kept none: theirs begins here
+        if "average" in state:
             self.average.load_state_dict(state["average"])
+        else:  # earlier versions kept none: it begins with their weights
+            self.result.load_state_dict(self.cell.state_dict())
         self.pool.load_state_dict(state["pool"])
 
 
