@@ -127,6 +127,8 @@ def test_bad_input_is_refused():
     for edge_attr in (None, data.edge_attr[:, :2], torch.zeros(21, dtype=torch.long)):
         with pytest.raises(ValueError, match="'edge_attr'"):
             made().prepare(data.x, data.edge_index, edge_attr)
+    with pytest.raises(TypeError, match="'edge_attr' in the type of 'x'"):
+        made().prepare(data.x, data.edge_index, data.edge_attr.float())
     with pytest.raises(ValueError, match="Expected no 'edge_attr'"):
         made(None).prepare(data.x, data.edge_index, data.edge_attr)
     with pytest.raises(ValueError, match="'edge_index' in"):

@@ -72,8 +72,9 @@ class AttentionCell(Cell):
     the offset of its ends, raise or lower its score here. Nodes that no edge leads to hear nothing.
     :math:`\mathbf{P}` is zero at the start, so the rule starts as the identity.
 
-    Nothing is proven of it. Attention that is computed once, from the injection, makes a
-    contraction: :class:`gncadeq.WrappedConvCell` of :class:`torch_geometric.nn.TransformerConv`.
+    Convergence is not proven for this rule. Attention that is computed once, from the injection,
+    makes a contraction: :class:`gncadeq.WrappedConvCell` of
+    :class:`torch_geometric.nn.TransformerConv`.
 
     Args:
         in_channels: Channels of the injection ``x``.
@@ -90,6 +91,7 @@ class AttentionCell(Cell):
 
     Raises:
         ValueError: If an argument is out of range, or attributes of edges don't fit.
+        TypeError: If attributes of edges are of another floating-point type than ``x``.
 
     Example:
         >>> from gncadeq import GraphNCA
@@ -179,6 +181,12 @@ class AttentionCell(Cell):
             raise ValueError(
                 f"Expected 'edge_attr' of shape [num_edges, edge_dim] = {expected} (got "
                 f"{list(edge_attr.shape)})"
+            )
+        exact = (torch.float32, torch.float64)
+        if edge_attr.dtype != x.dtype and edge_attr.dtype in exact and x.dtype in exact:
+            raise TypeError(
+                f"Expected 'edge_attr' in the type of 'x', {x.dtype} (got {edge_attr.dtype}). Use "
+                "edge_attr.to(x.dtype)"
             )
         return self.edge_bias(edge_attr)  # type: ignore[no-any-return]
 
