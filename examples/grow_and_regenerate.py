@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="training steps")
     parser.add_argument("--long", type=int, default=10_000, help="steps of the long run")
     parser.add_argument("--recovery", type=int, default=400, help="steps after the injury")
+    parser.add_argument("--average", type=float, default=0.98, help="0 keeps the last weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/grow_and_regenerate")
     parser.add_argument("--resume", action="store_true")
@@ -62,8 +63,9 @@ def main() -> None:
         data = picture_target(flag())
     else:
         config = GrowConfig(
-            args.target, out=args.out, size=args.size, steps=args.steps, seed=args.seed
-        )
+            args.target, out=args.out, size=args.size, steps=args.steps, seed=args.seed,
+            average=args.average,
+        )  # fmt: skip
         data = load_target(config.target, config.on, config.size)
     began = time.process_time()
     cell = grow(config, data, resume=args.resume)
