@@ -29,6 +29,13 @@ def test_the_nearest_separable_stencil():
     torch.testing.assert_close(unit(window, matrix), near)
 
 
+def test_a_window_that_is_its_middle_is_one():
+    conv = StencilConv(2, 3, kernel_size=1)
+    before = conv.weight.detach().clone()
+    separate(conv, unit_center=True)
+    torch.testing.assert_close(conv.weight, before)
+
+
 def test_windows_without_a_middle_have_nearly_none():
     weight = torch.randn(9, 3, 1, dtype=torch.double) * torch.randn(3, 5, dtype=torch.double)
     weight[4, 0] = 0.0

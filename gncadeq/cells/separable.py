@@ -35,7 +35,7 @@ class Separable(nn.Module):
         """The stencil ``[R, F, C]`` of windows ``[R, F]`` and a matrix ``[F, C]``."""
         if self.unit_center:
             before, after = window.tensor_split(2)
-            window = torch.cat([before, torch.ones_like(window[:1]), after])
+            window = torch.cat([before, window.new_ones(1, window.size(1)), after])
         return window[:, :, None] * matrix
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
