@@ -237,7 +237,7 @@ def test_batches_of_hierarchies_are_solved_as_alone():
         ({"factor": 1}, "at least 2"),
         ({"method": "voxel"}, "Expected 'size'"),
         ({"size": 1.0}, "with method='voxel' alone"),
-        ({"method": "voxel", "size": -1.0}, "'size' to be"),
+        ({"method": "voxel", "size": -1.0}, "'size' to be .*edge of a box$"),
     ],
 )
 def test_unknown_options_are_refused(options, words):

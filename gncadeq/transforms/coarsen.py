@@ -82,7 +82,7 @@ class Coarsen(BaseTransform):  # type: ignore[misc]
             raise ValueError(
                 f"Expected 'size', the edge of a box, with method='voxel' alone (got {size})"
             )
-        size = check_value("size", size, float | None, above=0.0)
+        size = check_value("size", size, float | None, above=0.0, hint="It is the edge of a box")
         self.levels, self.factor, self.size = levels, factor, size
         self.method: CoarsenMethod = method
         self.descend = check_flag("descend", descend)

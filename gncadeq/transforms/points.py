@@ -69,8 +69,8 @@ class PointsToGraph(BaseTransform):  # type: ignore[misc]
     ) -> None:
         if (k is None) == (radius is None):
             raise ValueError(f"Expected one of 'k' and 'radius' (got k={k}, radius={radius})")
-        k = check_value("k", k, int | None, least=1)
-        radius = check_value("radius", radius, float | None, above=0.0)
+        k = check_value("k", k, int | None, least=1, hint="Or give 'radius'")
+        radius = check_value("radius", radius, float | None, above=0.0, hint="Or give 'k'")
         check_choice("kernels", kernels, get_args(PointKernels))
         check_choice("weights", weights, get_args(PointWeights))
         max_edges = check_count("max_edges", max_edges, 1)
