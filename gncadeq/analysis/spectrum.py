@@ -58,7 +58,7 @@ def spectral_radius(
         >>> spectral_radius(lambda z: torch.tanh(z @ rotation), torch.zeros(5, 2))
         tensor(0.9000)
     """
-    _check(tol, seed)
+    tol, seed = _checked(tol, seed)
     radii = [_radius(Jacobian(f, y), tol, seed) for f, y in each_graph(step, z, batch)]
     out = z.new_tensor(radii)
     return out[0] if batch is None else out
@@ -88,7 +88,7 @@ def leading_eigenvalues(
         tensor([ 0.5000+0.j, -0.2500+0.j])
     """
     k = check_count("k", k, 1)
-    _check(tol, seed)
+    tol, seed = _checked(tol, seed)
     jacobian = Jacobian(step, z)
     values = _eigenvalues(jacobian, k, tol, seed, *_EFFORTS)
     if values is None:
@@ -138,7 +138,7 @@ def operator_norm(
         >>> spectral_radius(f, torch.zeros(1, 2)), operator_norm(f, torch.zeros(1, 2))
         (tensor(0.5000), tensor(3.0811))
     """
-    _check(tol, seed)
+    tol, seed = _checked(tol, seed)
     if scale is not None:
         if list(scale.shape) != [z.size(-1)] or not bool((scale > 0).all()):
             raise ValueError(
@@ -151,9 +151,8 @@ def operator_norm(
     return out[0] if batch is None else out
 
 
-def _check(tol: float | None, seed: int) -> None:
-    check_value("tol", tol, float | None, above=0.0)
-    check_seed(seed)
+def _checked(tol: float | None, seed: int) -> tuple[float | None, int]:
+    return check_value("tol", tol, float | None, above=0.0), check_seed(seed)
 
 
 def _radius(jacobian: Jacobian, tol: float | None, seed: int) -> float:
