@@ -11,6 +11,7 @@ from torch_geometric.nn import TransformerConv
 
 from gncadeq import CascadeCell, GraphDEQ, GraphNCA, Part, WrappedConvCell
 from gncadeq.cells import AttentionCell
+from gncadeq.graph.neighborhood import Neighborhood
 from gncadeq.testing import (
     assert_batch_independent,
     assert_gradients_exact,
@@ -133,3 +134,12 @@ def test_bad_input_is_refused():
         made(None).prepare(data.x, data.edge_index, data.edge_attr)
     with pytest.raises(ValueError, match="'edge_index' in"):
         made(None).prepare(data.x, data.edge_index + 3)
+
+
+def test_attributes_of_edges_do_not_come_with_a_neighborhood():
+    data = graph()
+    hood = Neighborhood(data.edge_index, torch.zeros_like(data.edge_index[0]), data.num_nodes, 1)
+    conv = WrappedConvCell(TransformerConv(4, 4, edge_dim=3), 2).double()
+    for cell in (made(), conv):
+        with pytest.raises(ValueError, match="whose edges have another order"):
+            cell.prepare(data.x, hood, data.edge_attr)

@@ -12,7 +12,7 @@ from torch_geometric.utils import softmax
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count
-from gncadeq.graph.neighborhood import Neighborhood, check_range
+from gncadeq.graph.adjacency import plain_edges
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, OptTensor
 
@@ -145,17 +145,9 @@ class AttentionCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> AttentionStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` says what edges are like."""
         check_graph(x, edge_index, self.in_channels, self.qkv.weight.dtype)
-        if isinstance(edge_index, Neighborhood):
-            if edge_attr is not None:
-                raise ValueError(
-                    "Expected edge indices [2, num_edges] together with 'edge_attr' (got a "
-                    "neighborhood, whose edges have another order). Pass the edge indices"
-                )
-            entries = edge_index.incoming
-            edge_index = torch.stack([entries.sender, entries.receiver])
-        check_range("edge_index", edge_index, x.size(0), "num_nodes")
+        edge_index = plain_edges(edge_index, x.size(0), edge_attr)
         bias = self._bias(edge_index, edge_attr, x)
-        source, target = by_head(edge_index.long(), self.heads)
+        source, target = by_head(edge_index, self.heads)
         size = x.size(0) * self.heads
         rows, order = SparseRows.sort(target, source, size, size)
         return AttentionStep(self, self.embed_x(x), SparseMatrix(rows, bias.flatten()[order]))

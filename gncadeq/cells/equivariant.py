@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gncadeq.cell import Cell, check_graph
 from gncadeq.check import check_count
-from gncadeq.graph.neighborhood import plain_edges
+from gncadeq.graph.adjacency import plain_edges
 from gncadeq.graph.recording import recorded
 from gncadeq.graph.rows import Restrictable
 from gncadeq.graph.sparse import SparseRows, segment_sum

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gncadeq.graph.neighborhood import plain_edges
+from gncadeq.graph.adjacency import plain_edges
 from gncadeq.graph.rows import Restrictable
 from gncadeq.graph.sparse import SparseRows
 from gncadeq.typing import Adj

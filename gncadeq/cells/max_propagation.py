@@ -11,7 +11,7 @@ from torch import Tensor
 from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_count, check_number
-from gncadeq.graph.neighborhood import plain_edges
+from gncadeq.graph.adjacency import plain_edges
 from gncadeq.typing import Adj, OptTensor, Step
 
 if TYPE_CHECKING:

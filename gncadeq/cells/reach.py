@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gncadeq.cell import Cell, check_graph
 from gncadeq.certificate import OrderCertificate
 from gncadeq.check import check_count
-from gncadeq.graph.neighborhood import plain_edges
+from gncadeq.graph.adjacency import plain_edges
 from gncadeq.typing import Adj, OptTensor
 
 

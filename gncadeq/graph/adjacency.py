@@ -9,7 +9,7 @@ import scipy  # its parts load when they are used
 import torch
 from torch import Tensor
 
-from gncadeq.graph.neighborhood import Neighborhood, plain_edges
+from gncadeq.graph.neighborhood import Neighborhood, check_range
 from gncadeq.graph.sparse import SparseMatrix, SparseRows
 from gncadeq.typing import Adj, OptTensor
 
@@ -46,12 +46,7 @@ class WeightedAdjacency(SparseMatrix):
     def __init__(
         self, edge_index: Adj, weight: OptTensor, num_nodes: int, like: OptTensor = None
     ) -> None:
-        if isinstance(edge_index, Neighborhood) and weight is not None:
-            raise ValueError(
-                "Expected edge indices [2, num_edges] with the weights in 'edge_attr' (got a "
-                "neighborhood, whose edges have another order). Pass the edge indices"
-            )
-        edge_index = plain_edges(edge_index, num_nodes)
+        edge_index = plain_edges(edge_index, num_nodes, weight)
         if like is None:
             like = torch.empty(0, device=edge_index.device)
         weight = _check_weight(weight, edge_index.size(1), like)
@@ -195,3 +190,23 @@ def _check_weight(weight: OptTensor, num_edges: int, like: Tensor) -> Tensor:
             f"Expected 'edge_attr' of shape [num_edges] = [{num_edges}] (got {list(weight.shape)})"
         )
     return weight
+
+
+def written_edges(edge_index: Adj, edge_attr: OptTensor = None) -> Tensor:
+    """Edge indices as they are; of a neighbourhood those within, whose order is another."""
+    if not isinstance(edge_index, Neighborhood):
+        return edge_index
+    if edge_attr is not None:
+        raise ValueError(
+            "Expected edge indices [2, num_edges] together with 'edge_attr' (got a "
+            "neighborhood, whose edges have another order). Pass the edge indices"
+        )
+    entries = edge_index.incoming
+    return torch.stack([entries.sender, entries.receiver])
+
+
+def plain_edges(edge_index: Adj, num_nodes: int, edge_attr: OptTensor = None) -> Tensor:
+    """Edge indices ``[2, num_edges]`` of 64 bits, in range; as of :func:`written_edges`."""
+    edge_index = written_edges(edge_index, edge_attr)
+    check_range("edge_index", edge_index, num_nodes, "num_nodes")
+    return edge_index.long()

@@ -321,15 +321,6 @@ def checked_edges(edge_index: object, num_nodes: int) -> Tensor:
     return edge_index.long()
 
 
-def plain_edges(edge_index: Tensor | Neighborhood, num_nodes: int) -> Tensor:
-    """Edge indices ``[2, num_edges]`` of 64 bits, in range; of a neighbourhood those within."""
-    if isinstance(edge_index, Neighborhood):
-        e = edge_index.incoming
-        edge_index = torch.stack([e.sender, e.receiver])
-    check_range("edge_index", edge_index, num_nodes, "num_nodes")
-    return edge_index.long()
-
-
 def check_range(
     name: str, index: Tensor, size: int, size_name: str, *more: tuple[str, Tensor, int, str]
 ) -> None:

@@ -25,8 +25,9 @@ from gncadeq.cells.pyg.conv_width import state_width
 from gncadeq.cells.pyg.modules import Activation, activation_of, norm_of
 from gncadeq.certificate import Certificate
 from gncadeq.check import check_choice, check_count, check_flag, check_value
+from gncadeq.graph.adjacency import written_edges
 from gncadeq.graph.layout import FlatGraph
-from gncadeq.graph.neighborhood import Neighborhood, check_range
+from gncadeq.graph.neighborhood import check_range
 from gncadeq.graph.rows import Rows, declared_rows
 from gncadeq.typing import Adj, OptTensor
 
@@ -260,14 +261,7 @@ class WrappedConvCell(ScaledConvCell):
         drive = context.pop("drive", None)
         width = self.in_channels if drive is None else self.channels
         check_graph(x, edge_index, width, self.inject.weight.dtype)
-        if isinstance(edge_index, Neighborhood):
-            if edge_attr is not None:
-                raise ValueError(
-                    "Expected edge indices [2, num_edges] together with 'edge_attr' (got a "
-                    "neighborhood, whose edges have another order). Pass the edge indices"
-                )
-            entries = edge_index.incoming
-            edge_index = torch.stack([entries.sender, entries.receiver])
+        edge_index = written_edges(edge_index, edge_attr)
         nodes = edge_index[:1] if self.hypergraph else edge_index
         check_range("edge_index", nodes, x.size(0), "num_nodes")
         arguments = conv_arguments(self.conv, self.signature, x, edge_index, edge_attr, context)
