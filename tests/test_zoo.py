@@ -18,11 +18,15 @@ from gncadeq.commands.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 RUNNER = CliRunner()
+TITLE = re.compile(r"^#+ (.*)$", re.M)
 
 
 @pytest.mark.parametrize("one", SYSTEMS, ids=lambda one: one.name)
 def test_a_system_is_what_its_page_says(one):
-    text = (ROOT / "docs" / f"{one.page}.md").read_text()
+    page, *section = one.where.split("#")
+    text = (ROOT / page).read_text()
+    titles = [re.sub(r"[^\w\s-]", "", t.lower()).replace(" ", "-") for t in TITLE.findall(text)]
+    assert set(section) <= set(titles)
     for figure in re.findall(r"\d[\d.,e-]*\d|\d", one.here):
         assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", text), figure
     root = typer.main.get_command(app)

@@ -14,7 +14,6 @@ from gncadeq.commands.options import DataRoot, Device
 from gncadeq.commands.printing import remark, say
 from gncadeq.commands.systems import SYSTEMS, system
 
-_DOCS = "docs/{}.md"
 _COMPUTES = tuple(f"gncadeq {name} " for name in ("train", "evaluate", "show", "grow", "run"))
 
 
@@ -39,7 +38,9 @@ def zoo(
         return
     one = system(name)
     say(f"{one.title} ({one.source}{', ' + one.url if one.url else ''})")
-    say(f"published: {one.published}; here: {one.here} ({_DOCS.format(one.page)})")
+    say(f"published: {one.published}; here: {one.here} ({one.where})")
+    if not smoke:
+        say(f"CPU minutes: {one.duration}")
     for command in one.to_run(smoke):
         if device != "cpu" and command.startswith(_COMPUTES):
             command = f"{command} --device {shlex.quote(device)}"
@@ -49,12 +50,14 @@ def zoo(
 
 
 def _list() -> None:
+    wide = max(len(one.name) for one in SYSTEMS) + 2
     for one in SYSTEMS:
         say(
-            f"{one.name}: {one.title} ({one.source})",
-            f"    published: {one.published}",
-            f"    here: {one.here} ({_DOCS.format(one.page)})",
+            f"{one.name:{wide}}{one.title} ({one.source}), {one.duration} min",
+            f"{'':{wide}}published: {one.published}",
+            f"{'':{wide}}here: {one.here}; {one.where}",
         )
+    remark("Minutes are CPU minutes of all its commands on one thread; – is not measured.")
     remark("gncadeq zoo NAME runs one, gncadeq zoo NAME --dry-run prints its commands.")
 
 
