@@ -33,7 +33,7 @@ of each chain. Everything is in double precision, since states fade by 0.82 from
 ``--single`` shows where single precision ends.
 
 Prints a Markdown table and adds it to ``runs/chains/table.json``; rows that are there are not run
-again.
+again. Draws the accuracy along the chain beside it.
 """
 
 from __future__ import annotations
@@ -170,13 +170,13 @@ class Model(nn.Module):
 
 def run(
     name: str, data: Chains, seed: int, threshold: float, regular: bool, epochs: int
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train one model; the validation nodes choose the epoch, and when to stop."""
     torch.manual_seed(seed)
     model = Model(name, data, threshold, DROPOUT if regular else 0.0)
     decay = WEIGHT_DECAY if regular else 0.0
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=decay)
-    best: dict[str, float] = {"valid": -1.0}
+    best: dict[str, Any] = {"valid": -1.0}
     for epoch in range(epochs):
         optimizer.zero_grad()
         logits, clean = model(data)
@@ -187,6 +187,7 @@ def run(
                 best = {
                     "valid": valid, "test": float(right[data.test].mean()),
                     "far": float(right[data.far].mean()), "steps": model.steps, "epoch": epoch,
+                    "along": right.view(-1, data.length).mean(0).tolist(),
                 }  # fmt: skip
         if valid == 1.0 or epoch - best["epoch"] >= PATIENCE:
             break
@@ -208,10 +209,26 @@ def row_of(name: str, data: list[Chains], noise: float, epochs: int) -> dict[str
     choice = max(tried, key=lambda value: tried[value]["valid"])
     runs = [tried[choice]]
     runs += [run(name, data[seed], seed, *choice, epochs) for seed in range(1, len(data))]
-    row: dict[str, Any] = {key: mean(one[key] for one in runs) for key in runs[0]}
+    row: dict[str, Any] = {key: mean(one[key] for one in runs) for key in runs[0] if key != "along"}
     return row | {
+        "along": [mean(values) for values in zip(*(one["along"] for one in runs), strict=True)],
         "threshold": choice[0], "regularised": choice[1], "tests": [one["test"] for one in runs],
     }  # fmt: skip
+
+
+def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """The accuracy of every node of a chain, means over its copies and the seeds."""
+    from matplotlib.figure import Figure
+
+    from gncadeq.viz.figures import open_axes, save_figure
+
+    figure = Figure(figsize=(6.5, 3), layout="constrained")
+    axes = figure.subplots()
+    for name, row in rows.items():
+        axes.plot(row["along"], label=name)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    open_axes(axes, xlabel="nodes from the one that knows", ylabel="accuracy", ylim=(0, 1.05))
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -246,12 +263,15 @@ def main() -> None:
         data = [
             Chains(classes, length, noise, not args.undirected, seed) for seed in range(args.seeds)
         ]
+        shown = {}
         for name in args.models:
             key = f"{classes} {length} {noise:g} {edges} {name}, {args.epochs} epochs"
             if len(table.get(key, {}).get("tests", ())) != args.seeds:
                 table[key] = row_of(name, data, noise, args.epochs)
                 write_atomically(place, json.dumps(table, indent=1).encode())
             row = table[key]
+            if "along" in row:
+                shown[name] = row
             each = " / ".join(f"{test:.3f}" for test in row["tests"])
             reach = f"{data[0].reach(REACH[name]):.3f}" if name in REACH else "1.000"
             print(
@@ -259,6 +279,7 @@ def main() -> None:
                 f"{row['far']:.3f} | {row['steps']:.0f} | {row['parameters']:.0f} |",
                 flush=True,
             )
+        draw(shown, place.with_name(f"{classes}_classes_{length}_nodes_{noise:g}_noise.png"))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ personalised PageRank is the second part, both in front of the readout. The test
 the epoch with the best validation accuracy, of 100; the test data choose nothing. *converged* is
 the share of all solves, of training and evaluation, that reached a residual of 1e-3. *saved* are
 the bytes that autograd keeps for one training step, parameters and features aside. Prints Markdown
-tables and writes
-``runs/citation_graphs/table.json``, from which an interrupted run goes on.
+tables, writes ``runs/citation_graphs/table.json``, from which an interrupted run goes on, and draws
+the test accuracies in ``GRAPH.png`` beside it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from statistics import mean, median, stdev
 
 import torch
 import torch.nn.functional as F
+from bars import draw_bars
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.datasets import Planetoid
@@ -41,6 +42,7 @@ from torch_geometric.utils import stochastic_blockmodel_graph
 from gncadeq import CascadeCell, GraphDEQ, Part
 from gncadeq.analysis import saved_bytes
 from gncadeq.cells import IGNNCell, PropagationCell
+from gncadeq.datasets.sources import default_root
 from gncadeq.training.losses import check_gradients
 
 MODELS = ["GCN", "SAGE", "GAT", "GIN", "GIN mean", "APPNP", "GCNII", "IGNN", "cascade"]
@@ -249,7 +251,7 @@ def synthetic() -> Data:
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-root", help="the folder that holds Planetoid/Cora/raw")
+    parser.add_argument("--data-root", default=default_root(), help="holds Planetoid/Cora/raw")
     parser.add_argument("--datasets", nargs="*", default=["Cora", "CiteSeer"])
     parser.add_argument("--models", nargs="*", help="some of " + " ".join(map(repr, MODELS)))
     parser.add_argument("--depth", action="store_true", help="stacks of 2 to 64 layers")
@@ -272,14 +274,13 @@ def main() -> None:
         graphs, args.epochs, seeds, models = {"synthetic": synthetic()}, 10, 1, ["GAT", "APPNP"]
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="citation_graphs_")
-    elif args.data_root is None:
-        parser.error("expected --data-root, or --smoke")
     else:
         graphs = {name: citation(args.data_root, name) for name in args.datasets}
 
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     table = json.loads(place.read_text()) if place.exists() else {}
+    shown: dict[str, dict[str, float]] = {}
 
     def measure(row: str, data: Data, build: Callable[[], nn.Module]) -> None:
         other = "" if args.activation == "relu" else f", {args.activation}"
@@ -291,6 +292,9 @@ def main() -> None:
             place.write_text(json.dumps(table, indent=1))
         runs = runs[:seeds]
         tests = [100 * run["test"] for run in runs]
+        name, kind = row.split(", ")[1:]
+        bar = kind.split(" of ")[0] if args.depth or " of " in kind else "stack"
+        shown.setdefault(name, {})[bar] = mean(tests)
         spread = stdev(tests) if len(tests) > 1 else 0.0
         valid, converged, seconds, saved, parameters = (
             mean(run[key] for run in runs)
@@ -309,6 +313,7 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for graph, data in graphs.items():
         inputs, classes = data.num_features, int(data.y.max()) + 1
+        shown.clear()
         options = {"contraction": args.contraction, "activation": args.activation}
         for name in models:
             if args.times:
@@ -325,6 +330,8 @@ def main() -> None:
             width = narrowed(name, inputs, classes, most, **options)
             build = partial(implicit, name, inputs, classes, width, **options)
             measure(f"{graph}, {name}, equilibrium of {width} channels", data, build)
+        if shown:
+            draw_bars({"test accuracy, %": shown}, place.with_name(f"{graph}.png"))
 
 
 if __name__ == "__main__":

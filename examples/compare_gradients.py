@@ -10,7 +10,7 @@ are processor time of the process, not of the clock: other work on the machine c
 shipped, and prints the median of each, forward and backward.
 Accuracy is measured at true equilibrium on the whole test set, and as an automaton of 32 and of 500
 steps on its first 1,000 images.
-Writes ``runs/compare_gradients/table.json``.
+Writes ``table.json`` and ``bars.png``, both to ``runs/compare_gradients``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+from bars import draw_bars
 
 from gncadeq.files.json_files import write_json
 
@@ -132,8 +134,13 @@ def main() -> None:
         one(args.one, f"{args.out}/{args.one}", args.data_root, dataset, args.epochs, args.limit)
         return
     if args.times:
-        for way, (ahead, back) in step_times(args.data_root, args.rounds, args.tol).items():
+        times = step_times(args.data_root, args.rounds, args.tol)
+        for way, (ahead, back) in times.items():
             print(f"{way:10s}{ahead:8.1f} ms forward{back:8.1f} ms backward")
+        shown = {
+            way: dict(zip(("forward", "backward"), t, strict=True)) for way, t in times.items()
+        }
+        draw_bars({"CPU ms of a training step": shown}, Path(args.out) / "bars.png")
         return
     rows = {}
     for way in ["ift", "bptt"] if args.smoke else args.ways:
@@ -150,6 +157,13 @@ def main() -> None:
         rows[way] = json.loads(done.stdout.splitlines()[-1])
         print(way, json.dumps(rows[way]), flush=True)
     write_json(Path(args.out) / "table.json", rows)
+    draw_bars(
+        {
+            "accuracy": {way: {"": row["accuracy"]} for way, row in rows.items()},
+            "CPU seconds of the training": {way: {"": r["cpu_seconds"]} for way, r in rows.items()},
+        },
+        Path(args.out) / "bars.png",
+    )
     print(
         f"\n{'':10s}{'accuracy':>10s}{'32 steps':>10s}{'500 steps':>10s}{'CPU':>9s}{'memory':>10s}"
     )

@@ -13,7 +13,8 @@ these papers call *recall*.
 - ``window``: a rule that reads both neighbours (``ConvCell``), as in these papers, trained through
   40 steps from zeros.
 
-*chains right* are those of which every node is right. Prints a table, writes ``results.json``.
+*chains right* are those of which every node is right. Prints a table, writes ``results.json``, and
+draws the steps of both rules on one chain in ``steps.png``.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from gncadeq import ConvCell, GraphDEQ, GraphNCA, SweepCell
 from gncadeq.cell import Cell
 from gncadeq.files.json_files import write_json
 from gncadeq.transforms import ImageToGraph
+from gncadeq.viz.figures import save_figure
 
 THROUGH = 40  # steps that ``window`` is trained through
 
@@ -112,6 +115,23 @@ def measure(cell: Cell, readout: nn.Module, seed: int, args: argparse.Namespace)
     return row
 
 
+@torch.no_grad()
+def draw(models: dict[str, tuple[Cell, nn.Module]], length: int, path: Path) -> None:
+    """Which nodes of a chain are right after every step from zeros."""
+    figure = Figure(figsize=(4 * len(models), 4), layout="constrained")
+    for axes, (name, (cell, readout)) in zip(
+        figure.subplots(1, len(models), squeeze=False)[0], models.items(), strict=True
+    ):
+        generator = torch.Generator().manual_seed(2000)
+        chain = Chains(1, length, isinstance(cell, ConvCell), generator)
+        nca = GraphNCA(cell, 3 * length // 2, start="zeros")
+        _, states = chain.run(nca, return_trajectory=True)
+        right = torch.stack([readout(z).argmax(1) == chain.y for z in states])
+        axes.imshow(right, cmap="Blues", vmin=-0.3, vmax=1.3, interpolation="nearest")
+        axes.set(title=f"{name}: dark where right", xlabel="node", ylabel="step")
+    save_figure(figure, path)
+
+
 def main() -> None:
     """Train both rules with every seed, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -129,7 +149,7 @@ def main() -> None:
         args.steps, args.seeds, args.length, args.tests = 2, [0], 8, [(8, 4), (16, 2)]
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="prefix_sums_")
-    rows = []
+    rows, models = [], {}
     for name in args.rules:
         for seed in args.seeds:
             torch.manual_seed(seed)
@@ -142,6 +162,7 @@ def main() -> None:
             used = sum(p.numel() for p in (*cell.parameters(), *readout.parameters()))
             seconds = train(cell, readout, seed, args)
             found = measure(cell.eval(), readout, seed, args)
+            models.setdefault(name, (cell, readout))
             rows.append({"rule": name, "seed": seed, "parameters": used, "CPU s": seconds, **found})
             print(f"\n{name}, seed {seed}: {used} parameters, {seconds:.1f} CPU seconds")
             for what, value in found.items():
@@ -149,6 +170,7 @@ def main() -> None:
                 whole = "" if isinstance(value, float) else f", {value[1]:.1%} of the chains right"
                 print(f"  {what}: {nodes}{whole}", flush=True)
             write_json(Path(args.out) / "results.json", rows)
+    draw(models, 4 * args.length, Path(args.out) / "steps.png")
 
 
 if __name__ == "__main__":
