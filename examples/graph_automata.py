@@ -289,28 +289,32 @@ def learned(rule: str, args: argparse.Namespace, seed: int) -> tuple[dict[str, o
 
 
 def draw(path: Path, cells: dict[str, BinaryCell], smoke: bool) -> None:
-    """The learned rules: Voronoi cells above, Life on a torus below."""
+    """A row for each learned rule: the density rule on Voronoi cells, Life on a torus."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 4.0))
-    axes = figure.subplots(2, 4)
+    figure = Figure(figsize=(8.0, 2.0 * len(cells)))
+    axes = figure.subplots(len(cells), 4, squeeze=False)
     n, around, across = (150, 32, 16) if smoke else (1200, 96, 40)
-    data = NeighborKernels(("mean",))(tessellation(n, seed=7))
-    states = run(cells["voronoi"], data, soup(n, seed=6, density=0.5), 40)
-    for axis, t in zip(axes[0], (0, 5, 15, 40), strict=True):
-        draw_voronoi(axis, data.pos, states[t])
-        axis.set_title(f"density rule, step {t}")
-    torus = primitives.torus(around, across)
-    data = NeighborKernels(("sum",))(pixels(across, around, periodic=True))
-    states = run(cells["life"], data, soup(data.num_nodes, seed=5, density=0.3), 200)
-    renderer = SurfaceRenderer(
-        torus, size=(640, 440), elevation=35, up="z", of_faces=True, supersample=3
-    )
-    paint = torch.tensor(rgb([DEAD, ALIVE]))
-    for axis, t in zip(axes[1], (0, 5, 50, 200), strict=True):
-        axis.imshow(renderer(states[t].repeat(2), lambda z: paint[z.long()]))  # two faces a cell
-        axis.set_axis_off()
-        axis.set_title(f"Life, step {t}")
+    if "voronoi" in cells:
+        data = NeighborKernels(("mean",))(tessellation(n, seed=7))
+        states = run(cells["voronoi"], data, soup(n, seed=6, density=0.5), 40)
+        for axis, t in zip(axes[0], (0, 5, 15, 40), strict=True):
+            draw_voronoi(axis, data.pos, states[t])
+            axis.set_title(f"density rule, step {t}")
+    if "life" in cells:
+        torus = primitives.torus(around, across)
+        data = NeighborKernels(("sum",))(pixels(across, around, periodic=True))
+        states = run(cells["life"], data, soup(data.num_nodes, seed=5, density=0.3), 200)
+        renderer = SurfaceRenderer(
+            torus, size=(640, 440), elevation=35, up="z", of_faces=True, supersample=3
+        )
+        paint = torch.tensor(rgb([DEAD, ALIVE]))
+        for axis, t in zip(axes[-1], (0, 5, 50, 200), strict=True):
+            axis.imshow(
+                renderer(states[t].repeat(2), lambda z: paint[z.long()])
+            )  # two faces a cell
+            axis.set_axis_off()
+            axis.set_title(f"Life, step {t}")
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, 0.03, 0.12)
     save_figure(figure, path)
 
@@ -361,7 +365,7 @@ def main() -> None:
                 flush=True,
             )
     write_json(out / "results.json", results)
-    if len(cells) == len(RULES):
+    if cells:
         draw(out / "automata.png", cells, args.smoke)
     print(f"Wrote {out}")
 
