@@ -14,7 +14,7 @@ the epoch with the best validation accuracy, of 100; the test data choose nothin
 the share of all solves, of training and evaluation, that reached a residual of 1e-3. *saved* are
 the bytes that autograd keeps for one training step, parameters and features aside. Prints Markdown
 tables, writes ``runs/citation_graphs/table.json``, from which an interrupted run goes on, and draws
-the test accuracies in ``GRAPH.png`` beside it.
+the accuracies and *saved* in ``GRAPH.png`` beside it.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ def main() -> None:
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     table = json.loads(place.read_text()) if place.exists() else {}
-    shown: dict[str, dict[str, float]] = {}
+    shown: tuple[dict[str, dict[str, float]], ...] = ({}, {})
 
     def measure(row: str, data: Data, build: Callable[[], nn.Module]) -> None:
         other = "" if args.activation == "relu" else f", {args.activation}"
@@ -294,7 +294,8 @@ def main() -> None:
         tests = [100 * run["test"] for run in runs]
         name, kind = row.split(", ")[1:]
         bar = kind.split(" of ")[0] if args.depth or " of " in kind else "stack"
-        shown.setdefault(name, {})[bar] = mean(tests)
+        shown[0].setdefault(name, {})[bar] = mean(tests)
+        shown[1].setdefault(name, {})[bar] = mean(run["saved"] for run in runs) / 2**20
         spread = stdev(tests) if len(tests) > 1 else 0.0
         valid, converged, seconds, saved, parameters = (
             mean(run[key] for run in runs)
@@ -313,7 +314,8 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for graph, data in graphs.items():
         inputs, classes = data.num_features, int(data.y.max()) + 1
-        shown.clear()
+        for panel in shown:
+            panel.clear()
         options = {"contraction": args.contraction, "activation": args.activation}
         for name in models:
             if args.times:
@@ -330,8 +332,9 @@ def main() -> None:
             width = narrowed(name, inputs, classes, most, **options)
             build = partial(implicit, name, inputs, classes, width, **options)
             measure(f"{graph}, {name}, equilibrium of {width} channels", data, build)
-        if shown:
-            draw_bars({"test accuracy, %": shown}, place.with_name(f"{graph}.png"))
+        if shown[0]:
+            panels = {"test accuracy, %": shown[0], "MB kept for the gradient": shown[1]}
+            draw_bars(panels, place.with_name(f"{graph}.png"))
 
 
 if __name__ == "__main__":
