@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from gncadeq.datasets import PixelGraphs
-from gncadeq.evaluation import batch_answers
+from gncadeq.evaluation import batch_answers, solve_summary
 from gncadeq.models import SelfClassifier
 
 
@@ -164,17 +164,7 @@ class CellEvaluation:
 
     def summary(self) -> dict[str, Any]:
         """The figures that matter, as numbers for JSON."""
-        residual = self.residual.double().nan_to_num(nan=float("inf"))
-        return {
-            "graphs": len(self.residual),
-            **self.labels.summary(),
-            "converged": float(self.converged.double().mean()),
-            "residual_median": float(residual.median()),
-            "residual_max": float(residual.max()),
-            "steps_mean": float(self.num_steps.double().mean()),
-            "steps_max": int(self.num_steps.max()),
-            "seconds": round(self.seconds, 2),
-        }
+        return {**self.labels.summary(), **solve_summary(self)}
 
 
 @torch.no_grad()

@@ -70,22 +70,29 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The figures that matter, as numbers for JSON."""
-        q = torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.double)
-        residual = self.residual.double().nan_to_num(nan=float("inf"))
-        quantile = residual.sort().values[((len(residual) - 1) * q).ceil().long()].tolist()
         return {
-            "graphs": len(self.label),
             "without_answer": self.without_answer,
             "accuracy": self.accuracy,
-            "converged": float(self.converged.double().mean()),
-            "residual_median": quantile[0],
-            "residual_p90": quantile[1],
-            "residual_p99": quantile[2],
-            "residual_max": quantile[3],
-            "steps_mean": float(self.num_steps.double().mean()),
-            "steps_max": int(self.num_steps.max()),
-            "seconds": round(self.seconds, 2),
+            **solve_summary(self),
         }
+
+
+def solve_summary(found: Any) -> dict[str, Any]:
+    """The residuals, steps and time of an evaluation, as numbers for JSON."""
+    q = torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.double)
+    residual = found.residual.double().nan_to_num(nan=float("inf"))
+    quantile = residual.sort().values[((len(residual) - 1) * q).ceil().long()].tolist()
+    return {
+        "graphs": len(residual),
+        "converged": float(found.converged.double().mean()),
+        "residual_median": quantile[0],
+        "residual_p90": quantile[1],
+        "residual_p99": quantile[2],
+        "residual_max": quantile[3],
+        "steps_mean": float(found.num_steps.double().mean()),
+        "steps_max": int(found.num_steps.max()),
+        "seconds": round(found.seconds, 2),
+    }
 
 
 @torch.no_grad()
@@ -131,23 +138,25 @@ def batch_answers(
 ) -> Iterator[tuple[Batch, Tensor, Solution, Tensor]]:  # fmt: skip
     """Batches with their logits, solutions, and which graphs have come to an answer ``[B]``."""
     was_training, is_automaton = model.training, isinstance(model.dynamics, GraphNCA)
-    model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(check_seed(seed))
     index = torch.arange(len(dataset)) if index is None else index
     parts = torch.split(index, batch_size)
-    for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
-        # Prepared edges stay where they were made, and as they are.
-        prepared = device.type == "cpu" and transform is None
-        data = dataset.batch(part, prepared=prepared).to(device)
-        data = data if transform is None else transform(data)
-        logits, solution = model(
-            data.x, data.edge_index, data.edge_attr, batch=data.batch,
-            batch_size=data.num_graphs, generator=generator, return_solution=True,
-        )  # fmt: skip
-        # An automaton's answer is its state after so many steps, at rest or not.
-        settled = solution.converged
-        if is_automaton:
-            settled = settled | (solution.status == Status.MAX_STEPS)
-        yield data, logits, solution, settled
-    model.train(was_training)
+    model.eval()
+    try:
+        for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
+            # Prepared edges stay where they were made, and as they are.
+            prepared = device.type == "cpu" and transform is None
+            data = dataset.batch(part, prepared=prepared).to(device)
+            data = data if transform is None else transform(data)
+            logits, solution = model(
+                data.x, data.edge_index, data.edge_attr, batch=data.batch,
+                batch_size=data.num_graphs, generator=generator, return_solution=True,
+            )  # fmt: skip
+            # An automaton's answer is its state after so many steps, at rest or not.
+            settled = solution.converged
+            if is_automaton:
+                settled = settled | (solution.status == Status.MAX_STEPS)
+            yield data, logits, solution, settled
+    finally:
+        model.train(was_training)

@@ -9,9 +9,16 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import MLP
 
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, GraphNCA, Part, Status
-from gncadeq.cells import FeedForwardCell, StencilDrive
+from gncadeq.cells import (
+    FeedForwardCell,
+    IGNNCell,
+    MaxPropagationCell,
+    PropagationCell,
+    StencilDrive,
+)
 from gncadeq.cells.conv import ConvStep
 from gncadeq.dynamics import Partition
+from gncadeq.graph import adjacency
 from gncadeq.graph.levels import Pyramid
 from gncadeq.models import ImageClassifier, PixelGraphClassifier, PyramidClassifier
 from gncadeq.testing import (
@@ -327,3 +334,17 @@ def test_a_drive_that_needs_no_edges_is_called_without(drive):
     data = ImageToGraph()(torch.rand(1, 3, 3))
     z = GraphDEQ(CascadeCell(parts, in_channels=1).eval())(*arguments(data))
     torch.testing.assert_close(z[:, 4:], drive(z[:, :4]).relu(), atol=1e-5, rtol=0)
+
+
+def test_an_automaton_prepares_the_graph_once(monkeypatch):
+    prepared, check = [], adjacency.check_range
+    monkeypatch.setattr(adjacency, "check_range", lambda *a: (prepared.append(a), check(*a)))
+    parts = [IGNNCell(1, 4), IGNNCell(4, 4), PropagationCell(4, 0.1), MaxPropagationCell(4)]
+    cell = CascadeCell([Part(p, reads=["x" if not i else i - 1]) for i, p in enumerate(parts)], 1)
+    path = torch.tensor([[0, 1, 2], [1, 2, 3]])
+    counts = []
+    for steps in (1, 20):
+        GraphNCA(cell, steps)(torch.ones(4, 1), path)
+        counts.append(len(prepared))
+        prepared.clear()
+    assert counts[0] == counts[1] > 0

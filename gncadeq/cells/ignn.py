@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -213,19 +214,31 @@ class IGNNCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> IGNNStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the edge weights."""
         check_graph(x, edge_index, self.in_channels, self.weight_x.dtype)
-        adjacency = WeightedAdjacency(edge_index, edge_attr, x.size(0), like=x)
+        return self.driven(x.size(0), edge_index, edge_attr)(x)
+
+    def driven(
+        self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Callable[[Tensor], IGNNStep]:
+        """Bind the graph; see :class:`Cell`."""
+        like = self.weight_z.detach()
+        adjacency = WeightedAdjacency(edge_index, edge_attr, num_nodes, like)
         if self.normalization is None:
             _, most = adjacency.perron()
             scale = most.clamp(min=1.0)[adjacency.receiver]
             adjacency = adjacency.with_weight(adjacency.weight / scale)
         else:
             adjacency, _ = adjacency.with_self_loops().normalized(self.normalization)
-        drive = F.linear(x, self.weight_x)
-        if self.injection == "neighbors":
-            drive = adjacency(drive)
-        if self.bias is not None:
-            drive = drive + self.bias
-        return IGNNStep(adjacency, self.state_weight(), drive, self.activation)
+        weight = self.state_weight()
+
+        def bind(x: Tensor) -> IGNNStep:
+            drive = F.linear(x, self.weight_x)
+            if self.injection == "neighbors":
+                drive = adjacency(drive)
+            if self.bias is not None:
+                drive = drive + self.bias
+            return IGNNStep(adjacency, weight, drive, self.activation)
+
+        return bind
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -138,7 +139,14 @@ class MaxPropagationCell(Cell):
     ) -> MaxPropagationStep:
         """Bind graph and injection; see :class:`Cell`. What edges carry isn't looked at."""
         check_graph(x, edge_index, self.in_channels)
-        return MaxPropagationStep(plain_edges(edge_index, x.size(0)), x, 1.0 - self.alpha)
+        return self.driven(x.size(0), edge_index)(x)
+
+    def driven(
+        self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Callable[[Tensor], MaxPropagationStep]:
+        """Bind the graph; see :class:`Cell`."""
+        edges = plain_edges(edge_index, num_nodes)
+        return lambda x: MaxPropagationStep(edges, x, 1.0 - self.alpha)
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

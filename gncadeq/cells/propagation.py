@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -130,9 +132,22 @@ class PropagationCell(Cell):
     def prepare(self, x: Tensor, edge_index: Adj, edge_attr: OptTensor = None) -> PropagationStep:
         """Bind graph and injection; see :class:`Cell`. ``edge_attr`` holds the edge weights."""
         check_graph(x, edge_index, self.in_channels)
-        adjacency = WeightedAdjacency(edge_index, edge_attr, x.size(0), like=x)
-        adjacency, _ = adjacency.with_self_loops().normalized(self.normalization)
-        return PropagationStep(adjacency, 1.0 - self.alpha, self.alpha * x)
+        return self.driven(x.size(0), edge_index, edge_attr)(x)
+
+    def driven(
+        self, num_nodes: int, edge_index: Adj, edge_attr: OptTensor = None
+    ) -> Callable[[Tensor], PropagationStep]:
+        """Bind the graph; see :class:`Cell`."""
+
+        @cache
+        def matrix(dtype: torch.dtype, device: torch.device) -> WeightedAdjacency:
+            like = torch.empty(0, dtype=dtype, device=device)
+            adjacency = WeightedAdjacency(edge_index, edge_attr, num_nodes, like)
+            return adjacency.with_self_loops().normalized(self.normalization)[0]
+
+        return lambda x: PropagationStep(
+            matrix(x.dtype, x.device), 1.0 - self.alpha, self.alpha * x
+        )
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""

@@ -38,8 +38,8 @@ class Pyramid(Neighborhood):
     Args:
         edge_index: Edge indices ``[2, num_edges]``.
         relation: ``[num_edges]``, 0 to 8 within a level and 9 to 17 from the level below, as
-            :class:`gncadeq.transforms.ImageToGraph` writes them; or the weights
-            ``[num_edges, 18]`` of each relation, as :class:`gncadeq.transforms.SoftPyramid` does.
+            :class:`gncadeq.transforms.ImageToGraph` writes them; or the weights ``[num_edges, 18]``
+            of each relation, as :class:`gncadeq.transforms.SoftDirections` does.
         num_nodes: Number of nodes.
 
     Raises:
