@@ -22,7 +22,8 @@ class System:
         commands: They train or load, measure and draw. ``DATA`` is a folder of data.
         url: Where it was published.
         published: The published result, or a dash.
-        minutes: The CPU minutes of the commands, on one thread, or None if not measured.
+        minutes: The CPU minutes of the commands, on one thread, or None if not measured; text,
+            ``≥`` and those of the training, where nothing else was timed.
         smoke: The same in seconds; by default the commands with ``--smoke``.
     """
 
@@ -34,13 +35,13 @@ class System:
     commands: Sequence[str]
     url: str = ""
     published: str = "–"
-    minutes: float | None = None
+    minutes: float | str | None = None
     smoke: Sequence[str] = ()
 
     @property
     def duration(self) -> str:
         """The minutes as text, or a dash."""
-        return "–" if self.minutes is None else f"{self.minutes:g}"
+        return "–" if self.minutes is None else str(self.minutes)
 
     @property
     def where(self) -> str:

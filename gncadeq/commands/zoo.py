@@ -57,8 +57,10 @@ def _list() -> None:
             f"{'':{wide}}published: {one.published}",
             f"{'':{wide}}here: {one.here}; {one.where}",
         )
-    remark("Minutes are CPU minutes of all its commands on one thread; – is not measured.")
-    remark("gncadeq zoo NAME runs one, gncadeq zoo NAME --dry-run prints its commands.")
+    remark(
+        "Minutes are CPU minutes on one thread, ≥ those of the training alone; – is not measured.",
+        "gncadeq zoo NAME runs one, gncadeq zoo NAME --dry-run prints its commands.",
+    )
 
 
 def _run(command: str, data_root: str | None) -> None:
