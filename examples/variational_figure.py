@@ -29,7 +29,7 @@ def draw(
     rows: list[tuple[str, Canvas, Tensor]] = []
     for kind, model in models.items():
         decoder: Any = model.decoder
-        if kind == "alone":
+        if kind in ("alone", "started"):  # as injected, and as placed
             continue
         canvas, code = decoder.canvas, model.encode(images).mean
         if not rows:
@@ -46,6 +46,7 @@ def draw(
         if isinstance(decoder, Injected):
             drawn = torch.randn(len(code), code.size(1), generator=generator.manual_seed(1))
             rows.append(("samples", canvas, decoder(drawn).sigmoid()))
+        if isinstance(decoder, Injected) and decoder.waves:
             rows += [(name, each, decoder(code, each).sigmoid()) for name, each in others.items()]
     if not rows:
         return

@@ -102,23 +102,30 @@ class Injected(Decoder):
 
     h = ReLU(B ReLU(A [v, place])),  z' = ReLU(K * z + C h),  logit = d · [h, z]
 
-    with the norms of K's matrices, which sum to ``kappa`` at most, and no bound on the others.
+    with the norms of K's matrices, which sum to ``kappa`` at most, and no bound on the others. With
+    ``waves=0`` no node is told its place: it hears how far the border is, as :func:`echo`.
     """
 
     def __init__(self, canvas: Canvas, latent: int, hidden: int = 64, channels: int = 16,
                  waves: int = 8, kappa: float = 0.7) -> None:  # fmt: skip
-        width = latent + waves**2
-        parts = [
-            Part(FeedForwardCell(hidden), nn.Linear(width, hidden), ["x"]),
-            Part(FeedForwardCell(hidden), nn.Linear(hidden, hidden), [0]),
-        ]
+        told = latent + waves**2
+        parts, sources, width = [], ["x"], told
+        if not waves:
+            drive = nn.Linear(latent, channels)  # the same for all codes at first
+            nn.init.zeros_(drive.weight)
+            nn.init.ones_(drive.bias)
+            parts, sources = [Part(echo(channels), drive, ["x"])], ["x", 0]
+            width += channels
+        first = len(parts)
+        parts.append(Part(FeedForwardCell(hidden), nn.Linear(width, hidden), sources))
+        parts.append(Part(FeedForwardCell(hidden), nn.Linear(hidden, hidden), [first]))
         if channels:
             hears = ConvCell(channels, channels, injection="additive", contraction=kappa,
                              scale_spread=0.0, activation="relu", bound="rows")  # fmt: skip
-            parts.append(Part(hears, nn.Linear(hidden, channels), [1]))
+            parts.append(Part(hears, nn.Linear(hidden, channels), [first + 1]))
         last = nn.Linear(hidden + channels, 1)
-        parts.append(Part(FeedForwardCell(1, "identity"), last, range(1, len(parts))))
-        super().__init__(canvas, GraphDEQ(CascadeCell(parts, width)))
+        parts.append(Part(FeedForwardCell(1, "identity"), last, range(first + 1, len(parts))))
+        super().__init__(canvas, GraphDEQ(CascadeCell(parts, told)))
         self.waves = waves
 
     def told(self, code: Tensor, canvas: Canvas) -> Tensor:
@@ -127,34 +134,58 @@ class Injected(Decoder):
         return torch.cat([code.repeat_interleave(len(canvas.pos), 0), places], 1)
 
 
+def echo(channels: int, reach: float = 0.95) -> Cell:
+    """A bounded convolution that at first hears the border: each channel adds up, with weights
+    that fade by ``reach`` a pixel, what lies in one of eight directions."""
+    cell = ConvCell(channels, channels, injection="additive", contraction=reach,
+                    scale_spread=0.0, activation="relu")  # fmt: skip
+    weight = torch.zeros_like(cell.weight_z)
+    for c in range(channels):
+        direction = (0, 1, 2, 3, 5, 6, 7, 8)[c % 8]
+        weight[direction, c, c] = reach * (1.0 if c < 8 else 0.7)
+    cell.weight_z.data = weight
+    return cell
+
+
 class PublishedCell(Cell):
-    """z' = z + W ELU(K * z + b), with W zero at first (Palm et al. 2022)."""
+    """z' = z + W ELU(K * z + A x + b), with W zero at first (Palm et al. 2022, without x)."""
 
-    in_channels = 0
-
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, in_channels: int = 0) -> None:
         super().__init__()
-        self.channels, self.sense = channels, StencilConv(channels, hidden)
+        self.channels, self.in_channels = channels, in_channels
+        self.sense = StencilConv(channels, hidden)
+        self.told = nn.Linear(in_channels, hidden, bias=False) if in_channels else None
         self.update = nn.Linear(hidden, channels, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw fresh parameters."""
         self.sense.reset_parameters()
+        if self.told is not None:
+            self.told.reset_parameters()
         nn.init.zeros_(self.update.weight)
 
     def prepare(
         self, x: Tensor, edge_index: Any, edge_attr: Tensor | None = None
     ) -> Callable[[Tensor], Tensor]:
         """Bind the graph."""
-        return lambda z: z + self.update(F.elu(self.sense(z, edge_index, edge_attr)))
+        told = 0.0 if self.told is None else self.told(x)
+        return lambda z: z + self.update(F.elu(self.sense(z, edge_index, edge_attr) + told))
 
 
 class Started(Decoder):
-    """As published: every node starts as the code, and is told nothing afterwards."""
+    """As published: every node starts as the code. It is told nothing afterwards; with ``waves``,
+    its place in every step."""
 
-    def __init__(self, canvas: Canvas, latent: int, hidden: int = 64, steps: int = 16) -> None:
-        super().__init__(canvas, GraphNCA(PublishedCell(latent, hidden), steps, fire_rate=0.5))
+    def __init__(self, canvas: Canvas, latent: int, hidden: int = 64, steps: int = 16,
+                 waves: int = 0) -> None:  # fmt: skip
+        cell = PublishedCell(latent, hidden, waves**2)
+        super().__init__(canvas, GraphNCA(cell, steps, fire_rate=0.5))
+        self.waves = waves
+
+    def told(self, code: Tensor, canvas: Canvas) -> Tensor:
+        """The places, if any."""
+        return canvas.places(self.waves).repeat(len(code), 1)
 
     def start(self, code: Tensor, canvas: Canvas) -> Tensor:
         """The code, on every node."""

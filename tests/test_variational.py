@@ -67,3 +67,26 @@ def test_the_pool_goes_on_from_damaged_states():
     pool.bound(model, images)
     assert len(pool.images) == 6
     assert model.encoder[0].weight.grad is not None
+
+
+def test_without_places_the_border_tells_nodes_apart():
+    torch.manual_seed(0)
+    decoder = Injected(Canvas.pixels(6), latent=3, hidden=8, channels=8, waves=0)
+    code, data = torch.randn(2, 3), ImageToGraph()(torch.zeros(1, 6, 6))
+    proof = decoder.dynamics.cell.certificate(data.edge_index, data.edge_attr, num_nodes=36)
+    assert float(proof.rate.max()) <= 0.95 + 1e-4
+    z = decoder.run(code)
+    late = GraphNCA(decoder.dynamics.cell, 300, fire_rate=0.5, start="normal")
+    torch.testing.assert_close(decoder.run(code, dynamics=late), z, atol=1e-2, rtol=1e-2)
+    heard = z.view(2, 6, 6, -1)[..., :8]
+    for turned in (heard.flip(1), heard.flip(2), heard.roll(1, 1), heard.roll(1, 2)):
+        assert float((turned - heard).abs().amax()) > 0.1
+
+
+def test_the_published_automaton_may_be_told_places():
+    canvas, code = Canvas.pixels(4), torch.randn(2, 3)
+    told = [Started(canvas, latent=3, hidden=8, steps=2, waves=waves) for waves in (0, 2)]
+    assert told[0].told(code, canvas).shape == (32, 0)
+    assert told[1].told(code, canvas).shape == (32, 4)
+    told[1].dynamics.cell.update.reset_parameters()  # zero at first
+    assert float(told[1](code).std(1).min()) > 0.0
