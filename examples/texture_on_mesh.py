@@ -26,6 +26,7 @@ import itertools
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,8 @@ from gncadeq.training.textures import (
     texture_surface,
     train_texture,
 )
+from gncadeq.transforms import MeshToGraph
+from gncadeq.transforms.kernels import PIXEL
 from gncadeq.viz.colors import ColorScale
 from gncadeq.viz.images import png, read_image
 from gncadeq.viz.surface import SurfaceRenderer, render_strip
@@ -85,6 +88,13 @@ def main() -> None:
     parser.add_argument("--fire-rate", type=float, default=TextureConfig.fire_rate)
     parser.add_argument("--start", help="folder of rules to go on from, by the textures' names")
     parser.add_argument("--age", type=int, default=0, help="steps of the pool before the training")
+    parser.add_argument(
+        "--halfway", action="store_true", help="keep the mean of the rules before and after"
+    )
+    parser.add_argument(
+        "--own-weight", action="store_true",
+        help="derivatives on meshes as MeshToGraph has them, with a weight on the vertex itself",
+    )  # fmt: skip
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--long", type=int, default=10_000, help="steps of the run")
@@ -93,6 +103,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="measure what is trained already")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
+    if args.own_weight and args.kernels == "isotropic":
+        parser.error("Expected derivatives beside --own-weight. Add --kernels tangent")
     options = {
         "channels": args.channels, "steps": args.steps, "lr": args.lr, "rest": args.rest,
         "kernels": args.kernels, "seed": args.seed, "age": args.age,
@@ -119,7 +131,8 @@ def main() -> None:
         cell = cell or train(target, config, args, path)
         moments = (config.max_rollout, 500, args.long)
         places = {"pixels": texture_grid(args.pixels, args.kernels)}
-        places |= {on: texture_surface(mesh, args.kernels) for on, mesh in surfaces.items()}
+        make = not_centered if args.own_weight else texture_surface
+        places |= {on: make(mesh, args.kernels) for on, mesh in surfaces.items()}
         pictures.append(picture(target))
         captions.append(f"{Path(name).stem}, the picture")
         trials = {}
@@ -188,7 +201,11 @@ def train(target: Tensor, config: TextureConfig, args: argparse.Namespace, path:
         cell = GrowingCell(config.channels, kernels, 8 * config.channels, alive_channel=None)
     if args.start:
         cell = load_pretrained(RULES[args.rule], Path(args.start) / path.name).train()
+    before = [p.detach().clone() for p in cell.parameters()]
     train_texture(target, config, progress=True, cell=cell, data=data)
+    if args.halfway:
+        for p, start in zip(cell.parameters(), before, strict=True):
+            p.data = (p.data + start) / 2
     seconds = round(time.process_time() - began, 1)
     print(f"{path.stem}: {seconds} CPU seconds of training")
     save_pretrained(cell, path, {"training_cpu_seconds": seconds, "steps": config.steps})
@@ -247,6 +264,17 @@ class Measure:
     def image(self) -> Tensor:
         """The state on a grid as a picture ``[3, H, W]``."""
         return state_color(self.z).T.reshape(3, self.side, self.side)
+
+
+def not_centered(mesh: Data, kernels: Literal["tangent"]) -> Data:
+    """A surface without the last step of :func:`texture_surface`."""
+    surface = texture_surface(mesh, kernels)
+    scale = PIXEL * float(surface.pixel)
+    surface.edge_attr = MeshToGraph(kernels, scale=scale, up=(0, 1, 0))(mesh.clone()).edge_attr
+    own = surface.edge_index[0] == surface.edge_index[1]
+    largest = float(surface.edge_attr[own, :-1].abs().max())
+    print(f"{mesh.num_nodes} vertices: the largest weight of a vertex on itself is {largest:.2g}")
+    return surface
 
 
 def flat_mesh(side: int, kernels: str) -> Data:

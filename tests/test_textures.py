@@ -25,7 +25,7 @@ from gncadeq.training.textures import (
     texture_surface,
     train_texture,
 )
-from gncadeq.transforms import ImageToGraph, PixelKernels, TurnKernels, surface_filters
+from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, TurnKernels, surface_filters
 from gncadeq.transforms.kernels import PIXEL
 
 
@@ -182,6 +182,25 @@ def test_pixels_sense_as_a_surface_does(wavelength):
     )
     for k, part in ((0, 0), (1, 0), (2, 1)):  # derivatives of the sine, Laplacian of the cosine
         torch.testing.assert_close(by_mesh[k, part], by_pixels[k, part], rtol=0.04, atol=0)
+
+
+def test_derivatives_of_a_texture_give_a_vertex_no_weight_on_itself():
+    """As those of pixels: else states grow by themselves where triangles are uneven."""
+    mesh = primitives.icosphere(3)
+    draw = torch.Generator().manual_seed(0)
+    mesh.pos = mesh.pos + 0.06 * torch.randn(mesh.pos.shape, generator=draw)
+    surface = texture_surface(mesh, "tangent")
+    (source, target), weight = surface.edge_index, surface.edge_attr
+    assert not weight[source == target, :2].any()
+    rows = torch.zeros(surface.num_nodes, 3).index_add(0, target, weight)
+    torch.testing.assert_close(rows, torch.zeros_like(rows), atol=1e-6, rtol=0)
+    matrix = torch.zeros(surface.num_nodes, surface.num_nodes, dtype=torch.double)
+    matrix[target, source] = weight[:, 0].double()
+    before = MeshToGraph("tangent", scale=PIXEL * float(surface.pixel), up=(0.0, 1.0, 0.0))(mesh)
+    raw = torch.zeros_like(matrix)
+    raw[tuple(before.edge_index.flip(0))] = before.edge_attr[:, 0].double()
+    growth, formerly = (torch.linalg.eigvals(a).real.max() for a in (matrix, raw))
+    assert growth < 0.5 * formerly
 
 
 def test_turned_kernels_sense_along_each_nodes_own_axes():

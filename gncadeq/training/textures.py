@@ -26,6 +26,7 @@ from gncadeq.training.surface_patches import SurfacePatchLoss
 from gncadeq.training.texture_loss import PatchLoss
 from gncadeq.transforms import ImageToGraph, MeshToGraph, PixelKernels, surface_filters
 from gncadeq.transforms.kernels import PIXEL
+from gncadeq.transforms.surface_operators import centered_rows
 
 
 @dataclass
@@ -134,6 +135,7 @@ def texture_surface(
         length = (mesh.pos[source.flatten()] - mesh.pos[target.flatten()]).norm(dim=1)
         pixel = float(length.mean()) / PIXEL
     surface: Data = MeshToGraph(kernels, scale=PIXEL * pixel, up=up)(mesh.clone())
+    surface.edge_attr = centered_rows(surface.edge_index, surface.edge_attr)
     surface.pixel = surface.pos.new_tensor([pixel])
     return surface
 

@@ -242,6 +242,35 @@ def tangent_frames(normal: Tensor, up: tuple[float, float, float] = (0.0, 0.0, 1
     return torch.stack([torch.linalg.cross(north, normal), north], dim=1)
 
 
+def centered_rows(edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+    r"""Derivatives that give a node itself no weight, as those of pixels.
+
+    .. math::
+        a'_{ij} = a_{ij} + a_{ii} \frac{g_{ij}}{\sum_{k \neq i} g_{ik}} , \qquad a'_{ii} = 0
+
+    with the Laplacian's weights :math:`g`. Where the neighbours lie to one side, a derivative that
+    is taken towards them makes a node's own value grow by itself.
+
+    Args:
+        edge_index: Edges ``[2, E]`` with a loop at every node.
+        edge_attr: Weights ``[E, K]``: the Laplacian's in the last column, derivatives before.
+
+    Example:
+        >>> edge_index = torch.tensor([[0, 1, 2], [1, 1, 1]])
+        >>> weight = torch.tensor([[0.0, 0.5], [-1.0, -1.0], [1.0, 0.5]])
+        >>> centered_rows(edge_index, weight)[:, 0]
+        tensor([-0.5000,  0.0000,  0.5000])
+    """
+    target, own = edge_index[1], edge_index[0] == edge_index[1]
+    derivative, laplacian = edge_attr[:, :-1], edge_attr[:, -1].masked_fill(own, 0.0)
+    num_nodes = int(edge_index.max()) + 1
+    share = normalized_rows(laplacian, target, num_nodes)
+    loop = derivative.new_zeros(num_nodes, derivative.size(1))
+    loop[target[own]] = derivative[own]
+    spread = derivative + share[:, None] * loop[target]
+    return torch.cat([spread.masked_fill(own[:, None], 0.0), edge_attr[:, -1:]], 1)
+
+
 def with_self_loops(
     edge_index: Tensor, edge_attr: Tensor, num_nodes: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:

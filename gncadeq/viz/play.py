@@ -200,7 +200,7 @@ def texture_scene(
     if surface is None:
         pixels = {"height": side, "width": side, "periodic": True, "filters": packed(filters)}
         return {**scene, "graph": {"pixels": pixels}}
-    senses = {"kernels": kernels, "scale": "edge", "axes": list(UPRIGHT[up])}
+    senses = {"kernels": kernels, "scale": "edge", "axes": list(UPRIGHT[up]), "centered": True}
     return {**scene, "senses": senses, "mesh": _mesh(geometry(surface, up))}
 
 

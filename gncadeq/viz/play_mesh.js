@@ -97,7 +97,7 @@ function meanEdge({ n, at, neighbors }) {
 
 // The graph of a surface { position, face } in a page: y is up, and `axes` were right, up and front.
 // The length of kernels may be that of an "edge", the mean one of the faces.
-function meshGraph(made, { kernels, scale: given, axes }) {
+function meshGraph(made, { kernels, scale: given, axes, centered }) {
   const { n, at, normal, area, neighbors } = made, scale = given === "edge" ? made.edge : given, mean = meanEdge(made), rows = [];
   const spare = axes.indexOf(axes[1] === 1 ? 0 : 1), width = { isotropic: 1, tangent: 3, harmonics: 4 }[kernels];
   if (scale && scale < 0.5 * mean) throw new Error(`Expected a finer mesh for kernels of length ${scale.toPrecision(2)} (got edges of length ${mean.toPrecision(2)} on average)`);
@@ -115,6 +115,10 @@ function meshGraph(made, { kernels, scale: given, axes }) {
       const fitted = scale ? gradient(offset, far, laplacian, scale) : gradient(offset, far, byDistance, far.reduce((a, b) => a + b, 0) / Math.max(far.length, 1));
       columns = fitted.map(([east, north], e) => kernels === "tangent" ? [east, north, laplacian[e]]
         : [laplacian[e], ...[0, 1, 2].map(k => axes.indexOf(k)).map(k => east * frame[0][k] + north * frame[1][k])]);
+    }
+    if (frames && centered) {  // gncadeq.transforms.surface_operators.centered_rows
+      const total = Math.max(laplacian.reduce((a, b) => a + b, 0), 1e-300), sums = [0, 1].map(k => columns.reduce((s, column) => s + column[k], 0));
+      columns = columns.map((column, e) => column.map((w, k) => k < 2 ? w - sums[k] * laplacian[e] / total : w));
     }
     columns = columns.map(column => column.map(Math.fround));
     const loop = Array.from({ length: width }, (_, k) => -columns.reduce((s, column) => s + column[k], 0));
