@@ -7,21 +7,16 @@ import math
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from scene_graphs import CORNERS, at_points, image_graph, means, places, shape_corners
 from scipy.ndimage import label as _parts
-from scipy.spatial import Delaunay
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import to_undirected
 
-from gncadeq.check import check_choice, check_count, check_number, check_seed
-from gncadeq.transforms import ImageToGraph
-from gncadeq.transforms.superpixels import slic
+from gncadeq.check import check_count, check_number, check_seed
 
 CLASSES = ("ground", "closed", "open")
 """What the labels mean."""
 
-GRAPHS = ("pixels", "superpixels", "delaunay")
-_CORNERS = {"disc": 40, "square": 4, "triangle": 3, "star": 10}
 _WIDTH = 3  # of a line, in pixels
 _SAMPLES = 9  # along an edge
 
@@ -75,17 +70,15 @@ def scene(
 def _outline(
     draw: np.random.Generator, size: int, middle: np.ndarray, radius: float, opened: bool
 ) -> np.ndarray:
-    corners = _CORNERS[str(draw.choice(list(_CORNERS)))]
-    angle = 2 * math.pi * np.arange(corners) / corners + draw.uniform(0, 2 * math.pi)
-    reach = radius * np.where(np.arange(corners) % 2 & (corners == 10), 0.55, 1.0)
-    points = middle + reach[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    name = str(draw.choice(list(CORNERS)))
+    points = shape_corners(name, middle, radius, draw.uniform(0, 2 * math.pi))
     canvas = Image.new("1", (size, size))
     pen = ImageDraw.Draw(canvas)
     ring = [tuple(p) for p in np.concatenate([points, points[:2]])]
     pen.line(ring, fill=1, width=_WIDTH, joint="curve")
     if opened:  # a disc of ground over the middle of a side, or of an arc
-        k = int(draw.integers(corners))
-        gap = (points[k] + points[(k + 1) % corners]) / 2
+        k = int(draw.integers(len(points)))
+        gap = (points[k] + points[(k + 1) % len(points)]) / 2
         pen.ellipse([*(gap - 4.0), *(gap + 4.0)], fill=0)
     return np.asarray(canvas).copy()
 
@@ -114,41 +107,21 @@ def to_graph(image: Tensor, label: Tensor, kind: str = "pixels", seed: int = 0) 
         >>> data.x.shape, data.edge_attr.unique().tolist()
         (torch.Size([2304, 2]), [0, 1, 2, 3])
     """
-    check_choice("kind", kind, GRAPHS)
+    data = image_graph(image, kind, seed)
+    pos, of_pixel = data.pos, data.of_pixel
     height, width = label.shape
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    place = torch.stack([columns, rows], -1).view(-1, 2).float()
-    if kind == "pixels":
-        edge_index, pos = ImageToGraph("von_neumann")(image).edge_index, place
-        of_pixel = torch.arange(height * width)
-    elif kind == "superpixels":
-        segment = slic(image, height * width // 4, compactness=0.3, min_size=0.1)
-        of_pixel = segment.flatten()
-        beside = [torch.stack([segment[:, 1:], segment[:, :-1]]).flatten(1),
-                  torch.stack([segment[1:], segment[:-1]]).flatten(1)]  # fmt: skip
-        touching = torch.cat(beside, 1)
-        edge_index = to_undirected(touching[:, touching[0] != touching[1]])
-        pos = _means(place, of_pixel)
-    else:
-        draw = torch.Generator().manual_seed(check_seed(seed))
-        number = 600 * height * width // 48**2
-        pos = torch.rand(number, 2, generator=draw) * torch.tensor([width - 1.0, height - 1.0])
-        triangles = torch.from_numpy(Delaunay(pos.numpy()).simplices).long()
-        sides = torch.cat([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
-        edge_index = to_undirected(sides.T)
-        of_pixel = torch.cdist(place, pos).argmin(1)
-    grey = image.flatten()
     if kind == "delaunay":
-        at = pos.round().long()
-        x, y = image[0, at[:, 1], at[:, 0]], label[at[:, 1], at[:, 0]]
+        x, y = at_points(image[0], pos), at_points(label, pos)
         hull = (pos < 3).any(1) | (pos[:, 0] > width - 4) | (pos[:, 1] > height - 4)
     else:
-        x = _means(grey[:, None], of_pixel)[:, 0]
-        y = _means(torch.nn.functional.one_hot(label.flatten(), 3).float(), of_pixel).argmax(1)
-        edge = (rows == 0) | (columns == 0) | (rows == height - 1) | (columns == width - 1)
-        hull = _means(edge.flatten().float()[:, None], of_pixel)[:, 0] > 0
+        x = means(image.flatten()[:, None], of_pixel)[:, 0]
+        y = means(torch.nn.functional.one_hot(label.flatten(), 3).float(), of_pixel).argmax(1)
+        last = torch.tensor([width - 1, height - 1])
+        place = places(height, width)
+        edge = ((place == 0) | (place == last)).any(1)
+        hull = means(edge.float()[:, None], of_pixel)[:, 0] > 0
     ink = x > 0.5
-    source, target = edge_index
+    source, target = data.edge_index
     if kind == "delaunay":
         share = torch.linspace(0, 1, _SAMPLES)[:, None, None]
         way = (pos[source] * (1 - share) + pos[target] * share).round().long()
@@ -160,13 +133,6 @@ def to_graph(image: Tensor, label: Tensor, kind: str = "pixels", seed: int = 0) 
     relation[(change == 0) & ~seen[0]] = 0
     relation[(change == 0) & seen[0]] = 1
     relation[(change == 1) & ~seen[0]] = 2
-    data = Data(x=torch.stack([x, hull.float()], 1), edge_index=edge_index, edge_attr=relation)
-    data.pos, data.y = pos, y
-    data.of_pixel = of_pixel
+    data.x, data.y = torch.stack([x, hull.float()], 1), y
+    data.edge_attr = relation
     return data
-
-
-def _means(value: Tensor, group: Tensor) -> Tensor:
-    count = torch.bincount(group).clamp(min=1)
-    sums = value.new_zeros(len(count), value.size(1)).index_add(0, group, value)
-    return sums / count[:, None]

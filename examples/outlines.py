@@ -31,8 +31,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from outline_scenes import CLASSES, GRAPHS, scene, to_graph
+from outline_scenes import CLASSES, scene, to_graph
 from PIL import Image
+from pixel_networks import Images, UNet, overlap, stack
+from scene_graphs import GRAPHS
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torchvision.transforms.functional import to_pil_image
@@ -82,56 +84,10 @@ class Floods(nn.Module):
         return self.readout(torch.cat([data.x, z], 1)), solution
 
 
-class Images(nn.Module):
-    """A network of images as a model of pixel graphs."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, data: Batch) -> tuple[Tensor, Any]:
-        """Logits of the nodes."""
-        side = round((len(data.x) // data.num_graphs) ** 0.5)
-        image = data.x.view(data.num_graphs, side, side, 2).permute(0, 3, 1, 2)
-        return self.network(image).permute(0, 2, 3, 1).flatten(0, 2), None
-
-
-def convolution(below: int, here: int) -> nn.Sequential:
-    """A 3 × 3 convolution, normalised."""
-    return nn.Sequential(nn.Conv2d(below, here, 3, padding=1), nn.BatchNorm2d(here), nn.ReLU())
-
-
-def stack(width: int = 12) -> nn.Module:
-    """Eight convolutions."""
-    inner = [convolution(2 if k == 0 else width, width) for k in range(7)]
-    return nn.Sequential(*inner, nn.Conv2d(width, 3, 3, padding=1))
-
-
-class UNet(nn.Module):
-    """Four levels, one convolution each on the way down and on the way up."""
-
-    def __init__(self, width: int = 10) -> None:
-        super().__init__()
-        self.down = nn.ModuleList(convolution(2 if k == 0 else width, width) for k in range(4))
-        self.up = nn.ModuleList(convolution(2 * width, width) for _ in range(3))
-        self.last = nn.Conv2d(width, 3, 1)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Logits of every pixel."""
-        passed = []
-        for k, layer in enumerate(self.down):
-            y = layer(y if k == 0 else F.max_pool2d(y, 2))
-            passed.append(y)
-        for layer, beside in zip(self.up, reversed(passed[:-1]), strict=True):
-            y = F.interpolate(y, beside.shape[-2:])
-            y = layer(torch.cat([beside, y], 1))
-        return self.last(y)
-
-
 MODELS: dict[str, Callable[[float], nn.Module]] = {
     "equilibrium": lambda alpha: Floods(alpha=alpha),
-    "8 convolutions": lambda _: Images(stack()),
-    "U-net": lambda _: Images(UNet()),
+    "8 convolutions": lambda _: Images(stack(2, len(CLASSES))),
+    "U-net": lambda _: Images(UNet(2, len(CLASSES))),
 }
 
 
@@ -157,13 +113,6 @@ def train(model: nn.Module, scenes: list[Data], steps: int, batch: int, seed: in
     return time.process_time() - begin
 
 
-def overlap(found: Tensor, wanted: Tensor) -> float:
-    """The mean of intersection over union of the classes that are there."""
-    each = [((found == k) & (wanted == k)).sum() / ((found == k) | (wanted == k)).sum()
-            for k in range(len(CLASSES))]  # fmt: skip
-    return float(torch.stack(each).nanmean())
-
-
 @torch.no_grad()
 def measure(model: Callable[[Batch], tuple[Tensor, Any]], scenes: list[Data]) -> dict[str, float]:
     """The overlap, the shares of nodes that are right, and how solves went."""
@@ -178,7 +127,8 @@ def measure(model: Callable[[Batch], tuple[Tensor, Any]], scenes: list[Data]) ->
             rest += int(solution.converged.sum())
     labels, right = torch.cat(found), torch.cat(wanted)
     ink = right > 0
-    row = {"IoU": overlap(labels, right), "accuracy": float((labels == right).float().mean()),
+    row = {"IoU": overlap(labels, right, len(CLASSES)),
+           "accuracy": float((labels == right).float().mean()),
            "accuracy of outlines": float((labels == right)[ink].float().mean())}  # fmt: skip
     return row | {"converged": rest / len(scenes), "most steps": steps} if steps else row
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from outline_scenes import GRAPHS, scene, to_graph
+from outline_scenes import scene, to_graph
+from scene_graphs import GRAPHS
 from scipy.ndimage import label as connected
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
