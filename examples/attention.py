@@ -16,10 +16,10 @@ to 14 × 14 pixels. Rules of about as many parameters:
 - *harmonic*: hidden pixels are the mean of their eight neighbours, without parameters.
 
 Measured is the PSNR of hidden pixels of test digits, all together: at equilibrium, and after 16,
-64, 1,000 and 10,000 steps of the automata (fewer digits, since these take long). Models whose edges
-have offsets run with the same weights on graphs of random points of the digits, too. Writes, for
-every model, NAME.json and NAME.safetensors, and doesn't repeat what it finds there; and
-``attention.png``.
+64, 1,000 and 10,000 steps of the automata (fewer digits, since these take long). All but the U-net
+and *growing* run with the same weights on graphs of random points of the digits, too; with
+``--scattered`` they are trained on such graphs instead. Writes, for every model, NAME.json and
+NAME.safetensors, and doesn't repeat what it finds there; and ``attention.png``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from gncadeq.cells import PropagationCell
 from gncadeq.datasets.sources import default_root, load_images
 from gncadeq.files.json_files import write_json
 from gncadeq.training.losses import check_gradients
-from gncadeq.transforms import ImageToGraph, PixelKernels
+from gncadeq.transforms import ImageToGraph, PixelKernels, SoftDirections
 
 BLOCKS = (1, 2)  # the sides of what is hidden at once
 BATCH = 100  # digits at a time in a test
@@ -79,6 +79,11 @@ def offsets(data: Data, scale: float = 1.0) -> Data:
     return Data(edge_index=data.edge_index, edge_attr=edge_attr, num_nodes=len(data.pos))
 
 
+def draw_scattered(grey: Tensor, draw: torch.Generator) -> Tensor:
+    """A quarter of the nodes is known."""
+    return torch.rand(grey.shape, generator=draw) < 0.25
+
+
 class Grid:
     """The graphs of images of one size, with what each model wants to know of edges."""
 
@@ -98,7 +103,7 @@ class Grid:
 
 def train(model: Any, images: Tensor, grid: Grid, args: argparse.Namespace) -> float:
     """Minimise the squared error of hidden pixels; the CPU seconds that it took."""
-    draw, side = torch.Generator().manual_seed(args.seed), images.size(1)
+    draw, side = torch.Generator().manual_seed(args.seed), images.size(1) // 2
     network, through_time = isinstance(model, UNet), False
     if not network:
         through_time = isinstance(model.dynamics, GraphNCA)
@@ -108,8 +113,13 @@ def train(model: Any, images: Tensor, grid: Grid, args: argparse.Namespace) -> f
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     data, mean = grid(batch, model.form), 0.0
     for step in range(steps):
-        grey = images[torch.randint(len(images), (batch,), generator=draw)]
-        known = torch.cat([draw_known(batch // 2, side, b, draw) for b in BLOCKS])
+        digits = images[torch.randint(len(images), (batch,), generator=draw)]
+        if args.scattered:
+            graphs, grey = points(digits, side**2, model.form, draw)
+            data, known = Batch.from_data_list(graphs), draw_scattered(grey, draw)
+        else:
+            grey = coarse(digits)
+            known = torch.cat([draw_known(batch // 2, side, b, draw) for b in BLOCKS])
         count = int(torch.randint(args.rollout // 2, 3 * args.rollout // 2 + 1, (), generator=draw))
         options = {"steps": count} if through_time else {}
         optimizer.zero_grad()
@@ -160,17 +170,24 @@ def found_by(model: Any, x: Tensor, data: Callable[[int, int], Batch], **options
     return torch.cat(found), steps, residual
 
 
-def points(images: Tensor, count: int, draw: torch.Generator) -> tuple[list[Data], Tensor]:
-    """Graphs of random places of images, each with its 8 nearest and itself; grey values there."""
+def points(
+    images: Tensor, count: int, form: str, draw: torch.Generator
+) -> tuple[list[Data], Tensor]:
+    """Graphs of random places of images, and the grey values there. With offsets each place hears
+    its 8 nearest and itself, else all that are near, by directions between those of pixels."""
     side, graphs, values = images.size(1), [], []
     smooth = F.avg_pool2d(images.unsqueeze(1), 2, 1, count_include_pad=False).flatten(1)
     for image in smooth:
         place = torch.randperm((side - 1) ** 2, generator=draw)[:count]
         pos = torch.stack([place % (side - 1), place // (side - 1)], 1).float()
-        near = torch.from_numpy(KDTree(pos.numpy()).query(pos.numpy(), 9)[1])
-        target = torch.arange(count).repeat_interleave(9)
-        edges = Data(pos=pos, edge_index=torch.stack([near.flatten(), target]))
-        graphs.append(offsets(edges, side / count**0.5))
+        scale = side / count**0.5
+        if form == "relations":
+            graphs.append(SoftDirections(scale)(Data(pos=pos)))
+        else:
+            near = torch.from_numpy(KDTree(pos.numpy()).query(pos.numpy(), 9)[1])
+            target = torch.arange(count).repeat_interleave(9)
+            edges = Data(pos=pos, edge_index=torch.stack([near.flatten(), target]))
+            graphs.append(offsets(edges, scale))
         values.append(image[place])
     return graphs, torch.stack(values)
 
@@ -236,10 +253,11 @@ def measure(
         if block == 1:
             run("from noise, fire rate ½", grey[:LAST], known[:LAST], steps=args.long // 10,
                 fire_rate=0.5, start="normal")  # fmt: skip
-    if form == "offsets" or model is harmonic:
-        draw = torch.Generator().manual_seed(3)
-        graphs, grey = points(images[: args.few], grey[0].numel(), draw)
-        known = torch.rand(grey.shape, generator=draw) < 0.25
+    if form != "kernels" and not isinstance(model, UNet):
+        draw, places = torch.Generator().manual_seed(3), grey[0].numel()
+        on = "offsets" if model is harmonic else form
+        graphs, grey = points(images[: args.points], places, on, draw)
+        known = draw_scattered(grey, draw)
         run("random points", grey, known, lambda k, n: Batch.from_data_list(graphs[k : k + n]),
             16 if through_time else 0)  # fmt: skip
     return row
@@ -284,6 +302,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--tests", type=int, default=1000)
     parser.add_argument("--few", type=int, default=50, help="digits for some steps of automata")
+    parser.add_argument("--scattered", action="store_true", help="train on random points")
+    parser.add_argument("--points", type=int, default=50, help="digits on random points")
     parser.add_argument("--long", type=int, default=10_000, help="most steps of automata")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate", action="store_true", help="on held-out training digits")
@@ -292,13 +312,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.data_root, args.side, args.steps, args.network_steps, args.batch = None, 4, 2, 2, 2
-        args.tests, args.few, args.long = 4, 3, 20
+        args.tests, args.few, args.points, args.long = 4, 3, 3, 20
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="attention_")
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     images = load_digits(args.data_root, True, args.side)
-    learned, tests = coarse(images[:-1000]), images[-args.tests :]
+    learned, tests = images[:-1000], images[-args.tests :]
     if not args.validate:
         tests = load_digits(args.data_root, False, args.side)[: args.tests]
     grid, models = Grid(args.side), {}
