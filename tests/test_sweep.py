@@ -288,6 +288,17 @@ def test_distances_are_shortest_ways():
     assert solution.status.tolist() == [Status.CONVERGED, Status.NON_FINITE]
 
 
+def test_a_graph_without_finite_distances_is_not_solved_and_leaves_the_others_alone():
+    path = torch.tensor([[0, 1, 1, 2, 3, 4, 4, 5], [1, 0, 2, 1, 4, 3, 5, 4]])
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = torch.tensor([0.0, 1.0, 2.0, 0.0, float("nan"), 2.0])
+    deq = GraphDEQ(SweepCell(3, 4, distances=1), on_failure="ignore")
+    batch = torch.tensor([0, 0, 0, 1, 1, 1])
+    z, solution = deq(x, path, batch=batch, return_solution=True)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.NON_FINITE]
+    assert torch.equal(z[:3], deq(x[:3], path[:, :4]))
+
+
 def test_sweeps_along_distances_on_a_graph_with_loops():
     cell, data = solver(), walled()
     assert cell.certificate(data.edge_index, None, num_nodes=data.num_nodes).promises

@@ -272,8 +272,9 @@ class SweepCell(Cell):
         def bind(x: Tensor) -> SweepStep:
             edges = fixed
             if edges is None:
-                edges = self._downhill(edge_index, x[:, : self.distances])
-                x = x[:, self.distances :]
+                far, x = x[:, : self.distances], x[:, self.distances :]
+                edges = self._downhill(edge_index, far)
+                x = x.masked_fill(far.isnan().any(1, keepdim=True), float("nan"))
             drive = x if self.weight_x is None else x @ self.weight_x
             drive = drive if self.bias is None else drive + self.bias
             if self.noise and self.training:
@@ -285,7 +286,7 @@ class SweepCell(Cell):
     def _downhill(self, edge_index: Tensor, far: Tensor) -> _Edges:
         """For each distance, a group that reads farther neighbours, and one that reads nearer."""
         rise = far[edge_index[0]] - far[edge_index[1]]
-        gates = torch.stack([rise, -rise], 2).clamp(0, 1)
+        gates = torch.stack([rise, -rise], 2).clamp(0, 1).nan_to_num(0.0)  # no order, no reading
         return _Edges(edge_index, gates.flatten(1).unsqueeze(2), far.size(0))
 
     @torch.no_grad()
