@@ -348,3 +348,20 @@ def test_an_automaton_prepares_the_graph_once(monkeypatch):
         counts.append(len(prepared))
         prepared.clear()
     assert counts[0] == counts[1] > 0
+
+
+def test_weights_of_edges_get_their_gradient_through_checkpoints():
+    torch.manual_seed(0)
+    parts = [PropagationCell(2, 0.3), PropagationCell(2, 0.4, "row")]
+    cell = CascadeCell([Part(p, reads=["x" if not i else 0]) for i, p in enumerate(parts)], 2)
+    x, edges = torch.rand(4, 2).double(), torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])
+    weight = torch.rand(5).double().requires_grad_()
+    found = []
+    for every in (None, 7):
+        z = GraphNCA(cell, 60, checkpoint_every=every)(x, edges, weight)
+        found += torch.autograd.grad(z[:, 2:].square().sum(), weight)
+    z = GraphDEQ(cell, tol=1e-9)(x, edges, weight)
+    found += torch.autograd.grad(z[:, 2:].square().sum(), weight)
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[2], found[0], rtol=1e-6, atol=1e-9)
+    assert float(found[0].abs().min()) > 1e-4

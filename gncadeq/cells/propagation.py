@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -139,15 +138,24 @@ class PropagationCell(Cell):
     ) -> Callable[[Tensor], PropagationStep]:
         """Bind the graph; see :class:`Cell`."""
 
-        @cache
-        def matrix(dtype: torch.dtype, device: torch.device) -> WeightedAdjacency:
-            like = torch.empty(0, dtype=dtype, device=device)
-            adjacency = WeightedAdjacency(edge_index, edge_attr, num_nodes, like)
-            return adjacency.with_self_loops().normalized(self.normalization)[0]
+        # Weights that are given may need a gradient: their matrix is made here, not within a step
+        # that runs without gradients or is run again by a checkpoint.
+        weighted = None if edge_attr is None else self._matrix(num_nodes, edge_index, edge_attr)
+        made: dict[torch.dtype, WeightedAdjacency] = {}
 
-        return lambda x: PropagationStep(
-            matrix(x.dtype, x.device), 1.0 - self.alpha, self.alpha * x
-        )
+        def bind(x: Tensor) -> PropagationStep:
+            if weighted is None and x.dtype not in made:
+                made[x.dtype] = self._matrix(num_nodes, edge_index, like=x.detach())
+            matrix = made[x.dtype] if weighted is None else weighted
+            return PropagationStep(matrix, 1.0 - self.alpha, self.alpha * x)
+
+        return bind
+
+    def _matrix(
+        self, num_nodes: int, edge_index: Adj, weight: OptTensor = None, like: OptTensor = None
+    ) -> WeightedAdjacency:
+        adjacency = WeightedAdjacency(edge_index, weight, num_nodes, like)
+        return adjacency.with_self_loops().normalized(self.normalization)[0]
 
     def extra_repr(self) -> str:
         """The arguments, shown by ``repr``."""
