@@ -203,6 +203,20 @@ def test_derivatives_of_a_texture_give_a_vertex_no_weight_on_itself():
     assert growth < 0.5 * formerly
 
 
+def test_faces_without_area_sense_nothing():
+    """A line of three vertices beside a square: its kernels are zero, and the square's its own."""
+    corner = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    square = Data(pos=corner, face=torch.tensor([[0, 1], [1, 3], [2, 2]]))
+    line = torch.tensor([[9.0, 0, 0], [10, 0, 0], [11, 0, 0]])
+    face = torch.cat([square.face, torch.tensor([[4], [5], [6]])], 1)
+    both = texture_surface(Data(pos=torch.cat([corner, line]), face=face), "tangent", 1.5)
+    beside = both.edge_index[1] > 3
+    assert beside.sum() == 9
+    assert not both.edge_attr[beside].any()
+    alone = texture_surface(square, "tangent", 1.5)
+    torch.testing.assert_close(both.edge_attr[~beside], alone.edge_attr)
+
+
 def test_turned_kernels_sense_along_each_nodes_own_axes():
     """Of a linear field, nodes sense its slope along axes that are turned by their angles."""
     data = PixelKernels(surface_filters("tangent"))(ImageToGraph()(torch.zeros(1, 9, 9)))

@@ -264,7 +264,8 @@ def centered_rows(edge_index: Tensor, edge_attr: Tensor) -> Tensor:
     target, own = edge_index[1], edge_index[0] == edge_index[1]
     derivative, laplacian = edge_attr[:, :-1], edge_attr[:, -1].masked_fill(own, 0.0)
     num_nodes = int(edge_index.max()) + 1
-    share = normalized_rows(laplacian, target, num_nodes)
+    # In double precision, in which a sum of zero, as of faces without area, divides to zero.
+    share = normalized_rows(laplacian.double(), target, num_nodes).to(laplacian.dtype)
     loop = derivative.new_zeros(num_nodes, derivative.size(1))
     loop[target[own]] = derivative[own]
     spread = derivative + share[:, None] * loop[target]
