@@ -279,7 +279,8 @@ def main() -> None:
                 f"{row['far']:.3f} | {row['steps']:.0f} | {row['parameters']:.0f} |",
                 flush=True,
             )
-        draw(shown, place.with_name(f"{classes}_classes_{length}_nodes_{noise:g}_noise.png"))
+        if shown:  # rows of an earlier version have no accuracy along the chain
+            draw(shown, place.with_name(f"{classes}_classes_{length}_nodes_{noise:g}_noise.png"))
 
 
 if __name__ == "__main__":

@@ -222,8 +222,14 @@ def step_ratio(name: str, data: Data, contraction: float, rounds: int = 15) -> f
 
 def citation(root: str, name: str) -> Data:
     """A graph with the public split, read from a copy."""
+    raw = Path(root) / "Planetoid" / name / "raw"
+    if not raw.is_dir():
+        raise FileNotFoundError(
+            f"Expected the files of {name} in {raw} (not found). Name the folder that holds "
+            "Planetoid by --data-root or GNCADEQ_DATA, or use --smoke"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(Path(root) / "Planetoid" / name / "raw", Path(folder) / name / "raw")
+        shutil.copytree(raw, Path(folder) / name / "raw")
         return with_entries(Planetoid(folder, name, transform=NormalizeFeatures())[0])
 
 

@@ -105,6 +105,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.own_weight and args.kernels == "isotropic":
         parser.error("Expected derivatives beside --own-weight. Add --kernels tangent")
+    if args.halfway and not args.start:
+        parser.error("Expected the rules before beside --halfway. Add --start")
     options = {
         "channels": args.channels, "steps": args.steps, "lr": args.lr, "rest": args.rest,
         "kernels": args.kernels, "seed": args.seed, "age": args.age,
