@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,13 +201,14 @@ def evaluate_cells(
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()
     answers = batch_answers(model, dataset, index, batch_size, seed, progress, title, transform)
-    for data, logits, solution, settled in answers:
-        logits = logits.masked_fill(~settled[data.batch].unsqueeze(1), float("nan"))
-        counts = data.x.amax(1) > grey
-        if "level" in data:
-            counts &= data.level == 0
-        found.append(cell_labels(logits, data.batch, data.y, counts))
-        rows.append((solution.residual, solution.num_steps, solution.converged))
+    with closing(answers):  # whatever happens here, the model gets its mode back
+        for data, logits, solution, settled in answers:
+            logits = logits.masked_fill(~settled[data.batch].unsqueeze(1), float("nan"))
+            counts = data.x.amax(1) > grey
+            if "level" in data:
+                counts &= data.level == 0
+            found.append(cell_labels(logits, data.batch, data.y, counts))
+            rows.append((solution.residual, solution.num_steps, solution.converged))
     residual, steps, converged = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
     seconds = time.perf_counter() - start
     return CellEvaluation(CellLabels.join(found), residual, steps, converged, seconds)

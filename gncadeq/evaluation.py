@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from gncadeq.dynamics import GraphNCA, Solution, Status
 from gncadeq.models import ImageClassifier
 from gncadeq.models.classifier import Classifier
 from gncadeq.progress import progress_bar
+from gncadeq.stateful import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,13 @@ def evaluate(
     rows: list[tuple[Tensor, ...]] = []
     start = time.perf_counter()
     answers = batch_answers(model, dataset, index, batch_size, seed, progress, title)
-    for data, logits, solution, settled in answers:
-        lost = (solution.status == Status.NON_FINITE) | ~logits.isfinite().all(1)
-        rows.append(
-            (data.y, logits.argmax(1).masked_fill(lost, -1), solution.residual,
-             solution.num_steps, solution.converged, settled & ~lost)
-        )  # fmt: skip
+    with closing(answers):  # whatever happens here, the model gets its mode back
+        for data, logits, solution, settled in answers:
+            lost = (solution.status == Status.NON_FINITE) | ~logits.isfinite().all(1)
+            rows.append(
+                (data.y, logits.argmax(1).masked_fill(lost, -1), solution.residual,
+                 solution.num_steps, solution.converged, settled & ~lost)
+            )  # fmt: skip
     columns = (torch.cat(c).cpu() for c in zip(*rows, strict=True))
     label, prediction, residual, steps, converged, answered = columns
     seconds = time.perf_counter() - start
@@ -135,15 +138,16 @@ def evaluate(
 def batch_answers(
     model: Classifier, dataset: PixelGraphs, index: Tensor | None, batch_size: int, seed: int,
     progress: bool, title: str, transform: Callable[[Batch], Batch] | None = None,
-) -> Iterator[tuple[Batch, Tensor, Solution, Tensor]]:  # fmt: skip
+) -> Generator[tuple[Batch, Tensor, Solution, Tensor], None, None]:  # fmt: skip
     """Batches with their logits, solutions, and which graphs have come to an answer ``[B]``."""
-    was_training, is_automaton = model.training, isinstance(model.dynamics, GraphNCA)
+    is_automaton = isinstance(model.dynamics, GraphNCA)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(check_seed(seed))
     index = torch.arange(len(dataset)) if index is None else index
+    if not len(index):
+        raise ValueError("Expected at least one graph to evaluate (got none)")
     parts = torch.split(index, batch_size)
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for part in progress_bar(parts, desc=title, progress=progress, unit="batch", leave=False):
             # Prepared edges stay where they were made, and as they are.
             prepared = device.type == "cpu" and transform is None
@@ -158,5 +162,3 @@ def batch_answers(
             if is_automaton:
                 settled = settled | (solution.status == Status.MAX_STEPS)
             yield data, logits, solution, settled
-    finally:
-        model.train(was_training)

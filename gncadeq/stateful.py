@@ -66,3 +66,23 @@ def scratch_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, name, buffer in kept:
             module._buffers[name] = buffer
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and each of its modules back into its own afterwards.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
+        >>> with evaluation_mode(model):
+        ...     inside = model[0].training
+        >>> inside, [module.training for module in model]
+        (False, [True, False])
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -12,7 +12,7 @@ from gncadeq import GraphDEQ, GraphNCA, PixelGraphClassifier
 from gncadeq.cells import GrowingCell
 from gncadeq.cli import app
 from gncadeq.datasets import PixelGraphs
-from gncadeq.evaluation import Evaluation, evaluate
+from gncadeq.evaluation import Evaluation, batch_answers, evaluate
 from gncadeq.files.weights import save_pretrained
 from gncadeq.training import GrowConfig
 from gncadeq.training.targets import picture_target, save_target
@@ -77,6 +77,24 @@ def test_nan_is_no_answer(digits, name, automaton):
     assert (result.without_answer, result.accuracy) == (len(INDEX), 0.0)
     assert result.prediction.tolist() == [-1] * len(INDEX)
     assert int(result.confusion().sum()) == 0
+
+
+def test_every_module_keeps_its_mode(digits, monkeypatch):
+    model, dataset = digits
+    model.train()
+    model.readout.eval()  # frozen
+    modes = [module.training for module in model.modules()]
+    measure(model, dataset)
+    assert [module.training for module in model.modules()] == modes
+    next(batch_answers(model, dataset, INDEX, 20, 0, False, ""))
+    assert [module.training for module in model.modules()] == modes
+    monkeypatch.setattr("gncadeq.evaluation.Status", None)  # fails between two batches
+    with pytest.raises(AttributeError, match="NON_FINITE") as failed:  # keeps the frames
+        measure(model, dataset)
+    assert failed.tb is not None
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(ValueError, match="at least one graph"):
+        evaluate(model, dataset, index=INDEX[:0], progress=False)
 
 
 def test_the_command_says_how_many_have_no_answer(tmp_path):

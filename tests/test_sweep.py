@@ -333,3 +333,19 @@ def test_no_nodes_are_at_rest_at_once(cell):
     )
     assert z.shape == (0, 2)
     assert found.converged.tolist() == [True] * 3
+
+
+def test_nodes_at_infinity_do_not_read_each_other():
+    torch.manual_seed(0)
+    cell, inf, nan = SweepCell(2, 3, distances=1), float("inf"), float("nan")
+    path = torch.tensor([[0, 1, 2, 1, 2, 3], [1, 2, 3, 0, 1, 2]])
+    far = torch.tensor([[0.0, 1.0, inf, inf], [0.0, 1.0, 2.0, 2.0], [0.0, nan, inf, inf]])
+    x = torch.stack([far, torch.ones(3, 4)], 2)
+    deq, batch = GraphDEQ(cell, on_failure="ignore"), torch.arange(12) // 4
+    edges = torch.cat([path, path + 4, path + 8], 1)
+    z, solution = deq(x.view(12, 2), edges, batch=batch, return_solution=True)
+    assert solution.status.tolist() == [Status.CONVERGED, Status.CONVERGED, Status.NON_FINITE]
+    torch.testing.assert_close(z[:4], z[4:8])  # weights of distances end at one
+    got = torch.autograd.grad(z[:8].sum(), list(cell.parameters()))
+    alone = torch.autograd.grad(2 * deq(x[1], path).sum(), list(cell.parameters()))
+    torch.testing.assert_close(got, alone)

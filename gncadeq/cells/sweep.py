@@ -173,7 +173,8 @@ class SweepCell(Cell):
             of a :class:`DistanceCell`, and order the nodes of any graph: for each there are two
             groups, with the weights :math:`a_e = \mathrm{clamp}(D_{p,j} - D_{p,i}, 0, 1)` and
             :math:`\mathrm{clamp}(D_{p,i} - D_{p,j}, 0, 1)`, which read farther and nearer
-            neighbours.
+            neighbours. Nodes at the same distance, as those at infinity that no mark reaches, don't
+            read each other; the state of a node whose distance is NaN is NaN.
 
     Shapes:
         - **input:** state :math:`(|\mathcal{V}|, P C)`, injection :math:`(|\mathcal{V}|, F)`, edge
