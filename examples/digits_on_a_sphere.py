@@ -92,15 +92,17 @@ def measure(model: SelfClassifier, dataset: PixelGraphs, args: argparse.Namespac
             logits, run = automaton(*graph, generator=generator, return_solution=True)
             same.append(found[-1].same(cell_labels(logits, data.batch, y)))
             residual.append(float(run.residual.max()))
-    return {
+    table = {
         "digits": 6 * args.count,
         "whole digits right": float(torch.cat(whole).mean()),
         **CellLabels.join(found).summary(),
         "converged": float(torch.cat(solved).mean()),
         "steps": float(torch.cat(steps).mean()),
-        f"automaton, {args.steps} steps: the same label": sum(same) / len(same),
-        "its largest residual": max(residual),
     }
+    if same:
+        table[f"automaton, {args.steps} steps: the same label"] = sum(same) / len(same)
+        table["its largest residual"] = max(residual)
+    return table
 
 
 @torch.no_grad()
