@@ -29,7 +29,7 @@ def draw(
     rows: list[tuple[str, Canvas, Tensor]] = []
     for kind, model in models.items():
         decoder: Any = model.decoder
-        if kind in ("alone", "started"):  # as injected, and as placed
+        if {"alone": "injected", "started": "placed"}.get(kind) in models:  # which look alike
             continue
         canvas, code = decoder.canvas, model.encode(images).mean
         if not rows:
