@@ -6,6 +6,7 @@
 
 - *swap*: an automaton that updates half of the nodes in a step has come to rest on a digit, which
   another one replaces; nodes where both live keep their states, all others start at zero.
+- *noise*: Gaussian noise, as large as the deviation of each channel, is added to such a state.
 - *canvas*: five digits on a black canvas, each apart from the others.
 - *near*: every bright pixel senses the 8 nearest by place and grey, on weights of
   ``python examples/superpixels.py --data-root DATA --graphs pixels --models equilibrium``. These
@@ -62,8 +63,10 @@ def labels_of(model: SelfClassifier, batch: Batch, z: Tensor) -> CellLabels:
 
 
 @torch.no_grad()
-def swap(model: SelfClassifier, dataset: PixelGraphs, count: int, steps: tuple[int, ...]) -> dict:
-    """Measures after so many steps on the new digits, and how far the end is from equilibrium."""
+def disturb(
+    model: SelfClassifier, dataset: PixelGraphs, count: int, steps: tuple[int, ...]
+) -> dict[str, dict]:
+    """Measures after so many steps of digits that another digit replaces, and of a noisy state."""
     first = [dataset.get(i) for i in range(count)]
     second = [dataset.get(i) for i in range(count, 2 * count)]
     old, new = Batch.from_data_list(first), Batch.from_data_list(second)
@@ -74,21 +77,24 @@ def swap(model: SelfClassifier, dataset: PixelGraphs, count: int, steps: tuple[i
         nca = GraphNCA(model.cell, number, fire_rate=0.5)
         return nca(u, edges, relation, z0=z, generator=generator)
 
+    def after(batch: Batch, z: Tensor) -> dict:
+        table, done = {}, 0
+        for number in steps:
+            if number > done:
+                z, done = run(batch, z, number - done), number
+            table[f"{number} steps later"] = labels_of(model, batch, z).summary()
+        state, _, _ = model.settle(batch.x, batch.edge_index, batch.edge_attr, batch.batch)
+        partition = Partition(batch.batch, batch.num_nodes, count)
+        error = partition.norm(z - state) / partition.norm(state)
+        table["largest distance from the equilibrium"] = float(error.max())
+        return table | {"equilibrium": labels_of(model, batch, state).summary()}
+
     z = run(old, torch.zeros(old.num_nodes, model.cell.channels), steps[-1])
-    table = {"on the first digits": labels_of(model, old, z).summary()}
+    rest = {"on the first digits": labels_of(model, old, z).summary()}
     parts = [z[old.ptr[i] : old.ptr[i + 1]] for i in range(count)]
-    z = torch.cat([kept(*pair) for pair in zip(first, second, parts, strict=True)])
-    done = 0
-    for number in steps:
-        if number > done:
-            z, done = run(new, z, number - done), number
-        table[f"{number} steps after the swap"] = labels_of(model, new, z).summary()
-    state, _, _ = model.settle(new.x, new.edge_index, new.edge_attr, new.batch)
-    partition = Partition(new.batch, new.num_nodes, count)
-    error = partition.norm(z - state) / partition.norm(state)
-    table["largest distance from the equilibrium"] = float(error.max())
-    table["equilibrium"] = labels_of(model, new, state).summary()
-    return table
+    kept_states = torch.cat([kept(*pair) for pair in zip(first, second, parts, strict=True)])
+    noise = z.std(0) * torch.randn(z.shape, generator=generator)
+    return {"swap": rest | after(new, kept_states), "noise": after(old, z + noise)}
 
 
 @torch.no_grad()
@@ -169,7 +175,7 @@ def main() -> None:
     dataset.to_graph = model.to_graph
     table = {"canvas": canvases(model, dataset, args.count)}
     print(table, flush=True)
-    table["swap"] = swap(model, dataset, args.count, steps)
+    table |= disturb(model, dataset, args.count, steps)
     if args.near:
         table["near"] = near_pixels(args.near, args.data_root, 10 * args.count)
     for name, rows in table.items():
