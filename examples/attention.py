@@ -34,7 +34,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from attention_rules import MODELS, UNet
+from attention_rules import MODELS, Network
 from safetensors.torch import load_file, save_file
 from scipy.spatial import KDTree
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class Grid:
 def train(model: Any, images: Tensor, grid: Grid, args: argparse.Namespace) -> float:
     """Minimise the squared error of hidden pixels; the CPU seconds that it took."""
     draw, side = torch.Generator().manual_seed(args.seed), images.size(1) // 2
-    network, through_time = isinstance(model, UNet), False
+    network, through_time = isinstance(model, Network), False
     if not network:
         through_time = isinstance(model.dynamics, GraphNCA)
     steps, batch = (args.network_steps, args.network_batch) if network else (args.steps, args.batch)
@@ -253,7 +253,7 @@ def measure(
         if block == 1:
             run("from noise, fire rate ½", grey[:LAST], known[:LAST], steps=args.long // 10,
                 fire_rate=0.5, start="normal")  # fmt: skip
-    if form != "kernels" and not isinstance(model, UNet):
+    if form != "kernels" and not isinstance(model, Network):
         draw, places = torch.Generator().manual_seed(3), grey[0].numel()
         on = "offsets" if model is harmonic else form
         graphs, grey = points(images[: args.points], places, on, draw)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from pixel_networks import Images, UNet
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import TransformerConv
@@ -81,36 +81,18 @@ def solved(cell: Cell, form: str) -> Rule:
     return Rule(GraphDEQ(cell, tol=1e-2, max_steps=100, on_failure="ignore"), form)
 
 
-class UNet(nn.Module):
-    """Three levels, two convolutions each on the way down and on the way up."""
+class Network(nn.Module):
+    """A U-net of three levels, two convolutions each on the way down and on the way up."""
 
     form = "relations"
 
-    def __init__(self, width: int = 11) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        w = width
-        self.down = nn.ModuleList([_pair(2, w), _pair(w, 2 * w), _pair(2 * w, 2 * w)])
-        self.up = nn.ModuleList([_pair(4 * w, w), _pair(2 * w, w)])
-        self.last = nn.Conv2d(w, 1, 1)
+        self.images = Images(UNet(2, 1, (11, 22, 22), count=2))
 
     def forward(self, x: Tensor, data: Batch) -> Any:
         """Grey values."""
-        side = round((len(x) // data.num_graphs) ** 0.5)
-        y = x.view(-1, side, side, 2).permute(0, 3, 1, 2)
-        passed = []
-        for k, layer in enumerate(self.down):
-            y = layer(y if k == 0 else F.max_pool2d(y, 2))
-            passed.append(y)
-        for layer, beside in zip(self.up, reversed(passed[:-1]), strict=True):
-            y = layer(torch.cat([F.interpolate(y, beside.shape[-2:]), beside], 1))
-        return self.last(y).sigmoid().flatten(), None, None
-
-
-def _pair(below: int, here: int) -> nn.Sequential:
-    layers = []
-    for first in (below, here):
-        layers += [nn.Conv2d(first, here, 3, padding=1), nn.BatchNorm2d(here), nn.ReLU()]
-    return nn.Sequential(*layers)
+        return self.images(data, x)[0].flatten().sigmoid(), None, None
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -119,5 +101,5 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: solved(ConvCell(2, 54, contraction=0.9), "relations"),
     "free": free,
     "growing": lambda: Rule(GraphNCA(GrowingCell(32, 3, 165, 2, None)), "kernels"),
-    "U-net": UNet,
+    "U-net": Network,
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch
+
+from gncadeq.typing import OptTensor
 
 
 class Images(nn.Module):
@@ -17,16 +20,20 @@ class Images(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, data: Batch) -> tuple[Tensor, Any]:
-        """Logits of the nodes."""
-        side = round((len(data.x) // data.num_graphs) ** 0.5)
-        image = data.x.view(data.num_graphs, side, side, -1).permute(0, 3, 1, 2)
+    def forward(self, data: Batch, x: OptTensor = None) -> tuple[Tensor, Any]:
+        """Logits of the nodes, whose features are ``x``, by default those of the graph."""
+        x = data.x if x is None else x
+        side = round((len(x) // data.num_graphs) ** 0.5)
+        image = x.view(data.num_graphs, side, side, -1).permute(0, 3, 1, 2)
         return self.network(image).permute(0, 2, 3, 1).flatten(0, 2), None
 
 
-def convolution(below: int, here: int) -> nn.Sequential:
-    """A 3 × 3 convolution, normalised."""
-    return nn.Sequential(nn.Conv2d(below, here, 3, padding=1), nn.BatchNorm2d(here), nn.ReLU())
+def convolution(below: int, here: int, count: int = 1) -> nn.Sequential:
+    """So many 3 × 3 convolutions, normalised."""
+    layers: list[nn.Module] = []
+    for first in (below, *[here] * (count - 1)):
+        layers += [nn.Conv2d(first, here, 3, padding=1), nn.BatchNorm2d(here), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def stack(channels: int, classes: int, width: int = 12) -> nn.Module:
@@ -36,14 +43,19 @@ def stack(channels: int, classes: int, width: int = 12) -> nn.Module:
 
 
 class UNet(nn.Module):
-    """Four levels, one convolution each on the way down and on the way up."""
+    """Levels of such widths, and as many convolutions on each on the way down and on the way up,
+    which ends in the first width."""
 
-    def __init__(self, channels: int, classes: int, width: int = 10) -> None:
+    def __init__(
+        self, channels: int, classes: int, widths: Sequence[int] = (10, 10, 10, 10), count: int = 1
+    ) -> None:
         super().__init__()
-        self.down = nn.ModuleList(convolution(channels if k == 0 else width, width)
-                                  for k in range(4))  # fmt: skip
-        self.up = nn.ModuleList(convolution(2 * width, width) for _ in range(3))
-        self.last = nn.Conv2d(width, classes, 1)
+        first, last = widths[0], widths[-1]
+        below = zip((channels, *widths), widths, strict=False)
+        self.down = nn.ModuleList(convolution(b, here, count) for b, here in below)
+        coarser = zip((last, *[first] * len(widths)), widths[-2::-1], strict=False)
+        self.up = nn.ModuleList(convolution(b + here, first, count) for b, here in coarser)
+        self.last = nn.Conv2d(first, classes, 1)
 
     def forward(self, y: Tensor) -> Tensor:
         """Logits of every pixel."""
