@@ -53,6 +53,7 @@ from torch_geometric.nn import (
 from gncadeq import CascadeCell, ConvCell, GraphDEQ, Part, PixelGraphClassifier, StencilConv
 from gncadeq.cells import FeedForwardCell, StencilDrive
 from gncadeq.datasets import Superpixels
+from gncadeq.datasets.sources import default_root, load_images
 from gncadeq.dynamics import Solution
 from gncadeq.graph.partition import Partition
 from gncadeq.models.pyramid_classifier import PeakReadout
@@ -296,7 +297,7 @@ def draw(model: PixelGraphClassifier, data: Superpixels, images: Tensor, path: P
 def main() -> None:
     """Train, measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-root", help="the folder that holds MNIST/raw")
+    parser.add_argument("--data-root", default=default_root(), help="holds MNIST/raw")
     parser.add_argument("--graphs", nargs="*", default=["superpixels"], choices=list(GRAPHS))
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--images", type=int, default=10_000, help="of the training set")
@@ -315,8 +316,6 @@ def main() -> None:
         if args.out == parser.get_default("out"):
             args.out = tempfile.mkdtemp(prefix="superpixels_")
         args.data_root, args.graphs = args.out, ["superpixels"]
-    elif args.data_root is None:
-        parser.error("expected --data-root, or --smoke")
 
     place = Path(args.out) / "table.json"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -356,8 +355,6 @@ def main() -> None:
             )
         weights = place.with_name(f"{kind}.safetensors")
         if weights.exists():
-            from gncadeq.datasets.sources import load_images
-
             images = load_images(Path(args.data_root), name, False)[0][:3].float() / 255
             to_graph = ImageToSuperpixels(**options[kind], edges="relation")
             model = PixelGraphClassifier.from_pretrained(str(weights))

@@ -54,6 +54,8 @@ def test_the_list_and_a_dry_run_start_nothing(monkeypatch):
     assert all(one.name in listed.output for one in SYSTEMS)
     printed = RUNNER.invoke(app, ["zoo", "conv-deq", "--data-root", "here", "--dry-run"])
     assert "$ gncadeq train mnist --recipe conv --data-root here" in printed.output
+    printed = RUNNER.invoke(app, ["zoo", "conv-deq", "--dry-run"])
+    assert "$ gncadeq train mnist --recipe conv --out" in printed.output  # no DATA to copy
 
 
 def test_data_go_to_the_commands_that_take_them(monkeypatch):

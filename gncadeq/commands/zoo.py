@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -44,9 +45,10 @@ def zoo(
     for command in one.to_run(smoke):
         if device != "cpu" and command.startswith(_COMPUTES):
             command = f"{command} --device {shlex.quote(device)}"
-        say(f"$ {command}" if data_root is None else f"$ {command.replace('DATA', data_root)}")
+        words = _with_data(shlex.split(command), data_root)
+        say(f"$ {shlex.join(words)}")
         if not dry_run:
-            _run(command, data_root)
+            _run(words)
 
 
 def _list() -> None:
@@ -63,11 +65,10 @@ def _list() -> None:
     )
 
 
-def _run(command: str, data_root: str | None) -> None:
+def _run(command: Sequence[str]) -> None:
     """Run a command with this Python; end with its exit status if it fails."""
-    first, *rest = shlex.split(command)
+    first, *rest = command
     words = ["-m", "gncadeq.cli", *rest] if first == "gncadeq" else rest
-    words = _with_data(words, data_root)
     checkout = Path(__file__).parents[2]
     if first == "python" and not (checkout / words[0]).is_file():
         raise FileNotFoundError(
