@@ -259,10 +259,10 @@ def main() -> None:
 
 
 def rounded(row: Any) -> Any:
-    """Four digits of each number; what isn't finite is a string in a file."""
+    """Four digits of each measured number; what isn't finite is a string in a file."""
     if isinstance(row, dict):
         return {key: rounded(value) for key, value in row.items()}
-    return row if isinstance(row, str) else float(f"{row:.4g}")
+    return row if isinstance(row, str | int) else float(f"{row:.4g}")
 
 
 if __name__ == "__main__":
