@@ -48,9 +48,11 @@ def assert_honest(m, solution, calls):
 @pytest.mark.parametrize("m", MAPS, ids=NAMES)
 def test_the_default_solves_all_maps_but_one(m):
     solution, calls = run(m)
-    # One map takes the solve to where its steps are lost in rounding, and that is what it says.
-    expected = Status.DIVERGED if m.name == "trigonometric" else Status.CONVERGED
-    assert solution.status.item() == expected
+    # One map takes the solve to where its steps are lost in rounding. Whether that is found within
+    # the steps depends on the processor's last bits; it is never called converged.
+    lost = {Status.DIVERGED, Status.MAX_STEPS}
+    expected = lost if m.name == "trigonometric" else {Status.CONVERGED}
+    assert Status(solution.status.item()) in expected
     assert_honest(m, solution, calls)
 
 
