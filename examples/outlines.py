@@ -30,10 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from outline_scenes import CLASSES, scene, to_graph
 from PIL import Image
-from pixel_networks import Images, UNet, overlap, stack
+from pixel_networks import Images, UNet, descend, draw_batch, overlap, stack
 from scene_graphs import GRAPHS
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
@@ -43,7 +42,6 @@ from gncadeq import CascadeCell, GraphDEQ, GraphNCA, Part
 from gncadeq.cells import MaxPropagationCell
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
-from gncadeq.training.losses import check_gradients
 from gncadeq.viz.images import png
 from gncadeq.viz.surface import render_strip
 
@@ -99,17 +97,10 @@ def train(model: nn.Module, scenes: list[Data], steps: int, batch: int, seed: in
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     weight = torch.tensor([0.1, 1.0, 1.0])
     for step in range(steps):
-        chosen = torch.randint(len(scenes), (batch,), generator=generator).tolist()
-        data = Batch.from_data_list([scenes[k] for k in chosen])
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(data)[0], data.y, weight)
-        loss.backward()
-        check_gradients(model, step)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
+        data = draw_batch(scenes, batch, generator)
+        loss = descend(model, data, weight, optimizer, rate, step)
         if step % 50 == 0:
-            print(f"  step {step}: {float(loss.detach()):.3f}", flush=True)
+            print(f"  step {step}: {loss:.3f}", flush=True)
     return time.process_time() - begin
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
+from gncadeq.training.losses import check_gradients
 from gncadeq.typing import OptTensor
 
 
@@ -74,3 +75,23 @@ def overlap(found: Tensor, wanted: Tensor, classes: int) -> float:
     each = [((found == k) & (wanted == k)).sum() / ((found == k) | (wanted == k)).sum()
             for k in range(classes)]  # fmt: skip
     return float(torch.stack(each).nanmean())
+
+
+def draw_batch(scenes: list[Data], size: int, generator: torch.Generator) -> Batch:
+    """So many of the scenes, drawn at random."""
+    chosen = torch.randint(len(scenes), (size,), generator=generator).tolist()
+    return Batch.from_data_list([scenes[k] for k in chosen])
+
+
+def descend(
+    model: nn.Module, data: Batch, weight: Tensor, optimizer: Any, rate: Any, step: int
+) -> float:
+    """One step of training by the cross-entropy with weights of classes, and the loss before."""
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(data)[0], data.y, weight)
+    loss.backward()
+    check_gradients(model, step)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    rate.step()
+    return float(loss.detach())

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from hourglass import Hourglass, above_points
 from PIL import Image
-from pixel_networks import Images, UNet, overlap, stack
+from pixel_networks import Images, UNet, descend, draw_batch, overlap, stack
 from safetensors.torch import load_file, save_file
 from scene_graphs import GRAPHS, at_points, image_graph, means
 from textured_scenes import CLASSES, scene
@@ -44,7 +44,6 @@ from torchvision.transforms.functional import to_pil_image
 from gncadeq import GraphNCA, GrowingCell
 from gncadeq.files.atomic import write_atomically
 from gncadeq.files.json_files import write_json
-from gncadeq.training.losses import check_gradients
 from gncadeq.transforms import ImageToGraph, PixelKernels
 from gncadeq.viz.images import png
 from gncadeq.viz.surface import render_strip
@@ -138,18 +137,11 @@ def train(model: nn.Module, scenes: list[Data], steps: int, seed: int, to: Path)
         first, before = kept["step"], kept["seconds"]
     begin = time.process_time() - before
     for step in range(first, steps):
-        chosen = torch.randint(len(scenes), (batch,), generator=generator).tolist()
-        data = Batch.from_data_list([scenes[k] for k in chosen])
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(data)[0], data.y, weight)
-        loss.backward()
-        check_gradients(model, step)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
+        data = draw_batch(scenes, batch, generator)
+        loss = descend(model, data, weight, optimizer, rate, step)
         if (step + 1) % 50 == 0:
             seconds = time.process_time() - begin
-            print(f"  step {step + 1}: {float(loss.detach()):.3f}, {seconds:.0f} CPU s", flush=True)
+            print(f"  step {step + 1}: {loss:.3f}, {seconds:.0f} CPU s", flush=True)
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                         "rate": rate.state_dict(), "generator": generator.get_state(),
                         "random": torch.get_rng_state(), "step": step + 1,
@@ -211,7 +203,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=2000)
     parser.add_argument("--tests", type=int, default=500)
     parser.add_argument("--large", type=int, default=100, help="test scenes of 96 × 96 pixels")
-    parser.add_argument("--steps", type=int, default=1200, help="of training")
+    parser.add_argument("--steps", type=int, default=4000, help="of training")
     parser.add_argument("--growing-steps", type=int, default=100, help="of training, of growing")
     parser.add_argument("--graph-scenes", type=int, default=400, help="of other graphs")
     parser.add_argument("--graph-tests", type=int, default=100)
