@@ -248,8 +248,8 @@ def centered_rows(edge_index: Tensor, edge_attr: Tensor) -> Tensor:
     .. math::
         a'_{ij} = a_{ij} + a_{ii} \frac{g_{ij}}{\sum_{k \neq i} g_{ik}} , \qquad a'_{ii} = 0
 
-    with the Laplacian's weights :math:`g`. Where the neighbours lie to one side, a derivative that
-    is taken towards them makes a node's own value grow by itself.
+    with the Laplacian's weights :math:`g`. Where the neighbours of a node lie
+    to one side, a derivative by least squares gives the node a weight :math:`a_{ii}` of its own.
 
     Args:
         edge_index: Edges ``[2, E]`` with a loop at every node.
